@@ -194,7 +194,7 @@ def answered(
         changes["ca_cert_req_id"] = checked.ca_cert_req_id
         changes["confirm_locally"] = checked.confirmed_by_ca
     if checked.denied and checked.rejection is not None:
-        changes["failure"] = checked.rejection.fail_info[0].name
+        changes["failure"] = ",".join(bit.name for bit in checked.rejection.fail_info[:1])
     if confirm_until is not None:
         changes["confirm_until"] = confirm_until
     return advance(

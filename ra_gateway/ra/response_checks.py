@@ -101,7 +101,8 @@ class CheckedResponse:
         planned: What the device is to be told.
         certificate: The one that was issued; None where there is none, and where it is encrypted.
         rejection: What the CA said when it refused.
-        denied: Whether it says no by an error, which it may sign for anybody: it may have issued, or revoked.
+        denied: Whether it says no by an error, which it may sign for anybody, or without protection: it may have
+            issued, or revoked.
         is_certificate_response: Whether it is an ip, cp or kup, whose senderNonce certConf returns.
         issued: Whether there is a certificate, readable or not.
         ca_cert_req_id: certReqId as the CA said it.
@@ -310,14 +311,16 @@ def _of_certificate(
         chain_for(endpoint, transaction.body_type, answer.path[1:]),
     )
     event, outcome = Event.granted if granted else Event.issued, Outcome.issued
+    denied = not issued and answer.message.protection is None
     if not issued:
-        event, outcome = Event.refused, Outcome.refused
+        event, outcome = Event.failed if denied else Event.refused, Outcome.refused
     return CheckedResponse(
         event,
         planned,
         outcome,
         answer.certificate,
         None if issued else info,
+        denied,
         is_certificate_response=True,
         issued=issued,
         ca_cert_req_id=answer.ca_cert_req_id,
@@ -490,7 +493,8 @@ def _unprotected_rejection(
 ) -> _CertificateResponse | None:
     """Return a rejection that nobody protects, where the CA is known for them; None for anything else.
 
-    Whoever can forge it could as well have kept the true answer back.
+    Whoever can forge it could as well have kept the true answer back. What it says in words goes to the log alone: the
+    device would read them under the RA's signature.
     """
     tolerated = CAQuirk.unprotected_rejection in upstream.settings.tolerate
     if not tolerated or message.protection is not None or message.body_type is not expected_type:
@@ -508,8 +512,9 @@ def _unprotected_rejection(
     (response,) = content.responses
     # The CA may have put any number there; the device is to find its own.
     own = replace(response, cert_req_id=expected.cert_req_id)
+    told = replace(own, status_info=status_told(own.status_info))
     return _CertificateResponse(
-        message, CertRepMessage((own,)), own, None, (), response.cert_req_id
+        message, CertRepMessage((told,)), own, None, (), response.cert_req_id
     )
 
 
