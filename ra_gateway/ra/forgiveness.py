@@ -1,9 +1,10 @@
 """By whose quirks a device is judged under its operator certificate: what it was forgiven holds as long as it renews.
 
 With each certificate that is issued to a device which is forgiven something, the name of the domain by which it came is
-remembered; what that one forgives, it forgives as it is configured now. Nobody is looked up before a signature from the
-operator's root down has verified: until then the operator's domain forgives all that it may forgive anybody, and what
-was needed is checked again by what holds for this device.
+remembered; what that one forgives, it forgives as it is configured now. Where subjects are configured to have what a
+vendor's devices are forgiven, it is remembered with every certificate: who merely took such a name came otherwise.
+Nobody is looked up before a signature from the operator's root down has verified: until then the operator's domain
+forgives all that it may forgive anybody, and what was needed is checked again by what holds for this device.
 """
 
 from __future__ import annotations
@@ -39,10 +40,12 @@ async def settle(
     if operator is None or authenticated.domain.name != operator.name:
         return authenticated
     context.report.authenticated = authenticated
-    origin = _named(endpoint, signer)
-    if not origin and services.device_records is not None:
+    origin = ""
+    if services.device_records is not None:
         key = certificate_key(signer)
         origin = await services.device_records.remembered(DeviceRecord.quirks, key)
+    if origin not in endpoint.operator_of:
+        origin = _named(endpoint, signer)
     domain = endpoint.operator_of.get(origin)
     if domain is None:
         domain = operator

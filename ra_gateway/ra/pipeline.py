@@ -301,7 +301,7 @@ async def _prepare(
         profile=context.profile,
         ca_transaction_id=b"" if ids is None else ids.transaction_id,
         credential_digest=credential.certificate.digest,
-        quirks_of=authenticated.domain.origin,
+        quirks_of=endpoint.origin_of(authenticated.domain),
         relay_digest=context.nested_by,
         asked_as="" if asked_type is message.body_type else asked_type.name,
     )

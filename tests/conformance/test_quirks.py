@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
 
 from ra_gateway.cmp import asn1
 from ra_gateway.cmp.algorithms import AlgorithmPolicy, digest
@@ -281,6 +282,57 @@ async def test_a_cert_conf_without_certificate_at_renewal(
 
 
 LOST = "vendors.<name>.operator_subjects"
+
+
+@pytest.mark.requirement(17)
+async def test_a_name_does_not_bring_what_another_vendors_devices_are_forgiven(
+    vendor_pki: pki.VendorPKI, operator_pki: pki.OperatorPKI
+) -> None:
+    """A device of a vendor that is forgiven nothing asked for it: where it came from is remembered, at each renewal."""
+    world = forgiving(vendor_pki, operator_pki, of_vendor=ALL)
+    legacy = world.endpoint.vendors[0]
+    modern = replace(legacy, name="modern", quirks=frozenset(), algorithms=AlgorithmPolicy())
+    endpoint = replace(
+        world.endpoint,
+        vendors=(modern,),
+        identities={"modern": world.endpoint.identities["acme"]},
+        origins=(legacy,),
+        origin_subjects={"acme": ("CN=*.ran.example.net",)},
+    )
+    world = replace(world, endpoint=endpoint, gateway=world.second_gateway(endpoint))
+    signer, body_type = world.device(), BodyType.ir
+    for _ in range(3):
+        key, credential = pki.make_key("p256"), cmp_credential(signer)
+        kid = credential.certificate.subject_key_identifier
+        der = await requests.request(world, credential, key, body_type=body_type, sender_kid=kid)
+        answer = await world.ask(der)
+        (response,) = cert_rep_message(answer.body_content).responses
+        certificate = Certificate.from_der(response.certificate_der or b"")
+        thief = OldDevice(world, key, credential).renewing(certificate)
+        assert await refusal(world, await thief.request(BodyType.kur)) == ("badAlg", "R17")
+        assert world.events[-1].quirks == ()
+        signer, body_type = issued(operator_pki, key, certificate), BodyType.kur
+
+
+@pytest.mark.requirement(17)
+async def test_what_is_remembered_counts_before_a_name(
+    vendor_pki: pki.VendorPKI, operator_pki: pki.OperatorPKI
+) -> None:
+    """A device keeps what it was forgiven where a pattern of another vendor fits its subject."""
+    world = forgiving(vendor_pki, operator_pki, of_vendor=ALL)
+    acme = world.endpoint.vendors[0]
+    other = replace(acme, name="other", quirks=frozenset(), algorithms=AlgorithmPolicy())
+    device = await OldDevice.of(world).enrol()
+    endpoint = replace(
+        world.endpoint, origins=(other,), origin_subjects={"other": ("CN=*.ran.example.net",)}
+    )
+    world = replace(world, endpoint=endpoint, gateway=world.second_gateway(endpoint))
+    await replace(device, world=world).enrol(BodyType.kur)
+
+
+def issued(operator: pki.OperatorPKI, key: Any, certificate: Certificate) -> pki.Credential:
+    chain = (operator.issuing.certificate, operator.root.certificate)
+    return pki.Credential(x509.load_der_x509_certificate(certificate.der), key, chain)
 
 
 @pytest.mark.requirement(5, 7, 17, 29, 47)
