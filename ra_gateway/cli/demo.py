@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ra_gateway.app import now
-from ra_gateway.app.gateway import Application
+from ra_gateway.app.application import Application
 from ra_gateway.app.running import catch_signals
 from ra_gateway.cli.setup import require_empty, usable_port, write_setup
 from ra_gateway.cmp.codes import BodyType
