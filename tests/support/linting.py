@@ -8,8 +8,9 @@ that the product signs in the tests' own processes, in commands that tests start
 children of `tests.support.crashing`; on request, for itself, for another operator's CA, for a demo's factory.
 
 Left out is what tests make with tools of their own, for it is not issued by the CA, and often faulty by intent:
-what `tests.support.pki` signs, CAs that are hostile or another product's, and samples for the linter itself. So are
-programs that are typed as an operator would, in `test_demo` and `test_extras`.
+what `tests.support.pki` signs (its usual certificates are linted in `test_support`), CAs that are hostile or another
+product's, and samples for the linter itself. So are programs that are typed as an operator would, in `test_demo` and
+`test_extras`.
 """
 
 from __future__ import annotations
