@@ -9,8 +9,8 @@ children of `tests.support.crashing`; on request, for itself, for another operat
 
 Left out is what tests make with tools of their own, for it is not issued by the CA, and often faulty by intent:
 what `tests.support.pki` signs (its usual certificates are linted in `test_support`), CAs that are hostile or another
-product's, and samples for the linter itself. So are programs that are typed as an operator would, in `test_demo` and
-`test_extras`.
+product's, and samples for the linter itself. So are programs that are typed as an operator would; `test_demo` reads
+what its own leave behind. Of a shape the first one is looked at: what only a value makes wrong, another may hide.
 """
 
 from __future__ import annotations
