@@ -20,7 +20,7 @@ from ra_gateway.events import unheard
 from tests.support.credentials import cmp_certificate
 from tests.support.openssl import load_certificate
 from tests.support.pki import Authority, OperatorPKI, VendorPKI, make_root, write_certificates
-from tests.support.setups import edit, make_setup
+from tests.support.setups import edit, http_upstream, make_setup, set_upstream
 
 
 @pytest.mark.requirement(21, "T26")
@@ -100,3 +100,21 @@ def test_ras_under_a_root_of_their_own_bring_their_cas(
     assert relays is not None
     leaf, bag = issued_by(theirs, "CN=RA")
     assert relays.domain.find_path(leaf, bag, datetime.now(UTC))
+
+
+@pytest.mark.requirement(21, 84, "T26")
+@pytest.mark.parametrize("ours", [True, False])
+def test_answers_under_the_operators_root_are_of_listed_cas(
+    ours: bool, vendor_pki: VendorPKI, tmp_path: Path
+) -> None:
+    """Also where an upstream names that root itself; where it names another one, its CAs come along."""
+    path = make_setup(tmp_path / "site", vendors={"acme": vendor_pki})
+    root = root_of(path.parent) if ours else make_root("CN=Peer Root CA,O=Peer")
+    file = write_certificates(path.parent / "answers.pem", root.certificate)
+    set_upstream(path, http_upstream("http://127.0.0.1:9/", trust_anchors_paths=[file]))
+    trust = Application(load(path)).services.endpoints["ran"].upstream.trust
+    if ours:
+        issuing = load_certificate(path.parent / "operator" / "issuing.pem")
+        assert_nobody(trust, root, cmp_certificate(issuing))
+    else:
+        assert trust.find_path(*issued_by(root, "CN=CMP"), datetime.now(UTC))
