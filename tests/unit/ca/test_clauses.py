@@ -130,8 +130,13 @@ def test_forms_of_a_subject(ca: Certificate, profile: Profile) -> None:
         )
     ]
     # fmt: on
-    joined = asn1.tlv(0x31, *(asn1.inner(asn1.parts(name(item), 1, "")[0]) for item in (CN, O)))
-    for subject_der in (*bad, asn1.tlv(0x30, joined)):
+    # The attributes of one RDN stand in the order of their octets (X.690 11.6).
+    short = (OID.organizationName, 0x0C, "Op")
+    bad += [
+        asn1.tlv(0x30, asn1.tlv(0x31, *(asn1.inner(asn1.inner(name(item))) for item in joined)))
+        for joined in ((CN, O), (short, CN))
+    ]
+    for subject_der in bad:
         error = refused(profile, template(subject_der=subject_der, extensions=san), ca)
         assert error.rule == "T8"
         assert "not of the form (C), O, CN" in error.detail
