@@ -276,6 +276,19 @@ def test_hosts_of_uris_lie_in_the_domain(ca: Certificate, uri: str, host: str, g
 
 
 @pytest.mark.requirement("T1")
+def test_a_dot_of_a_host_in_a_uri_may_be_escaped(ca: Certificate) -> None:
+    """It is a dot to whoever resolves the URI (RFC 3986 2.4)."""
+    own = replace(loose(NE_IPSEC), domains=("ran.example.net", "example.net"))
+    for host, good in (("a%2Eran%2eexample%2Enet", True), ("a%2Eevil%2Eorg", False)):
+        san = asn1.tlv(0x30, asn1.tlv(0x86, f"sip:u@{host}".encode()))
+        asked = template(extensions=(Extension(OID.subjectAltName, False, san),))
+        if good:
+            planned(own, asked, ca)
+        else:
+            assert refused(own, asked, ca).rule == "T1"
+
+
+@pytest.mark.requirement("T1")
 @pytest.mark.parametrize(
     "uri",
     [
@@ -649,6 +662,9 @@ def test_scp_and_sepp(ca: Certificate) -> None:
     ):
         asked = template(subject_der=NF_SUBJECT, extensions=(san_extension(f"dns:{bad}"),))
         assert refused(SEPP, asked, ca).rule == "T22"
+    client = Extension(OID.extKeyUsage, False, asn1.tlv(0x30, asn1.oid_der(OID.clientAuth)))
+    nameless = (san_extension("ip:192.0.2.1"), client)
+    assert refused(SEPP, template(subject_der=NF_SUBJECT, extensions=nameless), ca).rule == "T22"
 
 
 @pytest.mark.requirement("T21")
