@@ -16,7 +16,7 @@ from structlog.testing import capture_logs
 
 from ra_gateway import events
 from ra_gateway.app import credential
-from ra_gateway.app.gateway import Application
+from ra_gateway.app.application import Application
 from ra_gateway.ca.crl import CRLPublisher, CRLSettings
 from ra_gateway.ca.ledger import database
 from ra_gateway.ca.ledger.database import SQLiteDatabase
