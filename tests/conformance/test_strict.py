@@ -28,7 +28,7 @@ from ra_gateway.ra.endpoints import Approval
 from tests.support import pki, requests
 from tests.support.answers import fail_names, follow
 from tests.support.asserts import assert_refused, assert_served, signed_again
-from tests.support.chain import ALL_TYPES, local_ra, nest, registered
+from tests.support.chain import ALL_TYPES, nest, registered
 from tests.support.credentials import cmp_certificate, cmp_credential
 from tests.support.desk import SUBJECT, open_client, open_desk
 from tests.support.harness import World
@@ -37,11 +37,6 @@ from tests.support.polling import Operation
 
 MakeWorld = Callable[..., World]
 FORGIVING = (Strictness.lenient, Strictness.three_gpp)
-
-
-@pytest.fixture(scope="module")
-def ra(operator_pki: OperatorPKI) -> pki.Credential:
-    return local_ra(operator_pki)
 
 
 @pytest.fixture
