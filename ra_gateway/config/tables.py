@@ -48,7 +48,7 @@ class IdentityConfig(Table):
     changed voids the device's proof of possession: the gateway verifies it first and says raVerified to the CA.
     """
     subject_template: SubjectTemplate | None = None
-    """Subject to make, in the form of RFC 4514, like "CN={cn}.ran.example.net,O=Example", with placeholders from the
+    """Subject to make, in the form of RFC 4514 (most specific part first), like "CN={cn}.ran.example.net,O=Example", with placeholders from the
     vendor certificate: an attribute of its subject ({cn}, {serial_number}, {o}, {ou}, {c}, {l}, {st}, {street},
     {title}, {postal_code}, {dn_qualifier}, {pseudonym}, {uid}, {dc}, or an OID like {2.5.4.13}), {fqdn}, its dNSName
     (in lower case; TS 33.310 9.4.4), {host}, the first label of that, which names one device only where all of the
@@ -56,9 +56,9 @@ class IdentityConfig(Table):
     inventory is required.
     """
     allowed_subjects: tuple[SubjectPattern, ...] = ()
-    """Patterns (* and ?) over the RFC 4514 form of a subject the device asks for (serialNumber has no short name there:
-    2.5.4.5=ENB-0001), each wildcard within one attribute ("*" alone allows every subject); may hold the same
-    placeholders. An attribute that is rarer than those of RFC 5280 has to stand here by its OID. Empty allows none;
+    """Patterns (* and ?) over the RFC 4514 form of a subject the device asks for, each wildcard within one attribute
+    ("*" alone allows every subject); may hold the same placeholders. Attributes go by their short or long names, like
+    serialNumber=ENB-0001; one that is rarer than those of RFC 5280 has to stand here by name or OID. Empty allows none;
     needed for keep and derive.
     """
     san_template: tuple[SANTemplate, ...] = ()
@@ -229,7 +229,7 @@ class RouteConfig(Table):
     """Who vouched for the device: names of `[vendors.<name>]`, "operator" for one that has an operator certificate."""
     body_types: tuple[RequestType, ...] = ()
     """Types of request."""
-    subjects: tuple[str, ...] = ()
+    subjects: tuple[IssuedSubjectPattern, ...] = ()
     """Patterns like "CN=*.ran.example.net,O=Example" for the subject that is asked for; where the request names none,
     or the vendor's own rules replace it, for the one that these give. Case and blanks make no difference.
     """

@@ -89,7 +89,7 @@ async def _eviction(config: StoreConfig) -> Result:
 async def _memory(config: StoreConfig) -> dict[str, Any]:
     url = config.redis_url or ""
     if config.redis_url_path is not None:
-        url = config.redis_url_path.read_text().strip()
+        url = config.redis_url_path.read_text(encoding="utf-8-sig").strip()
     client = Redis.from_url(url, socket_connect_timeout=config.redis_timeout_seconds)
     try:
         async with asyncio.timeout(config.redis_timeout_seconds):
