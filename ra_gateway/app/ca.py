@@ -10,6 +10,7 @@ from typing import Final
 
 import structlog
 
+from ra_gateway.app.management import Management
 from ra_gateway.app.profiles import ca_profiles, lacks_crl_url, unusable
 from ra_gateway.app.revocation import revocation
 from ra_gateway.app.running import STEADY, cmp_listener, event_sink, listen, now
@@ -39,6 +40,7 @@ from ra_gateway.config.values import OPERATOR_DOMAIN
 from ra_gateway.errors import ConfigError, StoreUnavailable
 from ra_gateway.events import Component, EventSink, unheard
 from ra_gateway.keys import read_password
+from ra_gateway.metrics import Metrics
 from ra_gateway.server.status import StatusListener
 from ra_gateway.tasks import ended, supervised
 
@@ -361,13 +363,22 @@ class CAService:
     def __init__(self, config: CAServiceConfig) -> None:
         require_codec()
         self._config = config.ca
-        sink = event_sink()
+        metrics = Metrics()
+        sink = event_sink(metrics)
         self._bundled = BundledService(config.ca, config.vendors, sink)
         routes = {"/.well-known/cmp": "ra", "/pkix": "ra"}
         if config.ca.client is not None:
             routes |= dict.fromkeys(config.ca.client.paths, CLIENT_ENDPOINT)
         self.listener = cmp_listener(
             self, config.ca.server, routes=routes, profiles={}, sink=sink, by=Component.ca
+        )
+        self._state = "starting"
+        self.management = Management(
+            config.management,
+            config.ca.server.listen_port,
+            metrics,
+            {"process": lambda: self._state},
+            by=Component.ca,
         )
 
     async def handle(
@@ -384,11 +395,16 @@ class CAService:
             ConfigError: The ledger cannot be used.
             CannotListen: The address or the port cannot be had.
         """
+        await self.management.start()
         await self._bundled.start()
         server = self._config.server
-        return await listen(self.listener, server.listen_host, server.listen_port, "ca.server")
+        where = await listen(self.listener, server.listen_host, server.listen_port, "ca.server")
+        self._state = ""
+        return where
 
     async def stop(self) -> None:
         """Answer what was accepted, then close the ledger."""
+        self._state = "draining"
         await self.listener.drain(self._config.server.drain_seconds)
         await self._bundled.stop()
+        await self.management.stop()

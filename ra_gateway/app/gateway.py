@@ -14,6 +14,7 @@ import structlog
 
 from ra_gateway.app.credential import CredentialFiles
 from ra_gateway.app.information import information
+from ra_gateway.app.management import Management, Probe
 from ra_gateway.app.revocation import LedgerStatus, gateway_revocation
 from ra_gateway.app.running import STEADY, cmp_listener, event_sink, listen, now
 from ra_gateway.app.trust import anchors, certificates, operator_domain, vendor_domains
@@ -38,7 +39,7 @@ from ra_gateway.config.tables import (
 )
 from ra_gateway.errors import ConfigError, missing_extra
 from ra_gateway.events import Component, EventSink, unheard
-from ra_gateway.logs import fan_out
+from ra_gateway.metrics import Metrics
 from ra_gateway.ra.endpoints import (
     Endpoint,
     MACAccess,
@@ -379,7 +380,8 @@ class Application:
     def __init__(self, config: GatewayConfig, *, sink: EventSink | None = None) -> None:
         require_codec()
         self._config = config
-        sink = event_sink() if sink is None else fan_out(sink)
+        metrics = Metrics()
+        sink = event_sink(metrics, sink)
         operator, vendors = operator_domain(config), vendor_domains(config.vendors)
         self._ra = CredentialFiles(
             config.ra, operator, timedelta(seconds=config.store.transaction_lifetime_seconds), sink
@@ -478,6 +480,14 @@ class Application:
             sink=sink,
             by=Component.gateway,
         )
+        self._state = "starting"
+        self._store_probe = Probe(self.store.ping)
+        self.management = Management(
+            config.management,
+            config.server.listen_port,
+            metrics,
+            {"process": lambda: self._state, "store": self._store_probe},
+        )
 
     def _own_certificates(self) -> list[Certificate]:
         return [item.certificate for item in (self._ra.current, *self._ra.earlier())]
@@ -502,6 +512,7 @@ class Application:
             StoreUnavailable: The store cannot be written to.
             CannotListen: The address or the port cannot be had.
         """
+        await self.management.start()
         await self.store.ping()
         await self._compare_seals()
         if self._bundled is not None:
@@ -509,6 +520,7 @@ class Application:
         await self.revocation.start()
         self._background = [
             asyncio.create_task(supervised("ra.credential", self._ra.watch)),
+            asyncio.create_task(supervised("store.probe", self._store_probe.run)),
             *(
                 asyncio.create_task(supervised("upstream.secret", secret.watch))
                 for secret in self._ca_secrets.values()
@@ -521,7 +533,9 @@ class Application:
             ),
         ]
         server = self._config.server
-        return await listen(self.listener, server.listen_host, server.listen_port, "server")
+        where = await listen(self.listener, server.listen_host, server.listen_port, "server")
+        self._state = ""
+        return where
 
     async def _compare_seals(self) -> None:
         """Tell when other gateways seal by a key that this one has not; each goes on with what it can open itself.
@@ -539,9 +553,11 @@ class Application:
 
     async def stop(self) -> None:
         """Answer what was accepted, then close everything."""
+        self._state = "draining"
         background, self._background = self._background, []
         await ended(*background)
         async with AsyncExitStack() as stack:
+            stack.push_async_callback(self.management.stop)
             stack.push_async_callback(self.store.close)
             for secret_file in self._secrets.values():
                 stack.push_async_callback(secret_file.close)

@@ -17,6 +17,7 @@ from ra_gateway.config.service_tables import ServerConfig
 from ra_gateway.errors import ConfigError, GatewayError, ServiceFailure
 from ra_gateway.events import Component, EventSink
 from ra_gateway.logs import LogSink, fan_out
+from ra_gateway.metrics import Metrics
 from ra_gateway.server.cmp import CMPHandler, CMPListener
 from ra_gateway.server.listener import ListenerLimits
 
@@ -26,9 +27,13 @@ STEADY: Final = SteadyClock()
 """Whether the wall clock of this process can be believed for what cannot be undone."""
 
 
-def event_sink() -> EventSink:
-    """Return what takes the facts of a service (`ra_gateway.events`): every sink stands here."""
-    return fan_out(LogSink())
+def event_sink(metrics: Metrics, told: EventSink | None = None) -> EventSink:
+    """Return what takes the facts of a service (`ra_gateway.events`): every sink stands here.
+
+    Args:
+        told: In place of the log.
+    """
+    return fan_out(LogSink() if told is None else told, metrics)
 
 
 class CannotListen(GatewayError):

@@ -81,6 +81,7 @@ async def demonstrate(console: Console, directory: Path, *, port: int, keep: boo
         now=now(),
         port=port,
         status_port=usable_port(0),
+        management_port=usable_port(0),
         implicit_confirm="relay",
     )
     events = _Events()
@@ -97,6 +98,7 @@ async def demonstrate(console: Console, directory: Path, *, port: int, keep: boo
             )
             _write_result(directory / "device", "renewed", *renewed)
         ended = catch_signals()  # before anybody can know that it serves, and end it
+        _write_at_once(directory / "management_url", application.management.url + "\n")
         _write_at_once(directory / "url", url + "\n")
         _print_what_next(console, directory, url, keep=keep)
         if keep:
@@ -180,6 +182,7 @@ def _print_what_next(console: Console, directory: Path, url: str, *, keep: bool)
         ("device/", "what the base station got: enrolled.pem, renewed.pem, their keys"),
         ("ca/ledger.sqlite", "what the bundled CA issued"),
         ("url", "the URL to post to"),
+        ("management_url", "the URL of /metrics, /livez and /readyz"),
     ):
         table.add_row(path, what)
     console.print(Text.assemble("\nFiles in ", (printable(str(directory)), "bold"), ":"))

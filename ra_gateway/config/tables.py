@@ -10,7 +10,12 @@ from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.header_checks import Quirk, Strictness
 from ra_gateway.config.ca_tables import CAConfig
 from ra_gateway.config.dialects import DialectConfig
-from ra_gateway.config.service_tables import LogConfig, ServerConfig, StoreConfig
+from ra_gateway.config.service_tables import (
+    LogConfig,
+    ManagementConfig,
+    ServerConfig,
+    StoreConfig,
+)
 from ra_gateway.config.trust_tables import (
     AlgorithmsConfig,
     OperatorConfig,
@@ -387,6 +392,8 @@ class GatewayConfig(Table):
 
     server: ServerConfig = ServerConfig()
     """The HTTP listener."""
+    management: ManagementConfig = ManagementConfig()
+    """Metrics and health."""
     log: LogConfig = LogConfig()
     """Logging."""
     store: StoreConfig = StoreConfig()
@@ -415,8 +422,10 @@ class GatewayConfig(Table):
 
 
 class CAServiceConfig(Table):
-    """What `ra-gateway ca serve` is told: `[log]`, `[ca]`, `[vendors]`, alone or in a gateway's file."""
+    """What `ra-gateway ca serve` is told: `[ca]`, `[vendors]`, `[management]`, `[log]`; alone or beside a gateway's."""
 
+    management: ManagementConfig = ManagementConfig()
+    """Metrics and health."""
     log: LogConfig = LogConfig()
     """Logging."""
     vendors: Named[VendorConfig] = Field(default={})

@@ -136,6 +136,8 @@ class ServerProcess(LocalServer):
             flags=re.MULTILINE,
         )
         assert count == 1, f"[{self.table}] of {self.config_path} has no listen_port"
+        if "\n[management]" not in text:  # a thousand above a port that happened to be free is not
+            text += "\n[management]\nlisten_port = 0\n"
         copy = self.config_path.with_name(f"{self.config_path.stem}-{self.port}.toml")
         copy.write_text(text)
         return copy
