@@ -53,7 +53,7 @@ class IdentityConfig(Table):
     changed voids the device's proof of possession: the gateway verifies it first and says raVerified to the CA.
     """
     subject_template: SubjectTemplate | None = None
-    """Subject to make, in the form of RFC 4514 (most specific part first), like "CN={cn}.ran.example.net,O=Example", with placeholders from the
+    """Subject to make, in the form of RFC 4514, like "CN={cn}.ran.example.net,O=Example", with placeholders from the
     vendor certificate: an attribute of its subject ({cn}, {serial_number}, {o}, {ou}, {c}, {l}, {st}, {street},
     {title}, {postal_code}, {dn_qualifier}, {pseudonym}, {uid}, {dc}, or an OID like {2.5.4.13}), {fqdn}, its dNSName
     (in lower case; TS 33.310 9.4.4), {host}, the first label of that, which names one device only where all of the
