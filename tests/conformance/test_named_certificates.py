@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -32,20 +31,15 @@ from ra_gateway.ra.signer_status import SignerStatus
 from tests.support import pki, requests
 from tests.support.answers import status_of
 from tests.support.asserts import assert_refused, assert_served
-from tests.support.chain import ALL_TYPES, local_ra, registered
+from tests.support.chain import ALL_TYPES, registered
 from tests.support.credentials import cmp_certificate, cmp_credential
-from tests.support.desk import SUBJECT, Desk, enrolled, open_client, open_desk
+from tests.support.desk import SUBJECT, Desk, enrolled
 from tests.support.harness import World, make_gateway
 from tests.support.pki import OperatorPKI, VendorPKI, make_key
 from tests.support.requests import san_extension, spki
 
 MakeWorld = Callable[..., World]
 OTHER_NAME = from_rfc4514("CN=enb-2.ran.example.net")
-
-
-@pytest.fixture(scope="module")
-def ra(operator_pki: OperatorPKI) -> pki.Credential:
-    return local_ra(operator_pki)
 
 
 @pytest.fixture
@@ -67,22 +61,6 @@ def make_world(vendor_pki: VendorPKI, operator_pki: OperatorPKI, ra: pki.Credent
         )
 
     return make
-
-
-@pytest.fixture
-async def ca(operator_pki: OperatorPKI, tmp_path: Path) -> AsyncIterator[Desk]:
-    """The bundled CA in RA mode."""
-    async with open_desk(operator_pki, tmp_path / "ledger.db") as desk:
-        yield desk
-
-
-@pytest.fixture
-async def client(
-    operator_pki: OperatorPKI, vendor_pki: VendorPKI, tmp_path: Path
-) -> AsyncIterator[Desk]:
-    """The bundled CA in client mode."""
-    async with open_client(operator_pki, vendor_pki, tmp_path / "client.db") as desk:
-        yield desk
 
 
 # --- rr: what it says of the certificate ----------------------------------------------------------------------

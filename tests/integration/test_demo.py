@@ -150,6 +150,28 @@ def test_the_kept_demo_holds_the_interface_files(kept: Kept) -> None:
     assert messages(kept.output) == BOTH_DIALOGUES
 
 
+def test_the_printed_openssl_command_enrols_by_the_name_that_it_asks_for(kept: Kept) -> None:
+    """As it stands, and with that name as the certificate's only other name, not the vendor certificate's."""
+    give_up_at = time.monotonic() + PATIENCE_SECONDS
+    printed = re.compile(r"  cd /.*(?:(?:\\|&&)\n.*)+(?<!\\)\n")
+    while (command := printed.search(kept.output)) is None:
+        assert time.monotonic() < give_up_at, kept.output
+        time.sleep(0.02)
+    done = subprocess.run(
+        ["bash", "-ec", command[0]],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    certificate = load_certificate(kept.directory / "new.pem")
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    host = "enb-0002.ran.example.net"
+    assert certificate.subject == make_name(f"CN={host}")
+    assert list(names) == [x509.DNSName(host)]
+
+
 @pytest.mark.parametrize("kind", ["p256", "rsa2048"])
 def test_anybody_can_mint_and_enrol_another_base_station(
     kind: str, kept: Kept, tmp_path: Path
