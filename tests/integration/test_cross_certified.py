@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 
+from ra_gateway.app.application import Application
 from ra_gateway.app.ca import BundledService
-from ra_gateway.app.gateway import Application
 from ra_gateway.app.trust import operator_domain
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.trust import TrustDomain

@@ -9,10 +9,12 @@ import os
 import re
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -22,6 +24,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
+from ra_gateway.ca.profiles import PROFILES, SEG
+from ra_gateway.keys import load_certificates
+from tests.support.linting import certificate_errors, crl_errors
 from tests.support.openssl import load_certificate, openssl_cmp, public_key_der
 from tests.support.patience import PATIENCE_SECONDS
 from tests.support.pki import Authority, Credential, make_key, make_name, write_key
@@ -106,6 +111,26 @@ def test_the_demo_ends_by_itself(tmp_path: Path) -> None:
     assert "openssl cmp -cmd ir" in ended.stdout
     assert "PRIVATE KEY" not in ended.stdout
     assert [name for name in INTERFACE if not (tmp_path / "d" / name).is_file()] == []
+
+
+def test_what_the_demo_issues_passes_the_linter(kept: Kept) -> None:
+    """Its factory's and its CA's certificates, those of its ledger, and the CRLs."""
+    (ledger,) = kept.directory.rglob("ledger.sqlite")
+    with closing(sqlite3.connect(ledger)) as connection:
+        rows = connection.execute("SELECT profile, der FROM certificates WHERE der IS NOT NULL")
+        issued = [(profile, der) for profile, der in rows]
+        crls = [der for (der,) in connection.execute("SELECT der FROM crls")]
+    assert len(issued) > 1
+    own = {
+        (SEG.name, item.der)
+        for path in kept.directory.rglob("*.pem")
+        for item in load_certificates(path, "test")
+    }
+    assert len(own) > 5
+    for profile, der in (*issued, *own):
+        assert certificate_errors(PROFILES.get(profile, SEG), der) == []
+    assert crls
+    assert [error for der in crls for error in crl_errors(der)] == []
 
 
 def test_the_kept_demo_holds_the_interface_files(kept: Kept) -> None:

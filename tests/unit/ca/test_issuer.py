@@ -154,7 +154,7 @@ async def test_certificates_are_what_x509_wants(kind: pki.KeyKind) -> None:
 @pytest.mark.requirement(153)
 async def test_octets_are_those_of_another_encoder(operator_pki: OperatorPKI) -> None:
     """`CertificateBuilder` makes the same TBSCertificate of the same values, whatever the extensions."""
-    policies = replace(EVERY_EXTENSION, certificate_policies=("1.2.3", "1.2.4"))
+    policies = replace(EVERY_EXTENSION, certificate_policies=("1.2.3.4", "1.2.3.5"))
     for profile, asked in (
         (NE_IPSEC, template(extensions=(SAN,))),
         (policies, template("rsa2048")),
