@@ -57,7 +57,7 @@ def _identities(
         ways = [item for item in config.endpoints.values() if name in item.vendors]
         upstreams = {item.upstream for item in ways}
         upstreams |= {route.upstream for item in ways for route in item.routes}
-        if vendor.enabled and upstreams and upstreams <= bundled:
+        if vendor.enabled and upstreams and upstreams.issubset(bundled):
             yield f"vendors.{name}.identity", vendor.identity
 
 

@@ -406,7 +406,7 @@ def _of_crls(config: GatewayConfig, now: datetime) -> Iterator[Problem]:
     tables = {f"vendors.{name}": vendor.revocation for name, vendor in config.vendors.items()}
     for where, revocation in {"operator": config.operator.revocation, **tables}.items():
         for path in revocation.crl_paths if revocation.mode is not Mode.off else ():
-            for content in _crls(path):
+            for issuer_der, content in _crls(path):
                 if content.next_update is None:
                     continue
                 left = content.next_update - now
@@ -417,16 +417,17 @@ def _of_crls(config: GatewayConfig, now: datetime) -> Iterator[Problem]:
                 over = f"was good until {until}: nobody can tell whether a certificate is revoked"
                 yield Problem(
                     f"{where}.revocation.crl_paths",
-                    f"{path}, the CRL of {rfc4514(content.issuer_der)}, "
+                    f"{path}, the CRL of {rfc4514(issuer_der)}, "
                     f"{over if left < timedelta() else f'is good until {until} only'}",
                     "Put the next one there by renaming; or have it fetched, by crl_urls",
                 )
 
 
-def _crls(path: Path) -> Iterator[CRLContent]:
+def _crls(path: Path) -> Iterator[tuple[bytes, CRLContent]]:
     try:
         for part in split_crls(path.read_bytes()):
-            yield decode_crl(open_crl(part))
+            opened = open_crl(part)
+            yield opened.issuer_der, decode_crl(opened)
     except (OSError, ValueError, CRLRefused, MalformedMessage):
         return  # whoever reads it to use it says what is wrong
 

@@ -214,10 +214,11 @@ def escape_rfc4514(value: str) -> str:
     return escaped[:-1] + "\\ " if value.endswith(" ") and len(value) > 1 else escaped
 
 
+_ATTRIBUTE_TYPES: Final = OID.commonName.rpartition(".")[0]  # id-at
 _WRITTEN: Final = {
     name.casefold(): short_name(dotted)
     for name, dotted in vars(OID).items()
-    if name[:1] != "_" and dotted.startswith("2.5.4.")
+    if name[:1] != "_" and dotted.rpartition(".")[0] == _ATTRIBUTE_TYPES
 } | {
     **{name.casefold(): name for name in _SHORT_NAMES.values()},
     "userid": "UID",
