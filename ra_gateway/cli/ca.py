@@ -21,7 +21,7 @@ from ra_gateway.app.ca import (
 from ra_gateway.app.doctor.ledger import ledger_warnings
 from ra_gateway.app.profiles import ca_profiles
 from ra_gateway.app.running import check
-from ra_gateway.app.warnings import ca_warnings, of_file
+from ra_gateway.app.warnings import ca_warnings, of_ca_expiry, of_file
 from ra_gateway.ca.files import CAFiles
 from ra_gateway.ca.hierarchy import SignerNames
 from ra_gateway.ca.keys import create_operator_pki, expiries, import_ca
@@ -315,7 +315,9 @@ def ca_serve(config: ConfigOption = CONFIG) -> None:
     """Serve the bundled CA as a process of its own, for gateways that use it over HTTP."""
     settings = load_ca(config)
     logs.configure(settings.log.format, settings.log.level)
-    serve_until_signalled(CAService(settings), _warnings(config, settings))
+    serve_until_signalled(
+        CAService(settings, read=lambda: load_ca(config)), _warnings(config, settings)
+    )
 
 
 def _warnings(path: Path, settings: CAServiceConfig) -> list[str]:
@@ -337,7 +339,7 @@ def check_ca_config(path: Path) -> None:
         say(f"{path}: good. A CA in RA mode.")
     else:
         say(f"{path}: good. A CA in RA mode and in client mode, {len(client.vendors)} vendor(s).")
-    for warning in _warnings(path, settings):
+    for warning in (*_warnings(path, settings), *of_ca_expiry(settings.ca, now())):
         say(f"warning: {warning}")
 
 

@@ -61,9 +61,9 @@ class IdentityConfig(Table):
     inventory is required.
     """
     allowed_subjects: tuple[SubjectPattern, ...] = ()
-    """Patterns (* and ?) over the RFC 4514 form of a subject the device asks for (serialNumber has no short name there:
-    2.5.4.5=ENB-0001), each wildcard within one attribute ("*" alone allows every subject); may hold the same
-    placeholders. An attribute that is rarer than those of RFC 5280 has to stand here by its OID. Empty allows none;
+    """Patterns (* and ?) over the RFC 4514 form of a subject the device asks for, each wildcard within one attribute
+    ("*" alone allows every subject); may hold the same placeholders. Attributes go by their short or long names, like
+    serialNumber=ENB-0001; one that is rarer than those of RFC 5280 has to stand here by name or OID. Empty allows none;
     needed for keep and derive.
     """
     san_template: tuple[SANTemplate, ...] = ()
@@ -235,7 +235,7 @@ class RouteConfig(Table):
     """Who vouched for the device: names of `[vendors.<name>]`, "operator" for one that has an operator certificate."""
     body_types: tuple[RequestType, ...] = ()
     """Types of request."""
-    subjects: tuple[str, ...] = ()
+    subjects: tuple[IssuedSubjectPattern, ...] = ()
     """Patterns like "CN=*.ran.example.net,O=Example" for the subject that is asked for; where the request names none,
     or the vendor's own rules replace it, for the one that these give. Case and blanks make no difference.
     """
