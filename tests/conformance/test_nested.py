@@ -308,7 +308,7 @@ async def test_a_device_still_revokes_its_own_certificate_only(world: World) -> 
 
 
 async def test_an_ra_asks_questions_and_gives_up(world: World, ra: Credential) -> None:
-    """genm is answered to an RA; it ends a transaction of its own by certConf, and not by the error it signs anybody."""
+    """genm is answered to an RA; it ends a transaction of its own by certConf, not by the error it signs anybody."""
     asked = gen_msg_body(BodyType.genm, [InfoTypeAndValue(OID.caCerts)])
     answer = await world.ask(await requests.message(world, cmp_credential(ra), asked))
     assert answer.body_type is BodyType.genp
