@@ -20,12 +20,19 @@ from cryptography import x509
 from ra_gateway.ca.clauses import require_key
 from ra_gateway.ca.crl import CRLContent, encode_entries
 from ra_gateway.ca.extensions import distribution_points
-from ra_gateway.ca.files import CAFiles, changing
+from ra_gateway.ca.files import SETTING, CAFiles, changing
 from ra_gateway.ca.hierarchy import as_config_error, ca_extensions, certify_ca
-from ra_gateway.ca.keys import CROSS, ROOT_CRL, SETTING, certificate_of, cross_certificates
+from ra_gateway.ca.keys import certificate_of
 from ra_gateway.ca.profiles import CLOCK_SKEW
 from ra_gateway.ca.records import Reason, RevokedCertificate, StoredCRL
 from ra_gateway.ca.rollover import load_root_key, require_living
+from ra_gateway.ca.root_record import (
+    CROSS,
+    ROOT_CRL,
+    cross_certificates,
+    own_certificates,
+    signed_by,
+)
 from ra_gateway.cmp import asn1
 from ra_gateway.cmp.algorithms import AlgorithmPolicy, default_algorithm, signing_arguments
 from ra_gateway.cmp.certificates import Certificate
@@ -35,7 +42,7 @@ from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.requests import read_certification_request
 from ra_gateway.cmp.x520 import require_certifiable
 from ra_gateway.errors import CMPError, ConfigError, CRLRefused
-from ra_gateway.keys import load_certificates, read_bounded
+from ra_gateway.keys import read_bounded
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("ra_gateway.ca")
 
@@ -100,7 +107,7 @@ def cross_certify(
         if subject_der == NULL_DN:
             raise ConfigError.of("request", "has no subject", "A CA needs a name")
         require_living(root, now)
-        for own in _own(change.files):
+        for own in own_certificates(change.files):
             if same_name(subject_der, own.subject_der) or spki_der == own.spki_der:
                 raise ConfigError.of(
                     "request", f"has the name or the key of {own.subject}", "Ask the peer again"
@@ -159,12 +166,6 @@ def _subtree(text: str) -> x509.GeneralName:
     return x509.DNSName(name)
 
 
-def _own(files: CAFiles) -> list[Certificate]:
-    """Return the CAs and signers of the directory, those that are no longer in use too."""
-    names = [path for path in files.path.rglob("*.pem") if not {"making", CROSS} & set(path.parts)]
-    return [item for path in names for item in load_certificates(path, SETTING)]
-
-
 def make_root_crl(
     directory: Path,
     key: RootKey,
@@ -189,7 +190,7 @@ def make_root_crl(
     with _changing(directory, "root-crl") as (change, root):
         require_living(root, now)
         number, entries = _listed(change.files, now)
-        known = _signed_by(change.files, root)
+        known = signed_by(change.files, root)
         for serial, reason in revoke.items():
             if serial not in known:
                 raise ConfigError.of(
@@ -244,7 +245,7 @@ def _listed(files: CAFiles, now: datetime) -> tuple[int, dict[int, RevokedCertif
         ConfigError: One cannot be read, was not signed by a root of the directory, or is of a later time than now.
     """
     number, entries = 0, dict[int, RevokedCertificate]()
-    roots = [item for item in _own(files) if item.self_issued]
+    roots = [item for item in own_certificates(files) if item.self_issued]
     names = [f"{name}/{ROOT_CRL}" for name in reversed(files.numbered(_RETIRED))]
     for path in (files.find(name) for name in (*names, ROOT_CRL)):
         if not path.exists():
@@ -279,17 +280,6 @@ def _entry(item: x509.RevokedCertificate) -> RevokedCertificate:
     except x509.ExtensionNotFound:
         reason = Reason.unspecified
     return RevokedCertificate(item.serial_number, item.revocation_date_utc, reason)
-
-
-def _signed_by(files: CAFiles, root: Certificate) -> set[int]:
-    """Return the serial numbers of certificates in the directory that a root signed, its own one aside."""
-    names = [path for path in files.path.rglob("*.pem") if "making" not in path.parts]
-    found = (item for path in names for item in load_certificates(path, SETTING))
-    return {
-        item.serial_number
-        for item in found
-        if same_name(item.issuer_der, root.subject_der) and not item.self_issued
-    }
 
 
 class RootCRL:

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from ra_gateway.ca.files import CAFiles, changing
+from ra_gateway.ca.files import SETTING, CAFiles, changing
 from ra_gateway.ca.hierarchy import (
     ISSUING_DAYS,
     OPTIONAL_SIGNERS,
@@ -31,7 +31,6 @@ from ra_gateway.ca.hierarchy import (
 )
 from ra_gateway.ca.issuer import Issuer
 from ra_gateway.ca.keys import (
-    SETTING,
     certificate_of,
     commit_checked,
     load_issuer,
@@ -88,7 +87,6 @@ async def roll_issuing(
         path_length = root.basic_constraints[1]
         if path_length is not None and path_length < 1:
             raise ConfigError.of(
-                SETTING,
                 f"the root {root.subject} allows no CA below it (pathLenConstraint 0)",
                 "Import an issuing CA of another root into another directory",
             )
@@ -167,7 +165,6 @@ def roll_root(
         old, issuing = keys.root, keys.issuers[0].certificate
         if issuing.spki_der == old.spki_der:
             raise ConfigError.of(
-                SETTING,
                 f"the root {old.subject} issues itself, there is no issuing CA to be certified anew",
                 f"First run: ra-gateway ca roll-issuing {files.path}",
             )
@@ -333,7 +330,6 @@ def _active(directory: Path) -> Certificate:
 def require_living(certificate: Certificate, now: datetime) -> None:
     if not certificate.valid_at(now):
         raise ConfigError.of(
-            SETTING,
             f"the certificate of {certificate.subject} is not valid now",
             "Check the clock; if it is right, make a new CA in another directory",
         )

@@ -15,9 +15,9 @@ from ra_gateway.ca.by_hand import issue, template_of
 from ra_gateway.ca.cross import RootKey, cross_certify, make_root_crl
 from ra_gateway.ca.derivation import require_crl_url
 from ra_gateway.ca.files import require_absent
-from ra_gateway.ca.keys import CROSS, ROOT_CRL
 from ra_gateway.ca.ledger.ledger import Ledger
 from ra_gateway.ca.records import Reason
+from ra_gateway.ca.root_record import CROSS, ROOT_CRL
 from ra_gateway.cli.ledger_context import actor, with_ledger
 from ra_gateway.cli.output import (
     CONFIG,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
@@ -12,7 +12,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from ra_gateway.keys import load_certificates
+from ra_gateway.ca.hierarchy import ca_extensions, certify_ca
+from ra_gateway.keys import load_certificates, load_private_key, spki_der, write_certificates
 from tests.support.commandline import run, succeeded
 from tests.support.crls import make_crl
 from tests.support.pki import KeyKind, VendorPKI, make_key, make_root
@@ -326,3 +327,46 @@ def test_what_the_root_does_not_sign(case: str, tmp_path: Path) -> None:
     assert said[case] in ended.stderr
     assert not list(ours.glob("cross/*"))
     assert not (ours / "root.crl").exists()
+
+
+@pytest.mark.requirement("T26")
+@pytest.mark.parametrize("place", ["cross", "making", "cross/making/retired", "next.cross-sign"])
+def test_where_the_directory_lies_makes_no_difference(tmp_path: Path, place: str) -> None:
+    """What the directories above it are called: the root's own name stays its own, and its CRL goes on."""
+    ours = tmp_path / place / "ca"
+    succeeded("ca", "create", ours, "--organisation", "Op One")
+    for file in ("root", "issuing", "cmp"):
+        subject = load_certificates(ours / f"{file}.pem", file)[0].subject
+        request = write_request(tmp_path / f"{file}.csr", subject)
+        ended = run("ca", "cross-sign", ours, request, "--crl-url", CRL_URL)
+        assert (ended.exit_code, "has the name or the key of" in ended.stderr) == (2, True)
+    request = write_request(tmp_path / "1.csr", "CN=SEG CA,O=Op Two")
+    succeeded("ca", "cross-sign", ours, request, "--crl-url", CRL_URL)
+    (cross,) = (ours / "cross").iterdir()
+    succeeded("ca", "root-crl", ours)
+    assert "1 revoked" in succeeded("ca", "root-crl", ours, "--revoke", cross.stem)
+
+
+@pytest.mark.requirement("T26")
+def test_a_peer_with_the_roots_name_can_be_revoked(tmp_path: Path) -> None:
+    """One that an older release certified: that it looks self-issued does not save it."""
+    ours = tmp_path / "ours"
+    succeeded("ca", "create", ours, "--organisation", "Op One")
+    key = load_private_key(ours / "root.key", None, "root")
+    root = load_certificates(ours / "root.pem", "root")[0]
+    now = datetime.now(UTC)
+    peer = certify_ca(
+        root.subject_der,
+        spki_der(make_key("p256")),
+        root,
+        key,
+        not_before=now,
+        not_after=now + timedelta(days=1),
+        extensions=ca_extensions(0),
+    )
+    (ours / "cross").mkdir()
+    serial = f"{peer.serial_number:x}"
+    write_certificates(ours / "cross" / f"{serial}.pem", (peer,))
+    assert "1 revoked" in succeeded("ca", "root-crl", ours, "--revoke", serial)
+    itself = f"{root.serial_number:x}"
+    assert "is of none" in run("ca", "root-crl", ours, "--revoke", itself).stderr
