@@ -50,7 +50,7 @@ from ra_gateway.ca.hierarchy import (
 from ra_gateway.ca.issuer import Issuer
 from ra_gateway.ca.profiles import CLOCK_SKEW
 from ra_gateway.ca.records import RootUpdate
-from ra_gateway.ca.root_record import ROOT_CRL, cross_certificates, root_crl
+from ra_gateway.ca.root_record import cross_certificates, root_crl
 from ra_gateway.cmp.certificates import Certificate, KeyUsage
 from ra_gateway.cmp.names import canonical
 from ra_gateway.cmp.oids import OID
@@ -600,10 +600,10 @@ def _expiries(files: CAFiles) -> list[Expiry]:
         if files.has(f"{name}.pem")
         for certificate in load_certificates(files.find(f"{name}.pem"), SETTING)
     ]
-    content = root_crl(files)
+    crl = root_crl(files)
     # Whoever reads it refuses what the root signed from its nextUpdate on.
-    if content is not None and content.next_update is not None:
-        found.append(Expiry(ROOT_CRL, "CRL of the root", content.next_update))
+    if crl is not None and crl.content.next_update is not None:
+        found.append(Expiry(crl.name, "CRL of the root", crl.content.next_update))
     newest = {item.spki_der: (name, item) for name, item in cross_certificates(files)}
     found += [Expiry(name, item.subject, item.not_after) for name, item in newest.values()]
     return sorted(found, key=lambda item: item.not_after)

@@ -87,6 +87,7 @@ async def roll_issuing(
         path_length = root.basic_constraints[1]
         if path_length is not None and path_length < 1:
             raise ConfigError.of(
+                SETTING,
                 f"the root {root.subject} allows no CA below it (pathLenConstraint 0)",
                 "Import an issuing CA of another root into another directory",
             )
@@ -165,6 +166,7 @@ def roll_root(
         old, issuing = keys.root, keys.issuers[0].certificate
         if issuing.spki_der == old.spki_der:
             raise ConfigError.of(
+                SETTING,
                 f"the root {old.subject} issues itself, there is no issuing CA to be certified anew",
                 f"First run: ra-gateway ca roll-issuing {files.path}",
             )
@@ -330,6 +332,7 @@ def _active(directory: Path) -> Certificate:
 def require_living(certificate: Certificate, now: datetime) -> None:
     if not certificate.valid_at(now):
         raise ConfigError.of(
+            SETTING,
             f"the certificate of {certificate.subject} is not valid now",
             "Check the clock; if it is right, make a new CA in another directory",
         )

@@ -1,10 +1,20 @@
-"""What the root has signed, and what it has revoked: files of the CA's directory, read where its key is not at hand."""
+"""What the root has signed, and what it has revoked: files of the CA's directory, read where its key is not at hand.
+
+cross/SERIAL.pem            other operators' CAs
+root.crl                    what is published
+retired-crls/N/root.crl     a copy of each, made with it: where root.crl is lost, or an older one is put back, the
+                            newest of them all counts
+"""
 
 from __future__ import annotations
 
-from typing import Final
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import structlog
 
 from ra_gateway.ca.files import SETTING, CAFiles
+from ra_gateway.ca.records import StoredCRL
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.crl import CRLContent, decode_crl, open_crl
 from ra_gateway.cmp.names import same_name
@@ -13,6 +23,9 @@ from ra_gateway.keys import load_certificates, read_bounded
 
 ROOT_CRL: Final = "root.crl"
 CROSS: Final = "cross"
+COPIES: Final = "retired-crls"
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("ra_gateway.ca")
 
 
 def own_certificates(files: CAFiles) -> list[Certificate]:
@@ -59,19 +72,49 @@ def signed_by(files: CAFiles, root: Certificate) -> set[int]:
     }
 
 
-def root_crl(files: CAFiles) -> CRLContent | None:
-    """Return what the root's CRL says, None if there is none.
+class FoundCRL(NamedTuple):
+    """A CRL of the root, as it lies in a file.
+
+    Args:
+        name: Of the file, relative to the CA's directory.
+    """
+
+    name: str
+    der: bytes
+    content: CRLContent
+
+    @property
+    def number(self) -> int:
+        """Its cRLNumber; 0 where it has none."""
+        return self.content.number or 0
+
+
+def root_crl_names(files: CAFiles) -> list[str]:
+    """Return the names of the files with CRLs of the root: the copies, the oldest first, and what is published."""
+    copies = (f"{name}/{ROOT_CRL}" for name in reversed(files.numbered(COPIES)))
+    return [name for name in (*copies, ROOT_CRL) if files.has(name)]
+
+
+def root_crl(files: CAFiles) -> FoundCRL | None:
+    """Return the newest CRL of the root, None if there is none.
 
     Raises:
         ConfigError: It cannot be read.
     """
-    path = files.find(ROOT_CRL)
-    if not path.exists():
-        return None
+    # A copy is made with each, so that the last one is the newest.
+    found = [_read(files, name) for name in root_crl_names(files)[-2:]]
+    return max(reversed(found), key=lambda item: item.number, default=None)
+
+
+def _read(files: CAFiles, name: str) -> FoundCRL:
+    path = files.find(name)
     try:
-        return decode_crl(open_crl(read_bounded(path)))
+        der = read_bounded(path)
+        return FoundCRL(name, der, decode_crl(open_crl(der)))
     except (OSError, ValueError, CRLRefused) as error:
-        raise ConfigError.of(SETTING, f"{path} cannot be read: {error}", "Make it anew") from error
+        raise ConfigError.of(
+            SETTING, f"{path} cannot be read: {error}", f"Put its copy of {COPIES} in its place"
+        ) from error
 
 
 def cross_certificates(files: CAFiles) -> list[tuple[str, Certificate]]:
@@ -80,8 +123,51 @@ def cross_certificates(files: CAFiles) -> list[tuple[str, Certificate]]:
     Raises:
         ConfigError: A file cannot be read.
     """
-    content = root_crl(files)
-    revoked = frozenset[int]() if content is None else content.revoked
+    crl = root_crl(files)
+    revoked = frozenset[int]() if crl is None else crl.content.revoked
     found = peers_certificates(files)
     living = [item for item in found if item[1].serial_number not in revoked]
     return sorted(living, key=lambda item: item[1].not_after)
+
+
+class RootCRL:
+    """The root's CRL as it lies in the CA's directory, read again when the files change, and never an older one.
+
+    Args:
+        directory: The CA's.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._state: object = None
+        self._crl: StoredCRL | None = None
+
+    def __call__(self) -> StoredCRL | None:
+        """Return it, None if there was none so far that can be read."""
+        try:
+            files = CAFiles(self._directory)
+            names = root_crl_names(files)[-2:]
+            facts = [(name, files.find(name).stat()) for name in names]
+            state = [(name, item.st_mtime_ns, item.st_ino) for name, item in facts]
+            if state != self._state:
+                self._take(root_crl(files))
+                self._state = state
+        except (OSError, ConfigError) as error:
+            log.error("ca.root_crl_unusable", path=str(self._directory), detail=str(error))
+        return self._crl
+
+    def _take(self, found: FoundCRL | None) -> None:
+        known = 0 if self._crl is None else self._crl.number
+        if found is not None and found.number >= known:
+            content = found.content
+            until = content.next_update or content.this_update
+            self._crl = StoredCRL("", found.number, None, content.this_update, until, found.der)
+        if self._crl is not None and (
+            found is None or found.number < known or found.name != ROOT_CRL
+        ):
+            log.error(
+                "ca.root_crl_behind",
+                path=str(self._directory / ROOT_CRL),
+                number=self._crl.number,
+                todo="put back the newest, which is served on, from retired-crls or from where it is published",
+            )

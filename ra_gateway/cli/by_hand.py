@@ -14,10 +14,10 @@ from ra_gateway.app.profiles import ca_profiles
 from ra_gateway.ca.by_hand import issue, template_of
 from ra_gateway.ca.cross import RootKey, cross_certify, make_root_crl
 from ra_gateway.ca.derivation import require_crl_url
-from ra_gateway.ca.files import require_absent
+from ra_gateway.ca.files import CAFiles, require_absent
 from ra_gateway.ca.ledger.ledger import Ledger
 from ra_gateway.ca.records import Reason
-from ra_gateway.ca.root_record import CROSS, ROOT_CRL
+from ra_gateway.ca.root_record import CROSS, ROOT_CRL, root_crl_names
 from ra_gateway.cli.ledger_context import actor, with_ledger
 from ra_gateway.cli.output import (
     CONFIG,
@@ -166,6 +166,7 @@ def ca_cross_sign(
     say("What kinds of names --permit does not know (addresses, URIs, mailboxes) are not bounded.")
     say(
         f"Publish {directory / ROOT_CRL} at {crl_url}; make it by: ra-gateway ca root-crl {directory}"
+        + ("" if root_crl_names(CAFiles(directory)) else " --first")
     )
 
 
@@ -177,6 +178,10 @@ def ca_root_crl(
     ] = None,
     reason: Annotated[str, typer.Option(help="CRLReason of what is revoked now.")] = "unspecified",
     days: Annotated[int, typer.Option(min=1, max=400, help="Until the next one is due.")] = 90,
+    first: Annotated[
+        bool,
+        typer.Option("--first", help="There never was one; else the last one has to be there."),
+    ] = False,
     root_key: RootKeyOption = None,
     root_password: RootPasswordOption = None,
     password_file: DirectoryPasswordOption = None,
@@ -196,7 +201,9 @@ def ca_root_crl(
             "--revoke", "is no serial number in hexadecimal", "As `openssl x509 -serial` prints it"
         ) from error
     key = RootKey(read_password(password_file), root_key, read_password(root_password))
-    number, until, count = make_root_crl(directory, key, now=now(), days=days, revoke=serials)
+    number, until, count = make_root_crl(
+        directory, key, now=now(), days=days, revoke=serials, first=first
+    )
     say(f"Wrote {directory / ROOT_CRL}: number {number}, {count} revoked, until {day(until)} UTC.")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -188,11 +189,11 @@ def test_another_operators_ca_is_certified_and_revoked(tmp_path: Path) -> None:
         verified = openssl("verify", "-CAfile", ours / "root.pem", "-untrusted", cross, leaf)
         assert (verified.returncode == 0) is allowed, verified.stderr
     serial = f"{certificate.serial_number:x}"
-    assert "number 1, 0 revoked" in succeeded("ca", "root-crl", ours)
-    assert "number 2, 1 revoked" in succeeded(
+    assert "0 revoked" in succeeded("ca", "root-crl", ours, "--first")
+    assert "1 revoked" in succeeded(
         "ca", "root-crl", ours, "--revoke", serial, "--reason", "cessationOfOperation"
     )
-    assert "number 3, 1 revoked" in succeeded("ca", "root-crl", ours)  # it stays
+    assert "1 revoked" in succeeded("ca", "root-crl", ours)  # it stays
     crl = x509.load_der_x509_crl((ours / "root.crl").read_bytes())
     (entry,) = crl
     reason = entry.extensions.get_extension_for_class(x509.CRLReason).value.reason
@@ -225,7 +226,8 @@ def test_a_second_cross_certificate_of_a_key_is_told(tmp_path: Path) -> None:
     assert f"ca root-crl {ours} --revoke {first.stem}" in told
     listed = succeeded("ca", "expiries", ours)
     assert (listed.count("cross/"), first.name in listed) == (2, False)
-    succeeded("ca", "root-crl", ours, "--revoke", first.stem, "--reason", "superseded")
+    revoke = ("ca", "root-crl", ours, "--revoke", first.stem, "--reason", "superseded")
+    succeeded(*revoke, "--first")
     told = succeeded(*sign, one, "--crl-url", CRL_URL, "--days", "90")
     assert told.count("already") == 1
     assert first.name not in told
@@ -249,29 +251,87 @@ def test_no_url_of_a_roots_crl(tmp_path: Path, url: str) -> None:
 
 
 @pytest.mark.requirement("T26")
-def test_the_roots_crl_goes_on_from_what_it_said_before(tmp_path: Path) -> None:
-    """A file that was lost or put back loses no revocation and no number; a file that the root did not sign is none."""
+@pytest.mark.parametrize(
+    "lost",
+    [
+        "nothing",
+        "crl",
+        "crl older",
+        "copies",
+        "newest copy",
+        "older copy",
+        "all",
+    ],
+)
+def test_the_roots_crl_goes_on_from_what_it_said_before(tmp_path: Path, lost: str) -> None:
+    """A file that was lost or put back loses no revocation and no number; without any, somebody has to say so."""
     ours = tmp_path / "ours"
     succeeded("ca", "create", ours, "--organisation", "Op One")
-    crl = ours / "root.crl"
-    succeeded("ca", "root-crl", ours)
-    old = crl.read_bytes()
-    serial = f"{load_certificates(ours / 'issuing.pem', 'x')[0].serial_number:x}"
+    crl, copies = ours / "root.crl", ours / "retired-crls"
+    request = write_request(tmp_path / "1.csr", "CN=SEG CA,O=Op Two")
+    assert "--first" in succeeded("ca", "cross-sign", ours, request, "--crl-url", CRL_URL)
+    serial = next((ours / "cross").iterdir()).stem
+    assert "--first" in run("ca", "root-crl", ours).stderr
+    succeeded("ca", "root-crl", ours, "--first")
+    oldest = crl.read_bytes()
+    assert "already" in run("ca", "root-crl", ours, "--first").stderr
     succeeded("ca", "root-crl", ours, "--revoke", serial, "--reason", "cACompromise")
-    succeeded("ca", "root-crl", ours)
-    crl.write_bytes(old)
-    assert "1 revoked" in succeeded("ca", "root-crl", ours)
-    crl.unlink()
+    number = crl_number(crl)
+    if lost == "crl older":
+        crl.write_bytes(oldest)
+    elif lost in ("crl", "all"):
+        crl.unlink()
+    if lost in ("copies", "all"):
+        shutil.rmtree(copies)
+    elif lost == "newest copy":
+        shutil.rmtree(copies / "2")
+    elif lost == "older copy":
+        shutil.rmtree(copies / "1")
+    if lost == "all":
+        assert "if there never was one: --first" in run("ca", "root-crl", ours).stderr
+        return
+    assert f"cross/{serial}" not in succeeded("ca", "expiries", ours)
     assert "1 revoked" in succeeded("ca", "root-crl", ours)
     again = run("ca", "root-crl", ours, "--revoke", serial, "--reason", "superseded")
-    assert again.exit_code == 2
-    assert "is listed already" in again.stderr
-    forger = make_root("CN=Forger")
+    assert (again.exit_code, "is listed already" in again.stderr) == (2, True)
+    assert crl_number(crl) > number
+
+
+@pytest.mark.requirement("T26")
+def test_a_crl_that_the_root_did_not_sign_is_none(tmp_path: Path) -> None:
+    """Nothing is taken from it, and it is not replaced."""
+    ours = tmp_path / "ours"
+    succeeded("ca", "create", ours, "--organisation", "Op One")
     root = x509.load_pem_x509_certificate((ours / "root.pem").read_bytes())
+    forger, crl = make_root("CN=Forger"), ours / "root.crl"
     crl.write_bytes(make_crl(forger, this_update=datetime.now(UTC), number=99, issuer=root.subject))
     refused = run("ca", "root-crl", ours)
     assert refused.exit_code == 2
     assert "is no CRL of a root" in refused.stderr
+
+
+@pytest.mark.requirement("T26")
+def test_the_root_has_the_crl_that_was_published_put_back(tmp_path: Path) -> None:
+    """Into a directory of an old backup: it counts, and is kept."""
+    ours, backup = tmp_path / "ours", tmp_path / "backup"
+    succeeded("ca", "create", ours, "--organisation", "Op One")
+    shutil.copytree(ours, backup)
+    serial = f"{load_certificates(ours / 'issuing.pem', 'x')[0].serial_number:x}"
+    succeeded("ca", "root-crl", ours, "--first", "--revoke", serial)
+    published = (ours / "root.crl").read_bytes()
+    (backup / "root.crl").write_bytes(published)
+    assert "1 revoked" in succeeded("ca", "root-crl", backup)
+    assert crl_number(backup / "root.crl") > crl_number(ours / "root.crl")
+    copies = sorted((backup / "retired-crls").iterdir())
+    assert [(item / "root.crl").read_bytes() for item in copies] == [
+        published,
+        (backup / "root.crl").read_bytes(),
+    ]
+
+
+def crl_number(path: Path) -> int:
+    crl = x509.load_der_x509_crl(path.read_bytes())
+    return crl.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
 
 
 @pytest.mark.requirement("T26")
@@ -308,7 +368,7 @@ def test_what_the_root_does_not_sign(case: str, tmp_path: Path) -> None:
     elif case == "no key":
         (ours / "root.key").rename(tmp_path / "root.key")
     elif case == "serial":
-        command = ["ca", "root-crl", ours, "--revoke", "1234"]
+        command = ["ca", "root-crl", ours, "--first", "--revoke", "1234"]
     elif case == "reason":
         command = ["ca", "root-crl", ours, "--reason", "certificateHold"]
     ended = run(*command)
@@ -343,7 +403,7 @@ def test_where_the_directory_lies_makes_no_difference(tmp_path: Path, place: str
     request = write_request(tmp_path / "1.csr", "CN=SEG CA,O=Op Two")
     succeeded("ca", "cross-sign", ours, request, "--crl-url", CRL_URL)
     (cross,) = (ours / "cross").iterdir()
-    succeeded("ca", "root-crl", ours)
+    succeeded("ca", "root-crl", ours, "--first")
     assert "1 revoked" in succeeded("ca", "root-crl", ours, "--revoke", cross.stem)
 
 
@@ -367,6 +427,6 @@ def test_a_peer_with_the_roots_name_can_be_revoked(tmp_path: Path) -> None:
     (ours / "cross").mkdir()
     serial = f"{peer.serial_number:x}"
     write_certificates(ours / "cross" / f"{serial}.pem", (peer,))
-    assert "1 revoked" in succeeded("ca", "root-crl", ours, "--revoke", serial)
+    assert "1 revoked" in succeeded("ca", "root-crl", ours, "--first", "--revoke", serial)
     itself = f"{root.serial_number:x}"
     assert "is of none" in run("ca", "root-crl", ours, "--revoke", itself).stderr
