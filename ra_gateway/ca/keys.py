@@ -50,7 +50,12 @@ from ra_gateway.ca.hierarchy import (
 from ra_gateway.ca.issuer import Issuer
 from ra_gateway.ca.profiles import CLOCK_SKEW
 from ra_gateway.ca.records import RootUpdate
-from ra_gateway.ca.root_record import cross_certificates, root_crl
+from ra_gateway.ca.root_record import (
+    cross_certificates,
+    require_unrevoked,
+    revoked_by_root,
+    root_crl,
+)
 from ra_gateway.cmp.certificates import Certificate, KeyUsage
 from ra_gateway.cmp.names import canonical
 from ra_gateway.cmp.oids import OID
@@ -65,6 +70,8 @@ from ra_gateway.keys import (
     require_private_key,
     spki_der,
 )
+
+ISSUING: Final = "issuing.pem"
 
 _ROOT_UPDATE: Final = ("old-root", "root-new-with-old", "root-old-with-new")
 
@@ -104,11 +111,13 @@ class Expiry(NamedTuple):
     Args:
         file: Name relative to the CA's directory.
         not_after: Aware UTC.
+        revoked: By the root: it has ended already.
     """
 
     file: str
     subject: str
     not_after: datetime
+    revoked: bool = False
 
 
 # --- Made -------------------------------------------------------------------------------------------------------
@@ -332,12 +341,15 @@ def load_ca(
         password: Of all keys that are in files.
 
     Raises:
-        ConfigError: A file is missing or cannot be used, they do not belong together, or what is in use expired.
+        ConfigError: A file is missing or cannot be used, they do not belong together, what is in use expired, or the
+            root revoked it.
     """
 
     def read(files: CAFiles) -> CAKeys:
         keys = load_unchecked(files, now, password)
         _require_valid(keys, directory, now)
+        active = keys.issuers[0]
+        require_unrevoked(files, keys.root, (active.certificate, *active.chain))
         return keys
 
     return _undisturbed(directory, read)
@@ -594,11 +606,16 @@ def _expiries(files: CAFiles) -> list[Expiry]:
     names = ["root", "issuing", *SIGNERS, *OPTIONAL_SIGNERS, *_ROOT_UPDATE]
     for name in files.numbered("retired"):
         names += [f"{name}/issuing", f"{name}/ocsp"]
-    found = [
-        Expiry(f"{name}.pem", certificate.subject, certificate.not_after)
+    held = {
+        f"{name}.pem": load_certificates(files.find(f"{name}.pem"), SETTING)
         for name in names
         if files.has(f"{name}.pem")
-        for certificate in load_certificates(files.find(f"{name}.pem"), SETTING)
+    }
+    root = held["root.pem"][0]
+    found = [
+        Expiry(name, item.subject, item.not_after, bool(revoked_by_root(files, root, (item,))))
+        for name, items in held.items()
+        for item in items
     ]
     crl = root_crl(files)
     # Whoever reads it refuses what the root signed from its nextUpdate on.

@@ -39,6 +39,7 @@ from ra_gateway.ca.keys import (
     roots_of,
 )
 from ra_gateway.ca.profiles import CLOCK_SKEW
+from ra_gateway.ca.root_record import require_unrevoked
 from ra_gateway.cmp.algorithms import load_public_key
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.names import same_name
@@ -154,7 +155,7 @@ def roll_root(
         The certificate of the new root.
 
     Raises:
-        ConfigError: As `roll_issuing`; or the root issues itself, without an issuing CA.
+        ConfigError: As `roll_issuing`; or the root issues itself, without an issuing CA, or has revoked that.
     """
     with changing(
         directory, "roll-root", archive="retired-roots", key_uris=key_uris, password=password
@@ -172,6 +173,7 @@ def roll_root(
             )
         require_living(old, now)
         require_living(issuing, now)
+        require_unrevoked(files, old, (issuing,))
         old_key = load_root_key(files, old, password, root_key_path, root_password)
         kind = kind_of(old) if key_kind is None else require_kind(key_kind)
         key = change.new_key("root", kind, root_password)
@@ -231,7 +233,7 @@ async def renew_signers(
         Names of the certificate files that were made, such as "cmp.pem"; empty if none was due.
 
     Raises:
-        ConfigError: An issuing CA cannot be loaded or has expired, or files cannot be written.
+        ConfigError: An issuing CA cannot be loaded, has expired or was revoked, or files cannot be written.
     """
     with changing(
         directory, "renew-signers", archive="retired-signers", key_uris=key_uris, password=password
@@ -246,6 +248,8 @@ async def renew_signers(
         for name in due:
             prefix = name.removesuffix(name.rpartition("/")[2])
             issuer = load_issuer(change.files, prefix, roots, password)
+            if not prefix:
+                require_unrevoked(change.files, roots[0], (issuer.certificate, *issuer.chain))
             subject_der = _signer_subject(change.files, name, issuer.certificate)
             kind = kind_of(issuer.certificate) if key_kind is None else require_kind(key_kind)
             names = _signer_names(change.files, name)

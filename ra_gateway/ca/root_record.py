@@ -8,6 +8,7 @@ retired-crls/N/root.crl     a copy of each, made with it: where root.crl is lost
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -55,8 +56,8 @@ def _of_a_peer(name: str) -> bool:
     return name.startswith(f"{CROSS}/")
 
 
-def signed_by(files: CAFiles, root: Certificate) -> set[int]:
-    """Return the serial numbers of all that a root signed, but for what makes the root itself known.
+def signed_by(files: CAFiles, root: Certificate) -> dict[int, Certificate]:
+    """Return by serial number all that a root signed, but for what makes the root itself known.
 
     Another operator's CA is among them whatever its name is.
 
@@ -66,7 +67,7 @@ def signed_by(files: CAFiles, root: Certificate) -> set[int]:
     own = (item for item in own_certificates(files) if not item.self_issued)
     peers = (item for _, item in peers_certificates(files))
     return {
-        item.serial_number
+        item.serial_number: item
         for item in (*own, *peers)
         if same_name(item.issuer_der, root.subject_der)
     }
@@ -128,6 +129,40 @@ def cross_certificates(files: CAFiles) -> list[tuple[str, Certificate]]:
     found = peers_certificates(files)
     living = [item for item in found if item[1].serial_number not in revoked]
     return sorted(living, key=lambda item: item[1].not_after)
+
+
+def revoked_by_root(
+    files: CAFiles, root: Certificate, certificates: Iterable[Certificate]
+) -> list[Certificate]:
+    """Return those of some certificates that a root signed, and revoked.
+
+    Raises:
+        ConfigError: Its CRL cannot be read.
+    """
+    crl = root_crl(files)
+    revoked = frozenset[int]() if crl is None else crl.content.revoked
+    return [
+        item
+        for item in certificates
+        if item.serial_number in revoked and same_name(item.issuer_der, root.subject_der)
+    ]
+
+
+def require_unrevoked(
+    files: CAFiles, root: Certificate, certificates: Iterable[Certificate]
+) -> None:
+    """Make sure that no CA of a chain was revoked by the root.
+
+    Raises:
+        ConfigError: One was, or the root's CRL cannot be read.
+    """
+    for certificate in revoked_by_root(files, root, certificates):
+        raise ConfigError.of(
+            SETTING,
+            f"the root has revoked the certificate of {certificate.subject}, "
+            f"serial number {certificate.serial_number:x}",
+            f"Nothing that it issues is believed; run: ra-gateway ca roll-issuing {files.path}",
+        )
 
 
 class RootCRL:

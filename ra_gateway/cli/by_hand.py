@@ -15,9 +15,10 @@ from ra_gateway.ca.by_hand import issue, template_of
 from ra_gateway.ca.cross import RootKey, cross_certify, make_root_crl
 from ra_gateway.ca.derivation import require_crl_url
 from ra_gateway.ca.files import CAFiles, require_absent
+from ra_gateway.ca.keys import ISSUING, certificate_of, expiries
 from ra_gateway.ca.ledger.ledger import Ledger
 from ra_gateway.ca.records import Reason
-from ra_gateway.ca.root_record import CROSS, ROOT_CRL, root_crl_names
+from ra_gateway.ca.root_record import CROSS, ROOT_CRL, root_crl_names, signed_by
 from ra_gateway.cli.ledger_context import actor, with_ledger
 from ra_gateway.cli.output import (
     CONFIG,
@@ -205,6 +206,14 @@ def ca_root_crl(
         directory, key, now=now(), days=days, revoke=serials, first=first
     )
     say(f"Wrote {directory / ROOT_CRL}: number {number}, {count} revoked, until {day(until)} UTC.")
+    files = CAFiles(directory)
+    signed = signed_by(files, certificate_of(files, "root"))
+    for serial in serials:
+        say(f"Revoked {serial:x}: {signed[serial].subject}.")
+    if any(item.revoked and item.file == ISSUING for item in expiries(directory)):
+        say(
+            f"The issuing CA is revoked, and issues nothing any more: ra-gateway ca roll-issuing {directory}"
+        )
 
 
 def _read(path: Path) -> bytes:

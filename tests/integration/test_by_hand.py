@@ -430,3 +430,30 @@ def test_a_peer_with_the_roots_name_can_be_revoked(tmp_path: Path) -> None:
     assert "1 revoked" in succeeded("ca", "root-crl", ours, "--first", "--revoke", serial)
     itself = f"{root.serial_number:x}"
     assert "is of none" in run("ca", "root-crl", ours, "--revoke", itself).stderr
+
+
+@pytest.mark.requirement("T26")
+def test_an_issuing_ca_that_the_root_revoked_issues_nothing(config: Path, tmp_path: Path) -> None:
+    """Neither does it sign, nor is its key certified anew: until it has a successor."""
+    directory = config.parent / "ca"
+    issuing = load_certificates(directory / "issuing.pem", "x")[0]
+    revoke = ("ca", "root-crl", directory, "--first", "--revoke", f"{issuing.serial_number:x}")
+    assert "ca roll-issuing" in succeeded(*revoke, "--reason", "cACompromise")
+    names = x509.SubjectAlternativeName([x509.DNSName(FQDN)])
+    request = write_request(tmp_path / "seg.csr", f"CN={FQDN},O=Example Operator", names)
+    sign = ("ca", "sign", request, "--out", tmp_path / "seg.pem", "--profile", "seg", "-c", config)
+    commands: list[tuple[str | Path, ...]] = [
+        sign,
+        ("ca", "issue-ra", directory, tmp_path / "ra"),
+        ("ca", "roll-root", directory),
+        ("ca", "renew-signers", directory),
+        ("check-config", "-c", config),
+    ]
+    for command in commands:
+        ended = run(*command)
+        assert (ended.exit_code, "has revoked" in ended.stdout + ended.stderr) == (2, True), command
+    listed = succeeded("ca", "expiries", directory)
+    assert ["revoked" in line for line in listed.splitlines() if "issuing.pem" in line] == [True]
+    assert "has revoked" in run("doctor", "-c", config).stdout
+    succeeded("ca", "roll-issuing", directory)
+    succeeded(*sign)
