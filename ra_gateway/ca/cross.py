@@ -30,15 +30,21 @@ from ra_gateway.ca.root_record import (
     CROSS,
     ROOT_CRL,
     cross_certificates,
+    looks,
     own_certificates,
     root_crl_names,
     signed_by,
 )
 from ra_gateway.cmp import asn1
-from ra_gateway.cmp.algorithms import AlgorithmPolicy, default_algorithm, signing_arguments
+from ra_gateway.cmp.algorithms import (
+    AlgorithmPolicy,
+    canonical_spki,
+    default_algorithm,
+    signing_arguments,
+)
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.crl import CRL, open_crl, verify_crl
-from ra_gateway.cmp.names import NULL_DN, same_name
+from ra_gateway.cmp.names import NULL_DN
 from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.requests import read_certification_request
 from ra_gateway.cmp.x520 import require_certifiable
@@ -91,7 +97,7 @@ def cross_certify(
         path_length: How many CAs may follow it.
 
     Returns:
-        The certificate, and those of the same key that are valid as well.
+        The certificate, and those of the same key, or of a name that looks the same, that are valid as well.
 
     Raises:
         ConfigError: The root cannot do that, or not now; nothing was written.
@@ -104,10 +110,13 @@ def cross_certify(
         if subject_der == NULL_DN:
             raise ConfigError.of("request", "has no subject", "A CA needs a name")
         require_living(root, now)
+        look, identity = looks(subject_der), canonical_spki(spki_der)
         for own in own_certificates(change.files):
-            if same_name(subject_der, own.subject_der) or spki_der == own.spki_der:
+            if look == looks(own.subject_der) or identity == canonical_spki(own.spki_der):
                 raise ConfigError.of(
-                    "request", f"has the name or the key of {own.subject}", "Ask the peer again"
+                    "request",
+                    f"has the name or the key of {own.subject}, or a name that looks like it",
+                    "Ask the peer again",
                 )
         require_key(spki_der, root)
         allowed = root.basic_constraints[1]
@@ -136,7 +145,8 @@ def cross_certify(
         living = [
             item
             for _, item in cross_certificates(change.files)
-            if item.spki_der == spki_der and item.not_after >= now
+            if item.not_after >= now
+            and (canonical_spki(item.spki_der) == identity or looks(item.subject_der) == look)
         ]
         change.write(f"{CROSS}/{certificate.serial_number:x}", (certificate,))
         change.commit()

@@ -18,7 +18,8 @@ from ra_gateway.ca.files import SETTING, CAFiles
 from ra_gateway.ca.records import StoredCRL
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.crl import CRLContent, decode_crl, open_crl
-from ra_gateway.cmp.names import same_name
+from ra_gateway.cmp.names import attributes, folded, same_name
+from ra_gateway.cmp.oids import OID
 from ra_gateway.errors import ConfigError, CRLRefused
 from ra_gateway.keys import load_certificates, read_bounded
 
@@ -54,6 +55,49 @@ def peers_certificates(files: CAFiles) -> list[tuple[str, Certificate]]:
 
 def _of_a_peer(name: str) -> bool:
     return name.startswith(f"{CROSS}/")
+
+
+_LOOK_ALIKES: Final = str.maketrans(
+    # After folding: Cyrillic, Greek, and what one Latin letter is taken for.
+    "\u0430\u0432\u0435\u0456\u043a\u043c\u043d\u043e\u0440\u0441\u0442\u0443\u0445\u0455\u0458\u0501\u04bb\u051b\u051d"
+    "\u03b1\u03b2\u03b5\u03b6\u03b7\u03b9\u03ba\u03bc\u03bd\u03bf\u03c1\u03c4\u03c5\u03c7"
+    "l1|0",
+    "abeikmhopctyxsjdhqw" + "abezhikmnoptyx" + "iiio",
+)
+
+
+def looks(name_der: bytes) -> list[tuple[str, str]]:
+    """Return a Name as somebody takes it in who reads it: without order, alphabets and case.
+
+    Raises:
+        MalformedMessage: Not a Name.
+    """
+    found = ((oid, folded(text).translate(_LOOK_ALIKES)) for oid, text in attributes(name_der))
+    return sorted(found)
+
+
+def is_named_for(certificate: Certificate, own: Certificate) -> bool:
+    """Tell whether a subject has an organisation that looks like one of another certificate's subject."""
+    theirs, ours = (
+        {item for item in looks(one.subject_der) if item[0] == OID.organizationName}
+        for one in (certificate, own)
+    )
+    return bool(theirs & ours)
+
+
+def require_not_a_peers(files: CAFiles, subject_der: bytes) -> None:
+    """Make sure that a subject looks like that of no other operator's CA that the root certified.
+
+    Raises:
+        ConfigError: It does.
+    """
+    for name, item in peers_certificates(files):
+        if looks(item.subject_der) == looks(subject_der):
+            raise ConfigError.of(
+                "subject",
+                f"{files.path / name} certifies another operator's CA of this name",
+                "Give another one: two CAs below one root must not be mistaken for each other",
+            )
 
 
 def signed_by(files: CAFiles, root: Certificate) -> dict[int, Certificate]:

@@ -18,7 +18,7 @@ from ra_gateway.ca.files import CAFiles, require_absent
 from ra_gateway.ca.keys import ISSUING, certificate_of, expiries
 from ra_gateway.ca.ledger.ledger import Ledger
 from ra_gateway.ca.records import Reason
-from ra_gateway.ca.root_record import CROSS, ROOT_CRL, root_crl_names, signed_by
+from ra_gateway.ca.root_record import CROSS, ROOT_CRL, is_named_for, root_crl_names, signed_by
 from ra_gateway.cli.ledger_context import actor, with_ledger
 from ra_gateway.cli.output import (
     CONFIG,
@@ -31,6 +31,7 @@ from ra_gateway.cli.output import (
     require_name,
     say,
 )
+from ra_gateway.cmp.algorithms import canonical_spki
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.names import from_rfc4514, general_names_der
 from ra_gateway.cmp.pem import pem_blocks
@@ -155,10 +156,16 @@ def ca_cross_sign(
     )
     for other in living:
         serial = f"{other.serial_number:x}"
+        same = canonical_spki(other.spki_der) == canonical_spki(certificate.spki_der)
         say(
-            f"The same key has {CROSS}/{serial}.pem already, until {day(other.not_after)} UTC, with what that permits; "
+            f"The same {'key' if same else 'name'} has {CROSS}/{serial}.pem already, until {day(other.not_after)} UTC, "
+            f"with what that permits{'' if same else ', and another key'}; "
             f"if this one replaces it: ra-gateway ca root-crl {directory} --revoke {serial} --reason superseded"
         )
+    if is_named_for(certificate, certificate_of(CAFiles(directory), "root")):
+        say("Its organisation is, or looks like, your own: revoke it unless it is a CA of yours.")
+    if not certificate.subject.isascii():
+        say(f"Its subject has letters beyond ASCII: {certificate.subject!a}")
     permitted = permit or []
     if not any(item.startswith("dn:") for item in permitted):
         say("It may certify any subject. --permit dn:O=... bounds it to the peer's.")

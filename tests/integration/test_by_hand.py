@@ -457,3 +457,60 @@ def test_an_issuing_ca_that_the_root_revoked_issues_nothing(config: Path, tmp_pa
     assert "has revoked" in run("doctor", "-c", config).stdout
     succeeded("ca", "roll-issuing", directory)
     succeeded(*sign)
+
+
+CYRILLIC_C: Final = "\u0421"
+
+
+@pytest.mark.requirement("T26")
+@pytest.mark.parametrize(
+    "subject",
+    [
+        "O=Op One,CN=Op One Issuing CA",
+        f"CN=Op One Issuing {CYRILLIC_C}A,O=Op One",
+        "CN=OP  ONE lssuing CA,O=op one",
+        "CN=Op One CMP,O=\u039fp One",
+    ],
+)
+def test_a_name_that_looks_like_the_cas_own(tmp_path: Path, subject: str) -> None:
+    """In another order, case or alphabet."""
+    ours = tmp_path / "ours"
+    succeeded("ca", "create", ours, "--organisation", "Op One")
+    request = write_request(tmp_path / "1.csr", subject)
+    ended = run("ca", "cross-sign", ours, request, "--crl-url", CRL_URL)
+    assert (ended.exit_code, "looks like it" in ended.stderr) == (2, True)
+
+
+@pytest.mark.requirement("T26")
+def test_a_key_of_the_cas_own_in_another_spelling(tmp_path: Path) -> None:
+    """A compressed point is the same key."""
+    ours = tmp_path / "ours"
+    succeeded("ca", "create", ours, "--organisation", "Op One")
+    openssl("ec", "-in", ours / "issuing.key", "-conv_form", "compressed", "-out", tmp_path / "k")
+    request = tmp_path / "1.csr"
+    openssl("req", "-new", "-key", tmp_path / "k", "-subj", "/O=Op Two/CN=CA", "-out", request)
+    ended = run("ca", "cross-sign", ours, request, "--crl-url", CRL_URL)
+    assert (ended.exit_code, "the name or the key of" in ended.stderr) == (2, True)
+
+
+@pytest.mark.requirement("T26")
+def test_a_successor_does_not_take_a_peers_name(tmp_path: Path) -> None:
+    """The next number is taken, or none at all; and who certifies a peer of such a name is told."""
+    ours = tmp_path / "ours"
+    succeeded("ca", "create", ours, "--organisation", "Op One")
+    sign = ("ca", "cross-sign", ours)
+    for number, subject in enumerate(
+        ("CN=Op One Issuing CA G2,O=Op One", "O=Op One,CN=Op One Issuing CA G3", "CN=Two CMP,O=Op")
+    ):
+        request = write_request(tmp_path / f"{number}.csr", subject, key="p256")
+        told = succeeded(*sign, request, "--crl-url", CRL_URL)
+        assert ("looks like, your own" in told) is ("Op One" in subject)
+    again = write_request(tmp_path / "again.csr", "CN=Two CMP,O=Op")
+    told = succeeded(*sign, again, "--crl-url", CRL_URL)
+    assert ("The same name has" in told, "and another key" in told) == (True, True)
+    for subject in ("CN=Op One Issuing CA G2,O=Op One", "CN=Two Issuing CA,O=Op", "CN=Op One Root CA,O=Op One",
+                    "CN=Op One CMP,O=Op One"):  # fmt: skip
+        ended = run("ca", "roll-issuing", ours, "--subject", subject)
+        assert ended.exit_code == 2, subject
+        assert "of this name" in ended.stderr or "this name already" in ended.stderr
+    assert "CN=Op One Issuing CA G4" in succeeded("ca", "roll-issuing", ours)
