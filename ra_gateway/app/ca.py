@@ -30,7 +30,7 @@ from ra_gateway.ca.certification import IssuancePolicy
 from ra_gateway.ca.core import BundledCA
 from ra_gateway.ca.crl import CRLPublisher, CRLSettings
 from ra_gateway.ca.crl_directory import CRLDirectory
-from ra_gateway.ca.cross import RootCRL
+from ra_gateway.ca.files import CAFiles
 from ra_gateway.ca.general_messages import Published
 from ra_gateway.ca.key_generation import KeyGeneration
 from ra_gateway.ca.keys import CAKeys, expiries, load_ca, retired_certificates
@@ -39,6 +39,7 @@ from ra_gateway.ca.ledger.ledger import Ledger, open_ledger
 from ra_gateway.ca.lint import require_clean
 from ra_gateway.ca.ocsp import OCSPResponder, OCSPSettings, OCSPSigner
 from ra_gateway.ca.profiles import Profile
+from ra_gateway.ca.root_record import RootCRL, revoked_by_root
 from ra_gateway.ca.status import CAStatus
 from ra_gateway.cmp.header_checks import HeaderRules, Strictness
 from ra_gateway.cmp.responder import Reply
@@ -68,6 +69,9 @@ EXPIRY_WARNING: Final = timedelta(days=30)
 """How early the CA's own certificates are warned of: renewing them wants somebody's hand."""
 
 _WARNING_SECONDS: Final = 86_400.0
+
+_ROOT_SECONDS: Final = 10.0
+"""From one look for what the root has revoked to the next."""
 
 _CHECKPOINT_SECONDS: Final = 3600.0
 """What is cut off the audit trail within an hour is told by nothing else than the last hour's log."""
@@ -215,7 +219,7 @@ class BundledService:
         self._profiles = profiles = ca_profiles(config)
         require_clean(profiles.values(), keys.issuers[0])
         self.ledger = ca_ledger(config, sink)
-        self._issuing = keys.issuers
+        self._issuing, self._root = keys.issuers, keys.root
         self.issuers = tuple(issuer.certificate for issuer in keys.issuers)
         self.publisher = crl_publisher(config, keys, self.ledger)
         self.status = _status_listener(config, keys, self.ledger, self.publisher)
@@ -309,6 +313,7 @@ class BundledService:
         self._background.append(
             asyncio.create_task(supervised("ca.expiries", self._warn_of_expiries))
         )
+        self._background.append(asyncio.create_task(supervised("ca.root", self._watch_root)))
         config = self._config.status
         if self.status is not None and config is not None:
             where = await listen(self.status, config.listen_host, config.listen_port, "ca.status")
@@ -368,11 +373,38 @@ class BundledService:
                     "subject": expiry.subject,
                     "not_after": expiry.not_after.isoformat(),
                 }
-                if expiry.not_after < now():
+                if expiry.revoked:
+                    log.warning("ca.certificate_revoked", **told)
+                elif expiry.not_after < now():
                     log.error("ca.certificate_expired", **told)
                 elif expiry.not_after < now() + EXPIRY_WARNING:
                     log.warning("ca.certificate_expires", **told)
             await asyncio.sleep(_until_next_warning(item.not_after for item in soonest))
+
+    async def _watch_root(self) -> None:
+        """Issue nothing any more from when the root has revoked the issuing CA."""
+        directory, issuer = self._config.directory_path, self._issuing[0]
+        chain, told = (issuer.certificate, *issuer.chain), ""
+        while True:
+            try:
+                revoked = await asyncio.to_thread(
+                    revoked_by_root, CAFiles(directory), self._root, chain
+                )
+            except ConfigError as error:  # what it said before holds
+                if str(error) != told:
+                    told = str(error)
+                    log.error("ca.directory_unusable", detail=told)
+                revoked = []
+            if revoked:
+                issuer.stop(f"the root has revoked {revoked[0].subject}")
+                log.error(
+                    "ca.issuing_revoked",
+                    subject=revoked[0].subject,
+                    serial=f"{revoked[0].serial_number:x}",
+                    todo=f"run: ra-gateway ca roll-issuing {directory}, and restart; nothing is issued until then",
+                )
+                return
+            await asyncio.sleep(_ROOT_SECONDS)
 
     async def _keep_checkpoints(self) -> None:
         while True:
