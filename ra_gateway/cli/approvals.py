@@ -11,7 +11,7 @@ import typer
 
 from ra_gateway import logs
 from ra_gateway.app import now
-from ra_gateway.app.gateway import transaction_store
+from ra_gateway.app.application import transaction_store
 from ra_gateway.cli.ledger_context import actor
 from ra_gateway.cli.output import CONFIG, Commands, ConfigOption, fail, run, say, show_table
 from ra_gateway.cmp.certificates import load_certificate

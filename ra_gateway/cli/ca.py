@@ -315,7 +315,9 @@ def ca_serve(config: ConfigOption = CONFIG) -> None:
     """Serve the bundled CA as a process of its own, for gateways that use it over HTTP."""
     settings = load_ca(config)
     logs.configure(settings.log.format, settings.log.level)
-    serve_until_signalled(CAService(settings), _warnings(config, settings))
+    serve_until_signalled(
+        CAService(settings, read=lambda: load_ca(config)), _warnings(config, settings)
+    )
 
 
 def _warnings(path: Path, settings: CAServiceConfig) -> list[str]:

@@ -20,7 +20,7 @@ from typer.core import TyperGroup
 
 from ra_gateway import __version__, logs
 from ra_gateway.app import now, warnings
-from ra_gateway.app.gateway import Application
+from ra_gateway.app.application import Application
 from ra_gateway.app.idle import of_inventory
 from ra_gateway.app.running import check
 from ra_gateway.app.trust import anchors
@@ -207,7 +207,9 @@ def serve(config: ConfigOption = CONFIG) -> None:
     """Serve base stations until SIGTERM or Ctrl-C; what was accepted is answered first."""
     settings = load(config)
     logs.configure(settings.log.format, settings.log.level)
-    serve_until_signalled(Application(settings), _warnings(config, settings))
+    serve_until_signalled(
+        Application(settings, read=lambda: load(config)), _warnings(config, settings)
+    )
 
 
 def _warnings(path: Path, settings: GatewayConfig) -> list[str]:

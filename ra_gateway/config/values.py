@@ -13,7 +13,7 @@ from pydantic import AfterValidator, ValidationInfo
 from pydantic_core import PydanticCustomError
 
 from ra_gateway import ldap
-from ra_gateway.ca.derivation import require_crl_url
+from ra_gateway.ca.derivation import DOMAIN, require_crl_url
 from ra_gateway.ca.postgres_url import PostgresURL, UnusableURL, parse_postgres_url
 from ra_gateway.cmp.codes import RESPONSE_TO, BodyType
 from ra_gateway.cmp.identity import DOTTED_OID, PLACEHOLDERS, SERIAL_NUMBER_OR_FQDN, placeholders
@@ -213,7 +213,7 @@ def _crl_url(text: str) -> str:
 
 
 def _domain(text: str) -> str:
-    if not re.fullmatch(r"(?=.{1,253}$)[A-Za-z0-9-]{1,63}(\.[A-Za-z0-9-]{1,63})*", text):
+    if not DOMAIN.fullmatch(text):
         raise wrong("is no DNS domain", "Write it like ran.example.net, without *.")
     return text
 

@@ -36,11 +36,6 @@ OTHERS = IdentityRules(allowed_subjects=("CN=*.south.example.net,O=*",), allowed
 
 
 @pytest.fixture(scope="module")
-def ra(operator_pki: OperatorPKI) -> Credential:
-    return local_ra(operator_pki)
-
-
-@pytest.fixture(scope="module")
 def other_ra(operator_pki: OperatorPKI) -> Credential:
     return local_ra(operator_pki, "Other RA")
 

@@ -8,7 +8,7 @@ import aiohttp
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from ra_gateway.app.gateway import Application
+from ra_gateway.app.application import Application
 from ra_gateway.config.reading import load
 from ra_gateway.config.service_tables import ManagementConfig
 from tests.support.nodes import running

@@ -10,8 +10,8 @@ import cryptography
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from ra_gateway.app.application import OTHER_SEAL_KEY, transaction_store
 from ra_gateway.app.doctor.results import Check, Result, Verdict
-from ra_gateway.app.gateway import OTHER_SEAL_KEY, transaction_store
 from ra_gateway.app.idle import of_inventory
 from ra_gateway.cmp.selfcheck import require_codec
 from ra_gateway.config.service_tables import StoreConfig

@@ -8,6 +8,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, cast
 
+from ra_gateway.app.application import Application
 from ra_gateway.app.doctor.certificates import authorities
 from ra_gateway.app.doctor.connectivity import examine_connectivity
 from ra_gateway.app.doctor.known_errors import explain
@@ -26,7 +27,6 @@ from ra_gateway.app.doctor.responses import (
     shown_by,
 )
 from ra_gateway.app.doctor.results import Check, Result, Verdict
-from ra_gateway.app.gateway import Application
 from ra_gateway.app.running import now
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import BodyType
