@@ -14,7 +14,7 @@ from ra_gateway.app.application import Application
 from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.config.reading import load
 from ra_gateway.events import RequestHandled
-from tests.support.commandline import succeeded
+from tests.support.commandline import PASSWORD, succeeded
 from tests.support.harness import handled_only
 from tests.support.openssl import CLIENT_TIMEOUT_SECONDS, openssl_path
 from tests.support.pages import commands, of_ca, secrets_file, tables
@@ -99,8 +99,11 @@ def make_page_site(directory: Path, page: str, vendor: VendorPKI) -> Path:
         text, count = re.subn(rf"(?m)^{key} = .*$", line, text)
         text = text if count else text.replace("\n[ca]\n", f"\n[ca]\n{line}\n")
     config.write_text(text)
+    (directory / "transport.password").touch(0o600)
+    (directory / "transport.password").write_text(PASSWORD)
+    files = ("gateway.toml", "ca", "transport.password", "onap.p12")
+    names = {name: str(directory / name) for name in files}
     for words in commands(page, program="ra-gateway"):
-        names = {"gateway.toml": str(config), "ca": str(directory / "ca")}
         succeeded(words[1], *(names.get(word, word) for word in words[2:]))
     return config
 
