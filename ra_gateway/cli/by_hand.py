@@ -30,6 +30,7 @@ from ra_gateway.cli.output import (
     read_password,
     require_name,
     say,
+    serial_number,
 )
 from ra_gateway.cmp.algorithms import canonical_spki
 from ra_gateway.cmp.certificates import Certificate
@@ -186,6 +187,10 @@ def ca_root_crl(
     ] = None,
     reason: Annotated[str, typer.Option(help="CRLReason of what is revoked now.")] = "unspecified",
     days: Annotated[int, typer.Option(min=1, max=400, help="Until the next one is due.")] = 90,
+    unknown: Annotated[
+        bool,
+        typer.Option("--unknown", help="Revoke also what no certificate in the directory has."),
+    ] = False,
     first: Annotated[
         bool,
         typer.Option("--first", help="There never was one; else the last one has to be there."),
@@ -202,21 +207,17 @@ def ca_root_crl(
         raise ConfigError.of(
             "--reason", f"{reason} is not one", f"Choose one of {', '.join(allowed)}"
         )
-    try:
-        serials = {int(text, 16): Reason[reason] for text in revoke or ()}
-    except ValueError as error:
-        raise ConfigError.of(
-            "--revoke", "is no serial number in hexadecimal", "As `openssl x509 -serial` prints it"
-        ) from error
+    serials = {serial_number(text): Reason[reason] for text in revoke or ()}
     key = RootKey(read_password(password_file), root_key, read_password(root_password))
     number, until, count = make_root_crl(
-        directory, key, now=now(), days=days, revoke=serials, first=first
+        directory, key, now=now(), days=days, revoke=serials, first=first, unknown=unknown
     )
     say(f"Wrote {directory / ROOT_CRL}: number {number}, {count} revoked, until {day(until)} UTC.")
     files = CAFiles(directory)
     signed = signed_by(files, certificate_of(files, "root"))
     for serial in serials:
-        say(f"Revoked {serial:x}: {signed[serial].subject}.")
+        subject = signed[serial].subject if serial in signed else "whose certificate is not here"
+        say(f"Revoked {serial:x}: {subject}.")
     if any(item.revoked and item.file == ISSUING for item in expiries(directory)):
         say(
             f"The issuing CA is revoked, and issues nothing any more: ra-gateway ca roll-issuing {directory}"

@@ -575,3 +575,28 @@ def test_a_successor_does_not_take_a_peers_name(tmp_path: Path) -> None:
         assert ended.exit_code == 2, subject
         assert "of this name" in ended.stderr or "this name already" in ended.stderr
     assert "CN=Op One Issuing CA G4" in succeeded("ca", "roll-issuing", ours)
+
+
+@pytest.mark.requirement("T26")
+def test_a_cross_certificate_whose_file_is_gone_can_be_revoked(tmp_path: Path) -> None:
+    """By its serial number, and the word that no certificate here has it; nothing else passes for one."""
+    ours = tmp_path / "ours"
+    succeeded("ca", "create", ours, "--organisation", "Op One")
+    request = write_request(tmp_path / "1.csr", "CN=SEG CA,O=Op Two")
+    succeeded("ca", "cross-sign", ours, request, "--crl-url", CRL_URL)
+    (cross,) = (ours / "cross").iterdir()
+    cross.unlink()
+    colons = ":".join(f"{int(cross.stem, 16):032X}"[at : at + 2] for at in range(0, 32, 2))
+    refused = run("ca", "root-crl", ours, "--first", "--revoke", colons)
+    assert (refused.exit_code, "--unknown" in refused.stderr) == (2, True)
+    own = f"{load_certificates(ours / 'root.pem', 'x')[0].serial_number:x}"
+    for text in ("0", "-5", "1_0", f"8{'0' * 39}", "f" * 41, "1 2", "", own):
+        ended = run("ca", "root-crl", ours, "--first", "--unknown", "--revoke", text)
+        assert (ended.exit_code, "erial number" in ended.stderr) == (2, True), text
+        assert not (ours / "root.crl").exists()
+    told = succeeded("ca", "root-crl", ours, "--first", "--unknown", "--revoke", colons)
+    assert ("1 revoked" in told, "whose certificate is not here" in told) == (True, True)
+    crl = x509.load_der_x509_crl((ours / "root.crl").read_bytes())
+    assert crl.get_revoked_certificate_by_serial_number(int(cross.stem, 16)) is not None
+    again = run("ca", "root-crl", ours, "--revoke", colons)
+    assert "is listed already" in again.stderr
