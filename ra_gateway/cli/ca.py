@@ -351,7 +351,7 @@ def ca_list_profiles(config: ConfigOption = CONFIG) -> None:
     """List the certificate profiles: the built-in ones and those of [ca.profiles]."""
     settings = load_ca(config).ca
     show_table(
-        ("Name", "From", "Days", "Subject", "SubjectAltName", "For"),
+        ("Name", "From", "Days", "Subject", "SubjectAltName", "Within", "For"),
         [
             (
                 f"{name} (default)" if name == settings.profile else name,
@@ -359,6 +359,7 @@ def ca_list_profiles(config: ConfigOption = CONFIG) -> None:
                 str(profile.validity_days),
                 ", ".join(sorted(profile.required_subject)),
                 _san(profile),
+                ", ".join((*profile.domains, *(f"O={name}" for name in profile.organisations))),
                 ", ".join(_PURPOSES.get(oid, oid) for oid in profile.purposes),
             )
             for name, profile in ca_profiles(settings).items()
