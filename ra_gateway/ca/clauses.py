@@ -428,14 +428,10 @@ def nf_types_value(names: Sequence[str]) -> bytes:
 def nf_types_of(certificate: Certificate) -> list[str]:
     """Return the names in the NFTypes extension of a certificate that was issued here; empty without one."""
     found = certificate.extensions.get(OID.nfTypes)
-    return (
-        [
-            asn1.inner(item).decode("ascii")
-            for item in asn1.parts(found[1], asn1.MAX_ELEMENTS, "NFTypes")
-        ]
-        if found
-        else []
-    )
+    if found is None:
+        return []
+    names = asn1.parts(found[1], asn1.MAX_ELEMENTS, "NFTypes")
+    return [asn1.inner(name).decode("ascii") for name in names]
 
 
 def _of_nf_types(profile: Profile, nf_types_der: bytes | None) -> Iterator[Fault]:

@@ -255,6 +255,11 @@ def ca_cross_sign(
     if all(item.startswith("dn:") for item in permitted):
         say("It may certify any host name. --permit op2.example bounds it to the peer's domain.")
     say("What kinds of names --permit does not know (addresses, URIs, mailboxes) are not bounded.")
+    if crl_url.startswith("ldap"):
+        root_id = certificate.authority_key_identifier or b""
+        say(
+            f"[ca.ldap] writes it to the entry of ca.ldap.entry with {root_id.hex()} for {{issuer}}."
+        )
     say(
         f"Publish {directory / ROOT_CRL} at {crl_url}; make it by: ra-gateway ca root-crl {directory}"
         + ("" if root_crl_names(CAFiles(directory)) else " --first")

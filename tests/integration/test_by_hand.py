@@ -272,7 +272,11 @@ def test_a_second_cross_certificate_of_a_key_is_told(tmp_path: Path) -> None:
     sign = ("ca", "cross-sign", ours)
     assert "already" not in succeeded(*sign, one, "--crl-url", CRL_URL, "--days", "30")
     (first,) = (ours / "cross").iterdir()
-    assert "already" not in succeeded(*sign, two, "--crl-url", ldap, "--days", "60")
+    told = succeeded(*sign, two, "--crl-url", ldap, "--days", "60")
+    assert "already" not in told
+    root_id = load_certificates(ours / "root.pem", "root")[0].subject_key_identifier
+    assert root_id is not None
+    assert f"with {root_id.hex()} for {{issuer}}" in told
     listed = succeeded("ca", "expiries", ours)
     assert f"cross/{first.name}" in listed
     assert listed.count("cross/") == 2
