@@ -11,10 +11,19 @@ from typing import Final
 import structlog
 
 from ra_gateway.app.changes import config_digest, require_unchanged
+from ra_gateway.app.health import CALM_SECONDS, LOOK_SECONDS, Probe
 from ra_gateway.app.management import Management
 from ra_gateway.app.profiles import ca_profiles, lacks_crl_url, unusable
 from ra_gateway.app.revocation import revocation
-from ra_gateway.app.running import STEADY, cmp_listener, event_sink, listen, now
+from ra_gateway.app.running import (
+    STEADY,
+    CannotListen,
+    cmp_listener,
+    event_sink,
+    listen,
+    log_start,
+    now,
+)
 from ra_gateway.app.trust import vendor_domains
 from ra_gateway.ca.authorization import ClientMode, Mode
 from ra_gateway.ca.certification import IssuancePolicy
@@ -215,6 +224,9 @@ class BundledService:
         self.publisher = crl_publisher(config, keys, self.ledger)
         self.status = _status_listener(config, keys, self.ledger, self.publisher)
         self._background: list[asyncio.Task[None]] = []
+        self._opening: asyncio.Task[None] | None = None
+        self._opened = False
+        self._probe = Probe(self.ledger.ping, CALM_SECONDS)
         client = config.client
         roots = (keys.root, *((keys.old_root,) if keys.old_root else ()))
         self.ca = BundledCA(
@@ -264,14 +276,36 @@ class BundledService:
         )
 
     async def start(self) -> None:
-        """Open the ledger, and serve status.
+        """Open the ledger, and serve status; where the ledger cannot be reached, as soon as it can.
 
         Raises:
             ConfigError: The ledger cannot be used.
             CannotListen: The address or the port cannot be had.
         """
+        try:
+            await self._open()
+        except StoreUnavailable as error:
+            self._probe.problem = error.detail
+            log.error("store.down", by=Component.ca, detail=error.detail)
+            self._opening = asyncio.create_task(supervised("ca.open", self._open_later))
+
+    async def _open_later(self) -> None:
+        while self._probe.problem:
+            await asyncio.sleep(LOOK_SECONDS)
+            try:
+                await self._open()
+            except StoreUnavailable as error:
+                self._probe.problem = error.detail
+            except (ConfigError, CannotListen) as error:
+                self._probe.problem = str(error)
+                log.error("ca.cannot_start", detail=str(error))
+        log.info("store.up", by=Component.ca)
+        await asyncio.Event().wait()
+
+    async def _open(self) -> None:
         await self.ca.start()
         await self._revocation.start()
+        self._opened = True
         await self._warn_of_profiles()
         self._background.append(
             asyncio.create_task(supervised("ca.checkpoints", self._keep_checkpoints))
@@ -289,6 +323,13 @@ class BundledService:
             if directory is not None:
                 task = supervised("crl.directory", directory.run)
                 self._background.append(asyncio.create_task(task))
+        self._probe.problem = ""
+        self._background.append(asyncio.create_task(supervised("ledger.probe", self._probe.run)))
+
+    @property
+    def problem(self) -> str:
+        """What is wrong with the ledger, "" if nothing is."""
+        return self._probe.problem
 
     def _directory(self, status: CAStatusConfig) -> CRLDirectory | None:
         config = self._config.ldap
@@ -389,12 +430,14 @@ class BundledService:
 
     async def stop(self) -> None:
         """Finish what was begun and close everything."""
+        if self._opening is not None:
+            await ended(self._opening)
         background, self._background = self._background, []
         await ended(*background)  # whatever one of them failed of, the ledger is to be closed
         await self._revocation.stop()
         if self.status is not None:
             await self.status.drain(self._config.server.drain_seconds)
-        if background:  # it was started
+        if self._opened:
             await self._checkpoint()
         await self.ca.close()
 
@@ -420,6 +463,10 @@ class CAService:
         routes = {"/.well-known/cmp": "ra", "/pkix": "ra"}
         if config.ca.client is not None:
             routes |= dict.fromkeys(config.ca.client.paths, CLIENT_ENDPOINT)
+        self._paths = {
+            mode: tuple(path for path, known in routes.items() if known == mode)
+            for mode in dict.fromkeys(routes.values())
+        }
         self.listener = cmp_listener(
             self, config.ca.server, routes=routes, profiles={}, sink=sink, by=Component.ca
         )
@@ -428,7 +475,7 @@ class CAService:
             config.management,
             config.ca.server.listen_port,
             metrics,
-            {"process": lambda: self._state},
+            lambda: {"process": self._state, "ledger": self._bundled.problem},
             by=Component.ca,
         )
 
@@ -451,6 +498,8 @@ class CAService:
         server = self._config.ca.server
         where = await listen(self.listener, server.listen_host, server.listen_port, "ca.server")
         self._state = ""
+        unready = {"ledger": self._bundled.problem} if self._bundled.problem else {}
+        log_start(self._config, where, self.management.url, self._paths, unready=unready)
         return where
 
     async def reload(self) -> None:
@@ -469,7 +518,9 @@ class CAService:
 
     async def stop(self) -> None:
         """Answer what was accepted, then close the ledger."""
-        self._state = "draining"
+        is_serving, self._state = not self._state, "draining"
+        if is_serving:
+            await asyncio.sleep(self._config.ca.server.lame_duck_seconds)
         await self.listener.drain(self._config.ca.server.drain_seconds)
         await self._bundled.stop()
         await self.management.stop()
