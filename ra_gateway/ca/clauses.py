@@ -425,6 +425,15 @@ def nf_types_value(names: Sequence[str]) -> bytes:
     return asn1.tlv(0x30, *(asn1.tlv(0x16, name.encode("ascii")) for name in names))
 
 
+def nf_types_of(certificate: Certificate) -> list[str]:
+    """Return the names in the NFTypes extension of a certificate that was issued here; empty without one."""
+    found = certificate.extensions.get(OID.nfTypes)
+    if found is None:
+        return []
+    names = asn1.parts(found[1], asn1.MAX_ELEMENTS, "NFTypes")
+    return [asn1.inner(name).decode("ascii") for name in names]
+
+
 def _of_nf_types(profile: Profile, nf_types_der: bytes | None) -> Iterator[Fault]:
     if nf_types_der is None:
         if profile.nf_types_required:
