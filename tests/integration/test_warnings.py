@@ -170,6 +170,16 @@ def delta_crls(config: Path) -> None:
     edit(config, "[ca.status]\n", "[ca.status]\ndelta_minutes = 30\n")
 
 
+@warned_of("one root for two vendors", "vendors.second.anchors_paths", "make one vendor of the two")
+def one_root_for_two_vendors(config: Path) -> None:
+    text = config.read_text()
+    begin = text.index("[vendors.acme]")
+    ends = re.compile(r"^\[(?!vendors\.acme)", re.MULTILINE).search(text, begin)
+    table = text[begin : ends.start() if ends else None].replace("vendors.acme", "vendors.second")
+    config.write_text(f"{text}\n{table}")
+    edit(config, 'vendors = ["acme"]', 'vendors = ["acme", "second"]')
+
+
 def replaced(old: str, new: str) -> Change:
     """Return what replaces a piece of the configuration."""
     return lambda config: edit(config, old, new)
