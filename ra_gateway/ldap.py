@@ -129,7 +129,8 @@ def fetch(url: str, *, max_octets: int, timeout_seconds: float) -> bytes:
             attributes=[f"{where.attribute};binary"],
             size_limit=_MAX_ENTRIES,
         )
-        if not found:
+        # With entries, an answer that was cut off counts as found.
+        if not found or connection.result["description"] != "success":
             raise LDAPFailure(_reason(connection))
         values = list(_values(connection.response or (), where.attribute))
     if not values:

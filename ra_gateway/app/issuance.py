@@ -224,7 +224,7 @@ def _identities(
                 yield f"endpoints.{name}.routes[{index}].identity", route.identity
     for name, vendor in config.vendors.items():
         upstreams = _of_vendor(config, name)
-        if vendor.enabled and upstreams and upstreams <= set(bundled):
+        if vendor.enabled and upstreams and upstreams.issubset(bundled):
             yield f"vendors.{name}.identity", vendor.identity
 
 
@@ -265,12 +265,12 @@ def _of_lines(
 ) -> Iterator[Problem]:
     """Yield the first line of the inventory, and of each file of shared secrets, whose names the bundled CA refuses."""
     if config.inventory is not None:
-        served = {name for name in config.vendors if _of_vendor(config, name) <= set(bundled)}
+        served = {name for name in config.vendors if _of_vendor(config, name).issubset(bundled)}
         rows = _rows(config.inventory.csv_path, inventory.COLUMNS)
         mine = (row for row in rows if row.values["domain"] in served)
         yield from _first(config.inventory.csv_path, mine, certifier)
     for endpoint in config.endpoints.values():
-        if endpoint.mac is not None and _upstreams(endpoint) <= set(bundled):
+        if endpoint.mac is not None and _upstreams(endpoint).issubset(bundled):
             path = endpoint.mac.secrets_path
             yield from _first(path, _rows(path, secrets.COLUMNS), certifier)
 

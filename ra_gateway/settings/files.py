@@ -97,7 +97,9 @@ def _read_file(path: Path, info: ValidationInfo, *, secret: bool) -> Path:
     _refuse_pem(path)
     path = resolve(path, info)
     if checks_files(info):
-        check_file(path, secret=secret, directory=info.context["directory"])
+        check_file(
+            path, secret=secret, directory=info.context["directory"] if info.context else None
+        )
     return path
 
 

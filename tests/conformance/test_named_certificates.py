@@ -13,18 +13,20 @@ from ra_gateway.ca.records import CertificateStatus
 from ra_gateway.cmp.bodies import rev_rep_content
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import BodyType, PKIStatus
+from ra_gateway.cmp.contradictions import require_consistent
 from ra_gateway.cmp.crmf import (
     RA_VERIFIED_POPO_DER,
     CertId,
     CertTemplate,
     Control,
+    Extension,
     cert_id_der,
     cert_req_messages,
 )
 from ra_gateway.cmp.header_checks import HeaderRules, Strictness
 from ra_gateway.cmp.names import directory_name, from_rfc4514
 from ra_gateway.cmp.oids import OID
-from ra_gateway.errors import PKIFailureInfo, SignerNotTrusted
+from ra_gateway.errors import PKIFailureInfo, RequestRefused, SignerNotTrusted
 from ra_gateway.ra.endpoints import POP
 from ra_gateway.ra.policy import IdentityRules
 from ra_gateway.ra.signer_status import SignerStatus
@@ -72,6 +74,7 @@ CONTRADICTIONS: dict[str, dict[str, Any]] = {
     "notAfter": {"not_after": datetime(2050, 1, 1, tzinfo=UTC)},
     "version": {"version": 0},
     "subjectAltName": {"extensions": (san_extension("dns:enb-2.ran.example.net"),)},
+    "extension 2.5.29.15": {"extensions": (Extension(OID.keyUsage, True, b"\x03\x02\x05\x20"),)},
 }
 
 
@@ -86,6 +89,20 @@ async def test_an_rr_that_contradicts_its_certificate(make_world: MakeWorld, fie
     der = await requests.rr(world, device, asked)
     await assert_refused(world, der, "badCertId", rule="R131", body_type=BodyType.rp)
     assert field in world.events[-1].detail
+
+
+@pytest.mark.requirement(131)
+@pytest.mark.parametrize("field", ["issuerUID", "subjectUID", "serialNumber"])
+def test_what_no_certificate_has_contradicts_it(operator_pki: OperatorPKI, field: str) -> None:
+    """RFC 5280 4.1.2.8; signingAlg, which RFC 4211 5 leaves to the CA, says nothing."""
+    certificate = cmp_certificate(operator_pki.device().certificate)
+    require_consistent(CertTemplate(reserved=("signingAlg",)), certificate)
+    asked = CertTemplate(reserved=(field,))
+    if field == "serialNumber":
+        asked = CertTemplate(serial_number=certificate.serial_number + 1)
+    with pytest.raises(RequestRefused, match=f"another {field}") as caught:
+        require_consistent(asked, certificate)
+    assert caught.value.fail_info is PKIFailureInfo.badCertId
 
 
 @pytest.mark.requirement(130, 131)

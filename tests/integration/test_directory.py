@@ -191,6 +191,16 @@ async def test_a_crl_that_is_not_to_be_had(
         await Downloader().get(crl_url(slapd, dn, attribute), Limits(limit, 60.0))
 
 
+async def test_an_answer_of_many_entries_is_refused(slapd: Slapd) -> None:
+    """A distribution point is one entry, or a few; the first of many are not all that was revoked."""
+    for number in range(11):
+        values = {"certificateRevocationList": CRL}
+        await asyncio.to_thread(directory(slapd).write, f"cn=many-{number},{SUFFIX}", values, 60.0)
+    url = crl_url(slapd, SUFFIX, "certificateRevocationList;binary?sub")
+    with pytest.raises(StatusRefused, match="sizeLimitExceeded"):
+        await Downloader().get(url, LIMITS)
+
+
 @pytest.fixture
 def endless() -> Iterator[int]:
     """Port of a server that begins an answer of 2 GB and goes on and on."""
