@@ -106,6 +106,7 @@ async def test_it_is_ready_while_one_of_its_cas_is_there(
         await server.wait_closed()
         await until(application, 503)
 
+
 async def _silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """Take a request and hang up: a front door that lets nothing but messages through."""
     await reader.read(1)
