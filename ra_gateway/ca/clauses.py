@@ -110,7 +110,7 @@ def strength_bits(spki_der: bytes) -> int:
 
 
 def require_key(spki_der: bytes, issuer: Certificate) -> None:
-    """Refuse the key of another CA that this one, of a certificate, may not certify.
+    """Refuse another CA's key that `issuer` may not certify.
 
     Raises:
         TemplateRefused: It is too long or too strong, or RSA with a small exponent (TS 33.310 6.1.1).

@@ -318,8 +318,8 @@ def test_lines_of_the_inventory_that_help_nobody(config: Path) -> None:
     inventory(
         config,
         "foo,1,,,true",
-        'acme,2,"CN=a,O=Example",,true',
-        'acme,3,"cn=A, O = Example",,true',
+        'acme,2,"CN=a,O=Example Operator",,true',
+        'acme,3,"cn=A, O = Example  Operator",,true',
         "acme,4,CN={serial_number},,true",
         "acme,5,CN={serial_number},,true",
         *(f"bar,{number},,,true" for number in range(6)),
