@@ -13,7 +13,6 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 from types import MappingProxyType
 from typing import Final, NamedTuple
-from urllib.parse import unquote
 
 from cryptography.hazmat.primitives.asymmetric import rsa
 
@@ -22,6 +21,7 @@ from ra_gateway.ca.profiles import NF_TYPE_NAMES, SAN_TAGS, Profile, SubjectForm
 from ra_gateway.cmp import asn1
 from ra_gateway.cmp.algorithms import load_public_key, public_key_kind, signature_algorithm
 from ra_gateway.cmp.certificates import Certificate
+from ra_gateway.cmp.hosts import uri_hosts
 from ra_gateway.cmp.names import attributes
 from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.remembering import remembered
@@ -265,9 +265,6 @@ def host_of(subject_der: bytes) -> str:
 
 _OF_HOSTS: Final = re.compile(r"[.:@/*\u3002]")
 """What names of hosts, addresses and URIs have, in NFKC; U+3002 is a dot too (RFC 3490 3.1)."""
-_HOSTLESS: Final = frozenset({"urn", "tel", "data"})
-"""Schemes whose URIs name no host, though there may be dots in them."""
-_AUTHORITY: Final = re.compile(r"[^:]+://(?:[^/?#@]*@)?([^/?#:\[]+)")
 
 
 def _of_domain(
@@ -322,19 +319,8 @@ def _hosts(
 
 
 def _hosts_of_uri(uri: str) -> Iterator[str]:
-    """Yield the hosts of a URI that are no addresses, also of one like sip:user@host (RFC 3986 3)."""
-    scheme, _, rest = uri.partition(":")
-    if rest.startswith("//"):
-        found = _AUTHORITY.match(uri)
-        hosts = [found[1]] if found else []
-    elif scheme.lower() in _HOSTLESS:
-        hosts = []
-    else:
-        # Each scheme has its own form, and readers differ about a second "@" or one in a parameter.
-        pieces = re.split(r"[^A-Za-z0-9.@*_-]", unquote(rest))
-        ends = [end for piece in pieces for end in (piece.split("@")[1:] or [piece])]
-        hosts = [end for end in ends if "." in end]
-    yield from (host for host in hosts if not re.fullmatch(r"[0-9.]+", host))
+    """Yield the hosts of a URI that are no addresses."""
+    yield from (host for host in uri_hosts(uri) if not re.fullmatch(r"[0-9.]+|\[.*\]", host))
 
 
 def _folded(text: str) -> str:
