@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from ra_gateway.app.credential import check_ra_credential, load_ra_credential
 from ra_gateway.app.running import now
-from ra_gateway.app.trust import anchors, certificates, operator_domain
+from ra_gateway.app.trust import anchors, certificates, counts_known, operator_domain
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.protection import Credential
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
@@ -84,7 +84,11 @@ def answer_trust(
         roots = anchors(config.trust_anchors_paths, f"{setting}.trust_anchors_paths")
     else:
         return operator, ()
-    return TrustDomain(name, DomainKind.operator, roots, operator.intermediates), pinned
+    only_known = counts_known(roots, operator)
+    domain = TrustDomain(
+        name, DomainKind.operator, roots, operator.intermediates, only_known=only_known
+    )
+    return domain, pinned
 
 
 def sent_to_cas(config: GatewayConfig) -> list[str]:

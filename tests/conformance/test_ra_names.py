@@ -290,7 +290,7 @@ async def test_a_device_does_not_get_its_names(
 
 @pytest.mark.requirement(67)
 @pytest.mark.parametrize(
-    ("subject", "san"),
+    "subject, san",
     [
         ("CN=OCCM.core.example.net.", ()),
         ("CN=enb-1,UID=occm.core.example.net", ()),
