@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from types import MappingProxyType
 from typing import Final, NamedTuple
@@ -392,18 +392,30 @@ def _of_names(
 def _of_home(
     profile: Profile, subject: Sequence[Attribute], names: Sequence[tuple[int, bytes]]
 ) -> Iterator[Fault]:
-    """Find hosts of a network function elsewhere than in the home domain that its O says."""
+    """Find hosts of a network function elsewhere than in the home domain that its O says, or those of a SEPP."""
     home = next((item.text.lower() for item in subject if item.letter == "O"), "")
     if not _HOME_DOMAIN.fullmatch(home):
         return  # told with the subject
     homes, rule = [home], "T16"
     if profile.sepp_names:
         homes, rule = [home, home.replace(".3gppnetwork.", ".ipxnetwork.")], "T22"  # TS 23.003 28.5
-    for tag, octets in names:
-        host = octets.decode("ascii", "replace")
-        if tag == SAN_TAGS["dns"] and not any(_lies_in(host, domain) for domain in homes):
-            text = f"SubjectAltName dns is not in the home domain that O says, {home} (TS 33.310 6.1.3c)"
-            yield Fault("subjectAltName", rule, text)
+    all_names = [subject, *(read_subject(der) for tag, der in names if tag == SAN_TAGS["dn"])]
+    for field, host in _hosts(profile, all_names, names):
+        where = field.partition(" ")[0]
+        where = "subject" if where in ("CN", "O", "DC") else "subjectAltName"
+        if not _is_host_within(field, host, homes):
+            text = f"{field} is not in the home domain that O says, {home} (TS 33.310 6.1.3c)"
+            yield Fault(where, rule, text)
+        elif not profile.sepp_names and field != "O" and _SEPP_NAME.fullmatch(host.rstrip(".")):
+            text = f"{field} is the name of a SEPP, which {profile.name} does not certify (TS 33.310 6.1.3c.5)"
+            yield Fault(where, "T22", text)
+
+
+def _is_host_within(field: str, host: str, domains: Iterable[str]) -> bool:
+    """Tell whether a host, of `_hosts`, lies in one of the domains; a CN that reads like a host has to be an FQDN."""
+    if field == "CN" and not _FQDN.fullmatch(host.rstrip(".")):
+        return False
+    return any(_lies_in(host, domain) for domain in domains)
 
 
 def nf_types_value(names: Sequence[str]) -> bytes:
