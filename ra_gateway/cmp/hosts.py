@@ -136,18 +136,40 @@ def _host_2008(text: str) -> str:
 
 _HOSTLESS: Final = frozenset({"urn", "tel", "data"})
 """Schemes whose URIs name no host, though there may be dots in them."""
+_HOST_FIRST: Final = frozenset({"sip", "sips", "im", "pres", "xmpp"})
+"""Schemes without an authority whose URIs may begin with a host (RFC 3261 19.1.1)."""
 _AUTHORITY: Final = re.compile(r"[^:]+://(?:[^/?#]*@)?(\[[^\]/?#]*\]|[^/?#:\[]+)")
+_CONTEXT: Final = re.compile(r";phone-context=([^;]*[A-Za-z][^;]*)", re.IGNORECASE)
+"""A domain name that a telephone number is within (RFC 3966 5.1.5)."""
+_MOST_ENCODINGS: Final = 8
 
 
 def uri_hosts(uri: str) -> Iterator[str]:
-    """Yield the hosts of a URI, names and addresses, also of one like sip:user@host (RFC 3986 3)."""
+    """Yield the hosts of a URI, names and addresses, also of one like sip:user@host (RFC 3986 3).
+
+    Of several readings all are given, of what is encoded over and over too.
+    """
     scheme, _, rest = uri.partition(":")
+    scheme = scheme.lower()
     if rest.startswith("//"):
         found = _AUTHORITY.match(uri)
         if found is not None:
             yield found[1]
-    elif scheme.lower() not in _HOSTLESS:
+    elif scheme == "tel":
+        yield from _CONTEXT.findall(_decoded(rest))
+    elif scheme not in _HOSTLESS:
         # Each scheme has its own form, and readers differ about a second "@" or one in a parameter.
-        pieces = re.split(r"[^A-Za-z0-9.@*_-]", unquote(rest))
-        ends = [end for piece in pieces for end in (piece.split("@")[1:] or [piece])]
-        yield from (end for end in ends if "." in end)
+        pieces = re.split(r"[^A-Za-z0-9.@*_-]", _decoded(rest))
+        if scheme in _HOST_FIRST and "@" not in pieces[0] and "@" not in rest:
+            yield from filter(None, pieces[:1])
+        for piece in pieces:
+            _, *ends = piece.split("@")
+            yield from filter(None, ends if ends else [piece] if "." in piece else [])
+
+
+def _decoded(text: str) -> str:
+    for _ in range(_MOST_ENCODINGS):
+        once, text = text, unquote(text)
+        if once == text:
+            break
+    return text

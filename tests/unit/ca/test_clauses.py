@@ -257,6 +257,9 @@ def test_a_cn_that_reads_like_a_host_is_one_of_the_domain(ca: Certificate, text:
         "https:{}",
         "https:/{}/x",
         "aaa://{}:3868",
+        "pres:a@{}",
+        "tel:+1;phone-context={}",
+        "tel:+1;isub=1;Phone-Context={};x=y",
     ],
 )
 def test_hosts_of_uris_lie_in_the_domain(ca: Certificate, uri: str, host: str, good: bool) -> None:
@@ -274,7 +277,86 @@ def test_hosts_of_uris_lie_in_the_domain(ca: Certificate, uri: str, host: str, g
 @pytest.mark.parametrize(
     "uri",
     [
+        "sip:u@evil",
+        "sip:evil",
+        "sips:evil:5061",
+        "xmpp:u@evil/resource",
+        "mailto:u@evil",
+        "sip:u%2540evil.com",
+        "pres:a@evil%252Ecom",
+        "pres:a@evil%25252Ecom",
+        "tel:+1;phone-context=evil",
+        "tel:+1;phone-context=evil%2Ecom",
+    ],
+)
+def test_hosts_of_uris_in_disguise_lie_in_no_domain(ca: Certificate, uri: str) -> None:
+    """Of one label, or encoded twice."""
+    san = asn1.tlv(0x30, asn1.tlv(0x86, uri.encode()))
+    asked = template(extensions=(Extension(OID.subjectAltName, False, san),))
+    assert refused(replace(loose(NE_IPSEC), domains=("example.net",)), asked, ca).rule == "T1"
+
+
+@pytest.mark.requirement("T1")
+@pytest.mark.parametrize(
+    "bad, good",
+    [
+        ("UID=gw.evil.com", "UID=gw.example.net"),
+        ("1.2.840.113549.1.9.2=gw.evil.com", "1.2.840.113549.1.9.2=gw.example.net"),
+        ("1.2.840.113549.1.9.8=gw.evil.com", "1.2.840.113549.1.9.8=192.0.2.1"),
+        ("1.2.840.113549.1.9.1=x@evil.com", "1.2.840.113549.1.9.1=x@example.net"),
+        ("UID=x@evil.com", "UID=x"),
+    ],
+)
+def test_hosts_of_other_attributes_lie_in_the_domain(ca: Certificate, bad: str, good: str) -> None:
+    """In the subject and in a directoryName."""
+    own = replace(of_all_kinds(loose(NE_IPSEC)), domains=("example.net",))
+    for text, fits in ((bad, False), (good, True)):
+        for asked in (
+            template(subject_der=from_rfc4514(f"CN=enb1,{text},O=Op")),
+            template(extensions=(san_extension(f"dn:CN=enb1,{text}"),)),
+        ):
+            if fits:
+                planned(own, asked, ca)
+            else:
+                assert refused(own, asked, ca).rule == "T1"
+
+
+@pytest.mark.requirement("T1")
+@pytest.mark.parametrize(
+    "labels, good",
+    [
+        (("net", "example", "CN"), True),
+        (("net", "example", "ran", "CN"), True),
+        (("CN", "example", "net"), True),
+        (("CN", "core", "example", "org"), True),
+        (("CN", "com", "evil", "example", "net"), False),
+        (("CN", "com", "example", "net"), False),
+        (("com", "evil", "O", "example", "net"), False),
+        (("com", "evil", "CN"), False),
+        (("CN", "evil", "com"), False),
+    ],
+)
+def test_components_of_a_domain_have_no_second_reading(
+    ca: Certificate, labels: tuple[str, ...], good: bool
+) -> None:
+    """Last in the subject they are a domain of the operator as it is listed: RFC 2247 reads them from the end."""
+    plain = {"CN": (OID.commonName, 0x0C, "enb1"), "O": O}
+    subject = name(*(plain.get(item, (OID.domainComponent, 0x16, item)) for item in labels))
+    own = replace(of_all_kinds(loose(NE_IPSEC)), domains=("example.net", "core.example.org"))
+    beside = Extension(OID.subjectAltName, False, asn1.tlv(0x30, asn1.tlv(0xA4, subject)))
+    for asked in (template(subject_der=subject), template(extensions=(beside,))):
+        if good:
+            planned(own, asked, ca)
+        else:
+            assert refused(own, asked, ca).rule == "T1"
+
+
+@pytest.mark.requirement("T1")
+@pytest.mark.parametrize(
+    "uri",
+    [
         "tel:+49.228.1",
+        "tel:+1;phone-context=+49",
         "urn:oid:1.2.3",
         "urn:uuid:f81d4fae-7dec-11d0-a765-00a0c91e6bf6",
         "https://192.0.2.1/index.html",
