@@ -60,7 +60,7 @@ def transaction_store(config: StoreConfig, sink: EventSink = unheard) -> MemoryS
         )
     url = config.redis_url or ""
     if config.redis_url_path is not None:
-        url = config.redis_url_path.read_text().strip()
+        url = config.redis_url_path.read_text(encoding="utf-8-sig").strip()
     with suppress(ValueError):  # its text may hold a piece of the password
         return RedisStore(
             url,

@@ -84,6 +84,7 @@ def answer_trust(
         roots = anchors(config.trust_anchors_paths, f"{setting}.trust_anchors_paths")
     else:
         return operator, ()
+    # The operator's root speaks by the same CAs, wherever it is named.
     only_known = counts_known(roots, operator)
     domain = TrustDomain(
         name, DomainKind.operator, roots, operator.intermediates, only_known=only_known

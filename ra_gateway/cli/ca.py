@@ -21,7 +21,7 @@ from ra_gateway.app.ca import (
 from ra_gateway.app.doctor.ledger import ledger_warnings
 from ra_gateway.app.profiles import ca_profiles
 from ra_gateway.app.running import check
-from ra_gateway.app.warnings import ca_warnings, of_file
+from ra_gateway.app.warnings import ca_warnings, of_ca_expiry, of_file
 from ra_gateway.ca.files import CAFiles
 from ra_gateway.ca.hierarchy import SignerNames
 from ra_gateway.ca.keys import create_operator_pki, expiries, import_ca
@@ -339,7 +339,7 @@ def check_ca_config(path: Path) -> None:
         say(f"{path}: good. A CA in RA mode.")
     else:
         say(f"{path}: good. A CA in RA mode and in client mode, {len(client.vendors)} vendor(s).")
-    for warning in _warnings(path, settings):
+    for warning in (*_warnings(path, settings), *of_ca_expiry(settings.ca, now())):
         say(f"warning: {warning}")
 
 

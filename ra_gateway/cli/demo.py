@@ -198,8 +198,8 @@ def _print_what_next(console: Console, directory: Path, url: str, *, keep: bool)
         f"  cd {directory} && openssl ecparam -name prime256v1 -genkey -noout -out new.key &&\n"
         f"  openssl cmp -cmd ir -server {server} -path /{path} \\\n"
         "    -cert vendor/device.pem -key vendor/device.key -extracerts vendor/sub.pem \\\n"
-        f"    -trusted operator/root.pem -subject '/CN=enb-0002.ran.example.net' \\\n"
-        "    -newkey new.key -certout new.pem",
+        "    -trusted operator/root.pem -newkey new.key -certout new.pem \\\n"
+        "    -subject '/CN=enb-0002.ran.example.net' -sans enb-0002.ran.example.net",
         highlight=False,
         markup=False,
         soft_wrap=True,

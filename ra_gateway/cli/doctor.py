@@ -13,7 +13,7 @@ import typer
 from ra_gateway import logs
 from ra_gateway.app.doctor import examine
 from ra_gateway.app.doctor.environment import examine_safety
-from ra_gateway.app.doctor.known_errors import explain_text
+from ra_gateway.app.doctor.own_texts import explain_line
 from ra_gateway.app.doctor.probes import SUBJECT
 from ra_gateway.app.doctor.results import Check, Result, Verdict, worst
 from ra_gateway.app.warnings import of_file
@@ -51,7 +51,9 @@ def doctor(
     ] = False,
     explain: Annotated[
         str | None,
-        typer.Option(help="Explain a text out of a log instead, and look at nothing."),
+        typer.Option(
+            help="Explain a text or a line out of a log, of the gateway or a CA, instead of looking at anything."
+        ),
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Leave out what is well.")] = False,
 ) -> None:
@@ -92,14 +94,19 @@ def _of_ca(config: Path) -> list[Result]:
 
 def _explain(text: str, *, as_json: bool) -> None:
     """Print what may be behind a text; exit code 1 if nothing is known of it."""
-    rows = explain_text(text)
-    pairs = [(row.cause, row.setting.replace("{name}", "<name>")) for row in rows]
+    found = explain_line(text)
     if as_json:
-        typer.echo(json.dumps([{"cause": cause, "setting": setting} for cause, setting in pairs]))
+        rows = [{"who": row.who, "cause": row.cause, "setting": row.todo} for row in found]
+        typer.echo(json.dumps(rows))
     else:
-        show_table(_COLUMNS[-2:], pairs)
-    if not pairs:
-        fail(["Nothing is known of this text. The log of the CA has more."], 1)
+        show_table(_COLUMNS[-2:], [(row.cause, row.todo) for row in found])
+    if not found:
+        fail(
+            [
+                "Nothing is known of this text: it is none of ours. If a CA said it, its log has more."
+            ],
+            1,
+        )
 
 
 def _unusable_files(config: Path) -> list[Result]:

@@ -21,6 +21,7 @@ from typer.core import TyperGroup
 from ra_gateway import __version__, logs
 from ra_gateway.app import now, warnings
 from ra_gateway.app.application import Application
+from ra_gateway.app.idle import of_inventory
 from ra_gateway.app.running import check
 from ra_gateway.app.trust import anchors
 from ra_gateway.app.upstreams import sent_to_cas
@@ -235,7 +236,7 @@ def check_config(config: ConfigOption = CONFIG) -> None:
         f"{config}: good. {len(settings.endpoints)} endpoint(s), {len(settings.vendors)} vendor(s), "
         f"{len(settings.upstreams)} upstream(s), store {settings.store.kind}."
     )
-    for warning in _warnings(config, settings):
+    for warning in (*_warnings(config, settings), *of_inventory(settings)):
         say(f"warning: {warning}")
     for sentence in sent_to_cas(settings):
         say(sentence)

@@ -30,7 +30,7 @@ def load(path: Path, *, check_files: bool = True) -> GatewayConfig:
     Raises:
         ConfigError: With every problem found.
     """
-    return parse(_read(path), directory=path.parent, check_files=check_files, name=path.name)
+    return parse(_read(path), directory=path.parent, check_files=check_files, name=str(path))
 
 
 def parse(
@@ -53,7 +53,7 @@ def load_ca(path: Path, *, check_files: bool = True) -> CAServiceConfig:
     """
     raw = {
         key: value
-        for key, value in _tables(_read(path), path.name).items()
+        for key, value in _tables(_read(path), str(path)).items()
         if key in CAServiceConfig.model_fields or key not in GatewayConfig.model_fields
     }
     return _validate(CAServiceConfig, raw, CA_RULES, path.parent, check_files)
@@ -66,20 +66,21 @@ def is_of_ca_alone(path: Path) -> bool:
         ConfigError: It cannot be read, or is not TOML.
     """
     needed = {name for name, field in GatewayConfig.model_fields.items() if field.is_required()}
-    tables = _tables(_read(path), path.name)
+    tables = _tables(_read(path), str(path))
     return "ca" in tables and not needed & tables.keys()
 
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")  # editors may begin it with a mark
     except OSError as error:
         what, todo = (
             f"cannot be read: {error.strerror}",
             "Give the path of a file; `ra-gateway init` writes one.",
         )
     except UnicodeDecodeError as error:
-        what, todo = f"is not UTF-8 text (byte {error.start})", "Save it as UTF-8."
+        other = "" if error.start else ": it seems to be UTF-16"
+        what, todo = f"is not UTF-8 text (byte {error.start}){other}", "Save it as UTF-8."
     raise ConfigError([Problem(str(path), what, todo)])
 
 

@@ -26,6 +26,7 @@ from ra_gateway.cmp.names import (
     from_rfc4514,
     general_names,
     general_names_der,
+    plain_rfc4514,
     split_general_names,
 )
 from ra_gateway.cmp.x520 import alternative_name_text_faults, subject_text_faults
@@ -320,7 +321,7 @@ def _secret(row: dict[str, str]) -> SharedSecret:
     subject = row["subject"]
     if not subject:
         raise ValueError("subject is empty")
-    pattern = subject if _is_pattern(subject) else ""
+    pattern = plain_rfc4514(subject) if _is_pattern(subject) else ""
     try:
         subject_der = NULL_DN if pattern else from_rfc4514(subject)
         if pattern != "*":
