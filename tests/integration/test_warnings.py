@@ -344,6 +344,19 @@ def test_what_is_advised_for_a_remote_ca_is_not_warned_of(config: Path) -> None:
     assert warnings(load(config), datetime.now(UTC)) == []
 
 
+@pytest.mark.parametrize("root", ["acme", "operator"])
+def test_a_ca_that_answers_below_a_root_of_somebody_else(root: str, config: Path) -> None:
+    """Of the CAs below it none is listed; below the operator's, those of `operator.intermediates_paths` are."""
+    hard(config)
+    edit(
+        config,
+        'kind = "cmp_http"\n',
+        f'kind = "cmp_http"\ntrust_anchors_paths = ["{root}/root.pem"]\n',
+    )
+    expected = ["upstreams.bundled.trust_anchors_paths"] if root == "acme" else []
+    assert [found.path for found in warnings(load(config), datetime.now(UTC))] == expected
+
+
 def test_a_service_says_so_when_it_starts(config: Path) -> None:
     """One line of the log for each; a gateway that nothing is to be said of has none."""
     with GatewayProcess(config) as gateway:
