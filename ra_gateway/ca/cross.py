@@ -32,6 +32,7 @@ from ra_gateway.ca.root_record import (
     cross_certificates,
     looks,
     own_certificates,
+    peers_certificates,
     root_crl_names,
     signed_by,
 )
@@ -50,6 +51,8 @@ from ra_gateway.cmp.requests import read_certification_request
 from ra_gateway.cmp.x520 import require_certifiable
 from ra_gateway.errors import CMPError, ConfigError, CRLRefused
 from ra_gateway.keys import read_bounded
+
+_COMPROMISED: Final = (Reason.keyCompromise, Reason.cACompromise, Reason.aACompromise)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +120,15 @@ def cross_certify(
                     "request",
                     f"has the name or the key of {own.subject}, or a name that looks like it",
                     "Ask the peer again",
+                )
+        _, revoked = _listed(change.files, root_crl_names(change.files), now)
+        for name, item in peers_certificates(change.files):
+            entry = revoked.get(item.serial_number)
+            if entry and entry.reason in _COMPROMISED and canonical_spki(item.spki_der) == identity:
+                raise ConfigError.of(
+                    "request",
+                    f"has the key of {name}, revoked for {entry.reason.name}",
+                    "Ask the peer for one with another key",
                 )
         require_key(spki_der, root)
         allowed = root.basic_constraints[1]
