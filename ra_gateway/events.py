@@ -228,6 +228,36 @@ class CredentialChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class InventoryChanged:
+    """The file of the inventory has changed, and holds from now on.
+
+    Args:
+        devices: As many are listed now.
+        added, changed, removed: As many since before.
+        warnings: What helps nobody in it, a sentence each.
+    """
+
+    devices: int
+    added: int
+    changed: int
+    removed: int
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class InventoryRefused:
+    """The file of the inventory has changed and cannot be used; the list of before still holds.
+
+    Args:
+        problems: The first that are wrong, a sentence each.
+        devices: As many are still listed.
+    """
+
+    problems: tuple[str, ...]
+    devices: int
+
+
+@dataclass(frozen=True, slots=True)
 class ConfigurationReloaded:
     """A changed configuration holds for all messages from now on.
 
@@ -286,6 +316,8 @@ Fact = (
     | StoreFound
     | CRLPublished
     | CredentialChanged
+    | InventoryChanged
+    | InventoryRefused
     | ConfigurationReloaded
     | ReloadRefused
 )

@@ -23,6 +23,8 @@ from ra_gateway.events import (
     EventSink,
     Fact,
     HTTPRefused,
+    InventoryChanged,
+    InventoryRefused,
     ReloadRefused,
     RequestHandled,
     StoreFound,
@@ -313,6 +315,22 @@ class LogSink:
             case UpstreamUp():
                 seconds = round(event.down_seconds, 1)
                 self._log.info("upstream.up", upstream=event.upstream, down_seconds=seconds)
+            case InventoryChanged():
+                counts = {
+                    name: getattr(event, name)
+                    for name in ("devices", "added", "changed", "removed")
+                }
+                if event.warnings:
+                    self._log.warning("inventory.changed", **counts, warnings=list(event.warnings))
+                else:
+                    self._log.info("inventory.changed", **counts)
+            case InventoryRefused():
+                self._log.error(
+                    "inventory.refused",
+                    problems=list(event.problems),
+                    devices=event.devices,
+                    todo="correct the file; until then the list of before holds",
+                )
             case ConfigurationReloaded():
                 self._log.info("config.reloaded", by=event.by, digest=event.digest)
             case ReloadRefused():

@@ -55,7 +55,7 @@ from ra_gateway.ra.services import Services
 from ra_gateway.ra.signer_status import SignerStatus
 from ra_gateway.ra.transaction import RELAYED_DOMAIN
 from ra_gateway.ra.unconfirmed import UnconfirmedCertificates
-from ra_gateway.stores.inventory import CSVInventory
+from ra_gateway.stores.inventory import InventoryFile
 from ra_gateway.stores.memory import MemoryStore
 from ra_gateway.stores.redis import RedisStore
 from ra_gateway.stores.secrets import SecretFile
@@ -402,6 +402,11 @@ class Wiring:
             for name, endpoint in config.endpoints.items()
         }
         self.revocation = gateway_revocation(config, operator, vendors)
+        self._inventory = (
+            None
+            if config.inventory is None
+            else InventoryFile(config.inventory.csv_path, config.vendors, sink)
+        )
         own = None if bundled is None else LedgerStatus(bundled.ledger, bundled.issuers)
         self.services = Services(
             endpoints=endpoints,
@@ -412,7 +417,7 @@ class Wiring:
             approvals=store,
             confirmation_records=store,
             device_records=store,
-            inventory=None if config.inventory is None else CSVInventory(config.inventory.csv_path),
+            inventory=self._inventory,
             clock=now,
             monotonic=time.monotonic,
             random_octets=secrets.token_bytes,
@@ -473,6 +478,8 @@ class Wiring:
         await all_of([self.revocation.start(), *(probe.once() for probe in self._probes)])
         watched = [("ra.credential", self._ra.watch)]
         watched += [("upstream.secret", secret.watch) for secret in self._ca_secrets.values()]
+        if self._inventory is not None:
+            watched += [("inventory", self._inventory.watch)]
         watched += [(f"upstream.probe {probe.name}", probe.run) for probe in self._probes]
         watched += [("unconfirmed", self._withdraw)]
         self._background = [asyncio.create_task(supervised(*item)) for item in watched]

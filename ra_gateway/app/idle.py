@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
-from typing import Final
 
-from ra_gateway.cmp.names import canonical, from_rfc4514
 from ra_gateway.config.tables import CAServiceConfig, GatewayConfig, IdentityConfig
-from ra_gateway.errors import ConfigError, MalformedMessage, Problem
+from ra_gateway.errors import ConfigError, Problem
 from ra_gateway.ra.policy import InventoryUse
-from ra_gateway.stores.inventory import COLUMNS
-from ra_gateway.stores.rows import Row, read_rows
-
-_MOST_LINES: Final = 5
-"""Told of one kind of wrong line; the rest is counted."""
+from ra_gateway.stores.inventory import CSVInventory, of_no_use
 
 
 def of_idle(config: GatewayConfig) -> Iterator[Problem]:
@@ -82,47 +75,8 @@ def of_inventory(config: GatewayConfig) -> Iterator[Problem]:
     """Yield the lines of the inventory that help nobody: of vendors that there are not, and of names given twice."""
     if config.inventory is None:
         return
-    path = config.inventory.csv_path
-    told = Counter[str]()
-    lines: dict[object, int] = {}
-    for row in _rows(config):
-        vendor, subject = row.values["domain"], row.values["subject"]
-        if vendor not in config.vendors:
-            told["vendor"] += 1
-            if told["vendor"] <= _MOST_LINES:
-                known = ", ".join(config.vendors) or "none"
-                what = f"there is no vendor {vendor!r}; nobody is looked up by this line"
-                yield Problem(f"{path}:{row.line}", what, f"Write one of: {known}")
-        # What a template makes is another name for each device.
-        if not subject or "{" in subject:
-            continue
-        first = lines.setdefault(_key(subject), row.line)
-        if first != row.line:
-            told["subject"] += 1
-            if told["subject"] <= _MOST_LINES:
-                yield Problem(
-                    f"{path}:{row.line}",
-                    f"has the subject of line {first}: two devices, and one name for both",
-                    "Give each a subject of its own",
-                )
-    for what, number in told.items():
-        if number > _MOST_LINES:
-            more = f"has {number - _MOST_LINES} more lines with such a {what}"
-            yield Problem(str(path), more, "Correct them as well")
-
-
-def _rows(config: GatewayConfig) -> Iterator[Row]:
-    assert config.inventory is not None
     try:
-        for row in read_rows(config.inventory.csv_path, COLUMNS):
-            if isinstance(row, Row):
-                yield row
+        devices = CSVInventory(config.inventory.csv_path)
     except ConfigError:
         return  # whoever loads it to use it says what is wrong
-
-
-def _key(subject: str) -> object:
-    try:
-        return canonical(from_rfc4514(subject))
-    except (ValueError, MalformedMessage):
-        return subject
+    yield from of_no_use(devices, config.vendors)

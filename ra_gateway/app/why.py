@@ -303,7 +303,7 @@ async def of_inventory(config: Config, what: str, log: LogReader) -> list[Findin
             said = f"{name} of {domain} is listed, {'enabled' if entry.enabled else 'not enabled'}"
             if entry.subject:
                 said += f", with the subject {entry.subject}"
-            todo = "" if entry.enabled else "Set enabled = true in its line, and restart"
+            todo = "" if entry.enabled else "Set enabled = true in its line"
             return [Finding("inventory", said, todo)]
     wanting = [
         name for name in domains if config.vendors[name].identity.inventory is InventoryUse.required
@@ -311,7 +311,7 @@ async def of_inventory(config: Config, what: str, log: LogReader) -> list[Findin
     if not wanting:
         return []
     said = f"{' and '.join(names)} is listed under none of {', '.join(domains)}; {wanting[0]} requires it"
-    return [Finding("inventory", said, f"Add a line to {config.inventory.csv_path}, and restart")]
+    return [Finding("inventory", said, f"Add a line to {config.inventory.csv_path}")]
 
 
 # --- the ledger -------------------------------------------------------------------------------------------------

@@ -1,78 +1,273 @@
-"""The operator's list of devices, from a CSV file."""
+"""The operator's list of devices, from a CSV file that is read again when it changes."""
 
 from __future__ import annotations
 
+import asyncio
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from ra_gateway.cmp.identity import identity_key
-from ra_gateway.cmp.names import split_general_names
+from ra_gateway.cmp.names import canonical, from_rfc4514, split_general_names
 from ra_gateway.cmp.x520 import alternative_name_text_faults, subject_text_faults
-from ra_gateway.errors import Problem
+from ra_gateway.errors import ConfigError, MalformedMessage, Problem
+from ra_gateway.events import EventSink, InventoryChanged, InventoryRefused, unheard
 from ra_gateway.ra.ports import InventoryEntry
-from ra_gateway.stores.rows import Row, read_rows, refuse
+from ra_gateway.stores.rows import read_rows, refuse
 
-COLUMNS = ("domain", "identity", "subject", "san", "enabled")
+COLUMNS: Final = ("domain", "identity", "subject", "san", "enabled")
+
+WATCH_SECONDS: Final = 1.0
+"""Between two looks at the file; what is the same in two of them is no longer being written."""
+
+_MOST_LINES: Final = 5
+"""Told of one kind of line that helps nobody; the rest is counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """One device of a list.
+
+    Args:
+        where: File and line, or table and device, for what is wrong with it.
+        place: The same within the list, such as "line 3".
+    """
+
+    where: str
+    place: str
+    domain: str
+    identity: str
+    entry: InventoryEntry
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What it is found by."""
+        return self.domain, identity_key(self.identity)
+
+
+def read_list(path: Path, setting: str = "inventory.csv_path") -> Iterator[Listed | Problem]:
+    """Yield the devices of a CSV file, and what is wrong with lines that cannot be used.
+
+    Args:
+        path: CSV with the header domain,identity,subject,san,enabled; san is separated by blanks.
+        setting: Dotted path of what names the file.
+
+    Raises:
+        ConfigError: The file cannot be read, or has another header.
+    """
+    for row in read_rows(path, COLUMNS, setting=setting):
+        if isinstance(row, Problem):
+            yield row
+            continue
+        where, values = f"{path}:{row.line}", row.values
+        if (what := _unusable(values)) is not None:
+            todo = "Give a vendor's name, the device's identity, and true or false"
+            yield Problem(where, what, todo)
+            continue
+        entry = InventoryEntry(
+            subject=values["subject"],
+            san=split_general_names(values["san"]),
+            enabled=values["enabled"].lower() == "true",
+        )
+        yield Listed(where, f"line {row.line}", values["domain"], values["identity"], entry)
+
+
+def read_devices(
+    path: Path,
+    setting: str = "inventory.csv_path",
+    before: CSVInventory | None = None,
+) -> list[Listed]:
+    """Return the devices of a CSV file, whose names can be certified and of which none is listed twice.
+
+    Args:
+        before: What was read already and need not be looked at again.
+
+    Raises:
+        ConfigError: The file cannot be used, or some of its lines; then no line of it counts.
+    """
+    places: dict[tuple[str, str], str] = {}
+    problems: list[Problem] = []
+    found: list[Listed] = []
+    for item in read_list(path, setting):
+        if isinstance(item, Problem):
+            problems.append(item)
+        elif (before is None or before.get(item.key) != item.entry) and (
+            what := uncertifiable(item.entry)
+        ) is not None:
+            problems.append(Problem(item.where, what, "Write another name there"))
+        elif item.key in places:
+            what = f"{item.identity} of {item.domain} is listed in {places[item.key]} already"
+            problems.append(Problem(item.where, what, "Remove one of the lines"))
+        else:
+            places[item.key] = item.place
+            found.append(item)
+    refuse(problems)
+    return found
 
 
 class CSVInventory:
     """Devices by (vendor domain, identity), read once; case and blanks of an identity make no difference.
 
     Args:
-        path: CSV with the header domain,identity,subject,san,enabled; san is separated by blanks.
+        path: As of `read_list`.
+        before: What was read from it before.
 
     Raises:
         ConfigError: The file cannot be used, or some of its lines; then no line of it counts.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._entries: dict[tuple[str, str], InventoryEntry] = {}
-        lines: dict[tuple[str, str], int] = {}
-        problems: list[Problem] = []
-        for row in read_rows(path, COLUMNS, setting="inventory.csv_path"):
-            if isinstance(row, Problem):
-                problems.append(row)
-                continue
-            values = row.values
-            key = values["domain"], identity_key(values["identity"])
-            if (what := _unusable(row)) is not None:
-                todo = "Give a vendor's name, the device's identity, and true or false"
-                problems.append(Problem(f"{path}:{row.line}", what, todo))
-            elif (what := _uncertifiable(row)) is not None:
-                problems.append(Problem(f"{path}:{row.line}", what, "Write another name there"))
-            elif key in lines:
-                what = f"{values['identity']} of {key[0]} is listed in line {lines[key]} already"
-                problems.append(Problem(f"{path}:{row.line}", what, "Remove one of the lines"))
-            else:
-                lines[key] = row.line
-                self._entries[key] = InventoryEntry(
-                    subject=values["subject"],
-                    san=split_general_names(values["san"]),
-                    enabled=values["enabled"].lower() == "true",
-                )
-        refuse(problems)
+    def __init__(self, path: Path, before: CSVInventory | None = None) -> None:
+        self._devices = {item.key: item for item in read_devices(path, before=before)}
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self._devices)
+
+    def __iter__(self) -> Iterator[Listed]:
+        return iter(self._devices.values())
+
+    def get(self, key: tuple[str, str]) -> InventoryEntry | None:
+        """Return the entry of a device by its key."""
+        item = self._devices.get(key)
+        return None if item is None else item.entry
 
     async def find(self, domain: str, identity: str) -> InventoryEntry | None:
         """Return the entry of a device, or None if it is not listed."""
-        return self._entries.get((domain, identity_key(identity)))
+        return self.get((domain, identity_key(identity)))
 
 
-def _unusable(row: Row) -> str | None:
-    missing = [name for name in ("domain", "identity") if not row.values[name]]
+class InventoryFile:
+    """A CSV file that is taken up anew, as a whole, when it has changed; until then, and if it is bad, the old stays.
+
+    Args:
+        path: As of `read_list`.
+        vendors: Those that there are; a line of another one is told.
+        sink: Takes that it was taken up, or cannot be.
+
+    Raises:
+        ConfigError: The file cannot be used now.
+    """
+
+    def __init__(self, path: Path, vendors: Collection[str], sink: EventSink = unheard) -> None:
+        self._path, self._vendors, self._sink = path, vendors, sink
+        self._seen = self._last = _state(path)
+        self.current = CSVInventory(path)
+
+    async def find(self, domain: str, identity: str) -> InventoryEntry | None:
+        """Return the entry of a device, or None if it is not listed now."""
+        return await self.current.find(domain, identity)
+
+    async def watch(self) -> None:
+        """Take up what changes, until cancelled."""
+        while True:
+            await asyncio.sleep(WATCH_SECONDS)
+            await self.look()
+
+    async def look(self) -> None:
+        """Look at the file once; take it up if it has changed, and has not since the last look."""
+        state = await asyncio.to_thread(_state, self._path)
+        is_settled, self._last = state == self._last, state
+        if state == self._seen or not is_settled:
+            return
+        old = self.current
+        try:
+            fresh, warnings = await asyncio.to_thread(self._load, old)
+        except ConfigError as error:
+            self._seen = state  # told once, and looked at again when it changes again
+            self._sink(InventoryRefused(tuple(map(str, error.problems)), len(old)))
+            return
+        if await asyncio.to_thread(_state, self._path) != state:
+            return  # written while it was read: what was read may be half of it
+        self.current, self._seen = fresh, state
+        changed = sum(old.get(item.key) not in (None, item.entry) for item in fresh)
+        added = sum(old.get(item.key) is None for item in fresh)
+        removed = len(old) - (len(fresh) - added)
+        if added or changed or removed:
+            self._sink(InventoryChanged(len(fresh), added, changed, removed, warnings))
+
+    async def close(self) -> None:
+        """Nothing is open."""
+
+    def _load(self, before: CSVInventory) -> tuple[CSVInventory, tuple[str, ...]]:
+        fresh = CSVInventory(self._path, before)
+        return fresh, tuple(map(str, of_no_use(fresh, self._vendors)))
+
+
+def of_no_use(devices: Iterable[Listed], vendors: Collection[str]) -> Iterator[Problem]:
+    """Yield the devices of a list that help nobody: of vendors that there are not, and with another's names.
+
+    What is not enabled has no name to share: so the successor of a device gets its name.
+    """
+    told = Counter[str]()
+    places: dict[object, str] = {}
+    where = ""
+    for item in devices:
+        where = where or item.where
+        for kind, what, todo in _of_no_use(item, vendors, places):
+            told[kind] += 1
+            if told[kind] <= _MOST_LINES:
+                yield Problem(item.where, what, todo)
+    for kind, number in told.items():
+        if number > _MOST_LINES:
+            more = f"has {number - _MOST_LINES} more lines with such a {kind}"
+            yield Problem(where.rpartition(":")[0], more, "Correct them as well")
+
+
+def _of_no_use(
+    item: Listed, vendors: Collection[str], places: dict[object, str]
+) -> Iterator[tuple[str, str, str]]:
+    if item.domain not in vendors:
+        known = ", ".join(vendors) or "none"
+        what = f"there is no vendor {item.domain!r}; nobody is looked up by this line"
+        yield "vendor", what, f"Write one of: {known}"
+    if not item.entry.enabled:
+        return
+    subject = item.entry.subject
+    # What a template makes is another name for each device.
+    if subject and "{" not in subject:
+        first = places.setdefault(_subject_key(subject), item.place)
+        if first != item.place:
+            what = f"has the subject of {first}: two devices, and one name for both"
+            yield "subject", what, "Give each a subject of its own"
+    for name in item.entry.san:
+        if "{" in name:
+            continue
+        first = places.setdefault(f"san {identity_key(name)}", item.place)
+        if first != item.place:
+            what = f"has {name[:80]!r} of {first}: two devices, and one name for both"
+            yield "name", what, "Give each names of its own"
+
+
+def uncertifiable(entry: InventoryEntry) -> str | None:
+    """Return why the names of an entry can be in no certificate; None if they can."""
+    for fault in subject_text_faults(entry.subject) if entry.subject else ():
+        return f"the subject {entry.subject[:80]!r} cannot be certified: {fault}"
+    for name in entry.san:
+        for fault in alternative_name_text_faults(name, wildcard=True):
+            return f"{name[:80]!r} cannot be certified: {fault}"
+    return None
+
+
+def _unusable(values: dict[str, str]) -> str | None:
+    missing = [name for name in ("domain", "identity") if not values[name]]
     if missing:
         return f"{' and '.join(missing)} empty"
-    if row.values["enabled"].lower() not in ("true", "false"):
+    if values["enabled"].lower() not in ("true", "false"):
         return "enabled is neither true nor false"
     return None
 
 
-def _uncertifiable(row: Row) -> str | None:
-    subject, san = row.values["subject"], split_general_names(row.values["san"])
-    for fault in subject_text_faults(subject) if subject else ():
-        return f"the subject {subject[:80]!r} cannot be certified: {fault}"
-    for name in san:
-        for fault in alternative_name_text_faults(name, wildcard=True):
-            return f"{name[:80]!r} cannot be certified: {fault}"
-    return None
+def _subject_key(subject: str) -> object:
+    try:
+        return canonical(from_rfc4514(subject))
+    except (ValueError, MalformedMessage):
+        return f"subject {subject}"
+
+
+def _state(path: Path) -> tuple[int, int, int]:
+    try:
+        status = path.stat()
+    except OSError:
+        return (0, 0, 0)  # replaced at this very moment, or gone
+    return (status.st_ino, status.st_mtime_ns, status.st_size)

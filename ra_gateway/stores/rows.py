@@ -16,13 +16,18 @@ MAX_LINE_OCTETS: Final = 16 * 1024
 MAX_PROBLEMS: Final = 20
 """More tell nobody more: a file with the wrong separator has one in each line."""
 
-_OTHER_SIGNS: Final = re.compile(r"[;|]")
-"""What spreadsheets write instead of commas, by the language of the machine."""
+_COMMENT: Final = b"#"
+"""Begins a line that is none; a value that begins so stands in quotation marks."""
 
-_VALUE: Final = re.compile(r'(?: *"((?:[^"]|"")*)" *|([^",]*))(,|$)')
-"""A value as RFC 4180 2 has it, in quotation marks or without any, and the comma behind it if there is one.
+_MARK: Final = b"\xef\xbb\xbf"
 
-The module `csv` takes a mark within a value for a part of it.
+_VALUE: Final = {
+    sign: re.compile(rf'(?: *"((?:[^"]|"")*)" *|([^"{sign}]*))({sign}|$)') for sign in ",;"
+}
+"""A value as RFC 4180 2 has it, in quotation marks or without any, and the sign behind it if there is one.
+
+Spreadsheets write commas or semicolons, by the language of the machine. The module `csv` takes a mark within a value
+for a part of it.
 """
 
 
@@ -39,8 +44,9 @@ def read_rows(
 ) -> Iterator[Row | Problem]:
     """Yield the rows of a CSV file in UTF-8, and what is wrong with those that are not as the header says.
 
-    A value never goes on in the next line, so that a quotation mark that is missing costs one row. No text
-    repeats a value, which may be a secret.
+    Commas separate the values, or semicolons where they do in the header. Lines that begin with # are comments. A
+    value never goes on in the next line, so that a quotation mark that is missing costs one row. No text repeats a
+    value, which may be a secret.
 
     Args:
         required: Columns; without optional ones exactly these, in their order.
@@ -53,14 +59,20 @@ def read_rows(
     try:
         with path.open("rb") as file:
             header: list[str] | None = None
-            number = 0
+            number, sign = 0, ","
             while octets := file.readline(MAX_LINE_OCTETS + 1):
                 number += 1
                 if len(octets) > MAX_LINE_OCTETS:
                     # What follows would begin within a value; nobody can say where the next row is.
                     yield _wrong(path, number, f"is longer than {MAX_LINE_OCTETS} octets")
                     return
-                values = _values(octets, first=number == 1)
+                if number == 1:
+                    octets = octets.removeprefix(_MARK)
+                if octets.startswith(_COMMENT):
+                    continue
+                if header is None and b"," not in octets and b";" in octets:
+                    sign = ";"
+                values = _values(octets, sign)
                 if header is None:
                     header = _header(path, values, required, optional, setting)
                 elif isinstance(values, str):
@@ -94,12 +106,10 @@ def refuse(problems: Sequence[Problem]) -> None:
         raise ConfigError(list(problems))
 
 
-def _values(octets: bytes, *, first: bool) -> list[str] | str:
+def _values(octets: bytes, sign: str) -> list[str] | str:
     """Return the values of a line, none for an empty one; or what is wrong with it."""
     try:
-        line = (
-            octets.decode("utf-8-sig" if first else "utf-8").removesuffix("\n").removesuffix("\r")
-        )
+        line = octets.decode().removesuffix("\n").removesuffix("\r")
     except UnicodeDecodeError as error:
         return f"is no CSV in UTF-8 (octet {error.start + 1})"
     if not line.isprintable():
@@ -108,9 +118,9 @@ def _values(octets: bytes, *, first: bool) -> list[str] | str:
     if not line.strip():
         return []
     if '"' not in line:
-        return [value.strip() for value in line.split(",")]
+        return [value.strip() for value in line.split(sign)]
     values, at = [], 0
-    while (found := _VALUE.match(line, at)) is not None:
+    while (found := _VALUE[sign].match(line, at)) is not None:
         quoted, plain, separator = found.groups()
         values.append((plain if quoted is None else quoted.replace('""', '"')).strip())
         if not separator:
@@ -139,9 +149,9 @@ def _header(
         found if isinstance(found, str) else f"is {printable(','.join(found), 200) or 'missing'}"
     )
     what = f"{path} has another header: the header {shown}"
-    if isinstance(found, list) and len(found) == 1 and (sign := _OTHER_SIGNS.search(found[0])):
-        what = f"{path} is separated by {sign[0]!r}, not by commas: the header {shown}"
-    raise ConfigError.of(setting or f"{path}:1", what, f"{todo}, separated by commas")
+    if isinstance(found, list) and len(found) == 1 and "|" in found[0]:
+        what = f"{path} is separated by '|', not by commas: the header {shown}"
+    raise ConfigError.of(setting or f"{path}:1", what, f"{todo}, separated by commas or semicolons")
 
 
 def _wrong(path: Path, number: int, what: str) -> Problem:

@@ -18,10 +18,18 @@ from ra_gateway.device.enrollment import Enrollment
 from ra_gateway.device.errors import EnrollmentRefused
 from ra_gateway.device.values import DeviceIdentity, RequestOptions, operator_trust
 from ra_gateway.errors import ConfigError
-from ra_gateway.events import ConfigurationReloaded, Fact, ReloadRefused
+from ra_gateway.events import (
+    ConfigurationReloaded,
+    Fact,
+    InventoryChanged,
+    InventoryRefused,
+    ReloadRefused,
+)
 from ra_gateway.keys import load_certificates
+from ra_gateway.stores import inventory
 from tests.support.credentials import cmp_credential
 from tests.support.pki import VendorPKI, make_key, make_vendor_pki, write_certificates
+from tests.support.polling import settled
 from tests.support.processes import GatewayProcess
 from tests.support.setups import edit, make_setup
 
@@ -177,3 +185,32 @@ def test_sighup_reloads_and_ends_nothing(config: Path) -> None:
         refused = gateway.await_event("config.reload_refused")
         assert refused["problems"][0].startswith("server.max_connections: has changed")
         assert gateway.stop() == 0
+
+
+async def test_a_line_of_the_inventory_holds_without_a_reload(
+    config: Path, vendor_pki: VendorPKI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A device that is listed while the gateway serves can enrol; a list that is bad takes it from nobody."""
+    monkeypatch.setattr(inventory, "WATCH_SECONDS", 0.02)
+    devices = config.parent / "devices.csv"
+    header = "domain,identity,subject,san,enabled\n"
+    devices.write_text(header)
+    rules = '[vendors.acme.identity]\ninventory = "required"\nidentity_from = "cn"'
+    edit(config, "[vendors.acme.identity]", rules)
+    config.write_text(f'{config.read_text()}\n[inventory]\ncsv_path = "devices.csv"\n')
+    async with serving(config) as site:
+
+        async def has_told(kind: type[Fact]) -> None:
+            async def told() -> bool:
+                return any(isinstance(fact, kind) for fact in site.facts)
+
+            await settled(told)
+
+        with pytest.raises(EnrollmentRefused):
+            await site.enrol(vendor_pki, "A1")
+        devices.write_text(f"{header}acme,A1,,,true\n")
+        await has_told(InventoryChanged)
+        await site.enrol(vendor_pki, "A1")
+        devices.write_text(f"{header}acme,A1,,,false\nacme,A2,,,perhaps\n")
+        await has_told(InventoryRefused)
+        await site.enrol(vendor_pki, "A1")

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from ra_gateway.app import warnings
+from ra_gateway.app.idle import of_inventory
 from ra_gateway.app.warnings import of_ca_expiry
 from ra_gateway.config.reading import load
 from ra_gateway.keys import load_private_key
@@ -336,6 +337,20 @@ def test_lines_of_the_inventory_that_help_nobody(config: Path) -> None:
     assert "2 more lines with such a vendor" in said[6]
     rows = json.loads(run("doctor", "--json", "--quiet", "--config", config).stdout)
     assert sum(row["subject"] == "inventory" for row in rows) == 7
+
+
+def test_a_successor_gets_the_name_of_the_device_it_replaces(config: Path) -> None:
+    """A device that is not enabled shares no name; of those that are, each has names of its own."""
+    edit(config, "[vendors.acme.identity]", '[vendors.acme.identity]\ninventory = "optional"')
+    inventory(
+        config,
+        "acme,1,CN=a,dns:a.example.net,false",
+        "acme,2,CN=a,dns:a.example.net dns:{cn}.example.net,true",
+        "acme,3,CN=c,dns:A.example.net dns:{cn}.example.net,true",
+    )
+    said = [str(problem) for problem in of_inventory(load(config))]
+    assert len(said) == 1
+    assert "devices.csv:4: has 'dns:A.example.net' of line 3" in said[0]
 
 
 def test_what_is_advised_for_a_remote_ca_is_not_warned_of(config: Path) -> None:

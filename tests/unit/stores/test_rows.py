@@ -40,8 +40,22 @@ def refused(tmp_path: Path, content: str | bytes) -> list[str]:
         (HEADER + GOOD).replace("\n", "\r\n"),
         HEADER + "\n" + GOOD.rstrip() + "\n\n",
         HEADER + ' acme , SN1 ,"CN=enb-1",dns:enb-1 dns:enb-one,TRUE',
+        (HEADER + GOOD).replace(",", ";"),
+        "\ufeff" + (HEADER + GOOD).replace(",", ";").replace("\n", "\r\n"),
+        f"# north\n{HEADER}# tower 1, the old one's successor: \"x\n{GOOD}#acme,SN2,,,true\n",
+        f"\ufeff# north\n{HEADER}{GOOD}",
     ],
-    ids=["plain", "BOM", "CRLF", "blank lines", "quotes"],
+    ids=[
+        "plain",
+        "BOM",
+        "CRLF",
+        "blank lines",
+        "quotes",
+        "semicolons",
+        "Excel",
+        "comments",
+        "BOM and comment",
+    ],
 )
 async def test_good_files(content: str, tmp_path: Path) -> None:
     """However a spreadsheet writes them."""
@@ -126,6 +140,26 @@ def test_a_quotation_mark_swallows_nobody(tmp_path: Path) -> None:
     assert [text.split(": ")[0] for text in said] == ["FILE:2", "FILE:4"]
 
 
+async def test_semicolons_leave_commas_to_the_values(tmp_path: Path) -> None:
+    """As a spreadsheet in German or French writes them; and the header decides for all lines."""
+    header = HEADER.replace(",", ";")
+    inventory = read(
+        tmp_path, header + 'acme;SN1;CN=enb-1,O=Example;;true\nacme;"#2";"CN=a\\;b";;true\n'
+    )
+    found = await inventory.find("acme", "SN1")
+    assert found is not None
+    assert found.subject == "CN=enb-1,O=Example"
+    assert await inventory.find("acme", "#2") is not None
+    said = refused(tmp_path, header + "acme,SN1,,,true\n")
+    assert said[0].startswith("FILE:2: has more or fewer columns than the header (1, not 5)")
+
+
+async def test_a_comment_may_be_in_any_encoding(tmp_path: Path) -> None:
+    """It is not read; and a value may begin as one does."""
+    content = f"# M\xfcnchen\n{HEADER}# K\xf6ln\n".encode("latin-1") + GOOD.encode()
+    assert len(read(tmp_path, content)) == 1
+
+
 def test_other_octets(tmp_path: Path) -> None:
     """What is no UTF-8 is named by its line, and a line without an end by its length."""
     said = refused(tmp_path, HEADER.encode() + b"acme,SN\xff,,,true\n")
@@ -142,7 +176,10 @@ def test_other_octets(tmp_path: Path) -> None:
     [
         ("", "is missing"),
         ("\n" + GOOD, "is missing"),
-        (HEADER.replace(",", ";"), "is domain;identity;subject;san;enabled"),
+        (HEADER.replace(",", "|"), "is domain|identity|subject|san|enabled"),
+        ("domain;identity;subject;san\n", "is domain,identity,subject,san"),
+        ("domain;identity,subject;san;enabled\n", "is domain;identity,subject;san;enabled"),
+        ("# nothing else\n", "is missing"),
         ("identity,domain,subject,san,enabled\n", "is identity,domain"),
         ("\xff\xfe", "is"),
         ("x" * 20000, ""),
