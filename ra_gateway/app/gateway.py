@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 from ra_gateway.app.credential import CredentialFiles
 from ra_gateway.app.health import UpstreamProbe, none_of
 from ra_gateway.app.information import information
+from ra_gateway.app.inventory import open_inventory
 from ra_gateway.app.revocation import LedgerStatus, gateway_revocation
 from ra_gateway.app.running import STEADY, now
 from ra_gateway.app.trust import (
@@ -55,7 +56,6 @@ from ra_gateway.ra.services import Services
 from ra_gateway.ra.signer_status import SignerStatus
 from ra_gateway.ra.transaction import RELAYED_DOMAIN
 from ra_gateway.ra.unconfirmed import UnconfirmedCertificates
-from ra_gateway.stores.inventory import InventoryFile
 from ra_gateway.stores.memory import MemoryStore
 from ra_gateway.stores.redis import RedisStore
 from ra_gateway.stores.secrets import SecretFile
@@ -402,11 +402,7 @@ class Wiring:
             for name, endpoint in config.endpoints.items()
         }
         self.revocation = gateway_revocation(config, operator, vendors)
-        self._inventory = (
-            None
-            if config.inventory is None
-            else InventoryFile(config.inventory.csv_path, config.vendors, sink)
-        )
+        self._inventory = open_inventory(config, sink)
         own = None if bundled is None else LedgerStatus(bundled.ledger, bundled.issuers)
         self.services = Services(
             endpoints=endpoints,

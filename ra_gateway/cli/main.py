@@ -28,6 +28,7 @@ from ra_gateway.app.upstreams import sent_to_cas
 from ra_gateway.app.warnings import of_file
 from ra_gateway.cli.approvals import approvals_app
 from ra_gateway.cli.doctor import doctor
+from ra_gateway.cli.inventory import inventory_app
 from ra_gateway.cli.output import (
     CONFIG,
     Commands,
@@ -102,6 +103,7 @@ app = Commands(
     pretty_exceptions_enable=False,
 )
 app.add_typer(approvals_app)
+app.add_typer(inventory_app)
 app.command()(revocation)
 app.command()(doctor)
 app.command()(why)

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from ra_gateway.cmp.identity import identity_key
-from ra_gateway.cmp.names import canonical, from_rfc4514, split_general_names
+from ra_gateway.cmp.names import (
+    canonical,
+    from_rfc4514,
+    normalized_general_name,
+    split_general_names,
+)
 from ra_gateway.cmp.x520 import alternative_name_text_faults, subject_text_faults
 from ra_gateway.errors import ConfigError, MalformedMessage, Problem
 from ra_gateway.events import EventSink, InventoryChanged, InventoryRefused, unheard
 from ra_gateway.ra.ports import InventoryEntry
-from ra_gateway.stores.rows import read_rows, refuse
+from ra_gateway.stores.rows import as_line, read_rows, refuse, separator
 
 COLUMNS: Final = ("domain", "identity", "subject", "san", "enabled")
 
@@ -24,6 +29,10 @@ WATCH_SECONDS: Final = 1.0
 
 _MOST_LINES: Final = 5
 """Told of one kind of line that helps nobody; the rest is counted."""
+
+
+_STEP: Final = 500
+"""Devices between two steps of a progress bar."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +54,12 @@ class Listed:
     def key(self) -> tuple[str, str]:
         """What it is found by."""
         return self.domain, identity_key(self.identity)
+
+    def values(self) -> tuple[str, ...]:
+        """Return it by `COLUMNS`."""
+        entry = self.entry
+        enabled = "true" if entry.enabled else "false"
+        return self.domain, self.identity, entry.subject, " ".join(entry.san), enabled
 
 
 def read_list(path: Path, setting: str = "inventory.csv_path") -> Iterator[Listed | Problem]:
@@ -78,15 +93,18 @@ def read_devices(
     path: Path,
     setting: str = "inventory.csv_path",
     before: CSVInventory | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> list[Listed]:
     """Return the devices of a CSV file, whose names can be certified and of which none is listed twice.
 
     Args:
         before: What was read already and need not be looked at again.
+        progress: Called with the number of devices read and of lines, now and then.
 
     Raises:
         ConfigError: The file cannot be used, or some of its lines; then no line of it counts.
     """
+    lines = 0 if progress is None else _lines(path)
     places: dict[tuple[str, str], str] = {}
     problems: list[Problem] = []
     found: list[Listed] = []
@@ -103,6 +121,8 @@ def read_devices(
         else:
             places[item.key] = item.place
             found.append(item)
+            if progress is not None and len(found) % _STEP == 0:
+                progress(len(found), lines)
     refuse(problems)
     return found
 
@@ -151,7 +171,7 @@ class InventoryFile:
 
     def __init__(self, path: Path, vendors: Collection[str], sink: EventSink = unheard) -> None:
         self._path, self._vendors, self._sink = path, vendors, sink
-        self._seen = self._last = _state(path)
+        self._seen = self._last = file_state(path)
         self.current = CSVInventory(path)
 
     async def find(self, domain: str, identity: str) -> InventoryEntry | None:
@@ -166,7 +186,7 @@ class InventoryFile:
 
     async def look(self) -> None:
         """Look at the file once; take it up if it has changed, and has not since the last look."""
-        state = await asyncio.to_thread(_state, self._path)
+        state = await asyncio.to_thread(file_state, self._path)
         is_settled, self._last = state == self._last, state
         if state == self._seen or not is_settled:
             return
@@ -177,7 +197,7 @@ class InventoryFile:
             self._seen = state  # told once, and looked at again when it changes again
             self._sink(InventoryRefused(tuple(map(str, error.problems)), len(old)))
             return
-        if await asyncio.to_thread(_state, self._path) != state:
+        if await asyncio.to_thread(file_state, self._path) != state:
             return  # written while it was read: what was read may be half of it
         self.current, self._seen = fresh, state
         changed = sum(old.get(item.key) not in (None, item.entry) for item in fresh)
@@ -200,11 +220,11 @@ def of_no_use(devices: Iterable[Listed], vendors: Collection[str]) -> Iterator[P
     What is not enabled has no name to share: so the successor of a device gets its name.
     """
     told = Counter[str]()
-    places: dict[object, str] = {}
+    named: dict[object, Listed] = {}
     where = ""
     for item in devices:
         where = where or item.where
-        for kind, what, todo in _of_no_use(item, vendors, places):
+        for kind, what, todo in _of_no_use(item, vendors, named):
             told[kind] += 1
             if told[kind] <= _MOST_LINES:
                 yield Problem(item.where, what, todo)
@@ -215,7 +235,7 @@ def of_no_use(devices: Iterable[Listed], vendors: Collection[str]) -> Iterator[P
 
 
 def _of_no_use(
-    item: Listed, vendors: Collection[str], places: dict[object, str]
+    item: Listed, vendors: Collection[str], named: dict[object, Listed]
 ) -> Iterator[tuple[str, str, str]]:
     if item.domain not in vendors:
         known = ", ".join(vendors) or "none"
@@ -226,17 +246,23 @@ def _of_no_use(
     subject = item.entry.subject
     # What a template makes is another name for each device.
     if subject and "{" not in subject:
-        first = places.setdefault(_subject_key(subject), item.place)
-        if first != item.place:
-            what = f"has the subject of {first}: two devices, and one name for both"
+        first = named.setdefault(_subject_key(subject), item)
+        if first is not item:
+            what = f"has the subject of {_place(first, item)}: two devices, and one name for both"
             yield "subject", what, "Give each a subject of its own"
     for name in item.entry.san:
         if "{" in name:
             continue
-        first = places.setdefault(f"san {identity_key(name)}", item.place)
-        if first != item.place:
-            what = f"has {name[:80]!r} of {first}: two devices, and one name for both"
+        first = named.setdefault(f"san {normalized_general_name(name)}", item)
+        if first is not item:
+            what = f"has {name[:80]!r} of {_place(first, item)}: two devices, and one name for both"
             yield "name", what, "Give each names of its own"
+
+
+def _place(item: Listed, seen_from: Listed) -> str:
+    """Return where a device is listed, seen from another one of the same list or file."""
+    is_near = item.where.rpartition(":")[0] == seen_from.where.rpartition(":")[0]
+    return item.place if is_near else item.where
 
 
 def uncertifiable(entry: InventoryEntry) -> str | None:
@@ -247,6 +273,45 @@ def uncertifiable(entry: InventoryEntry) -> str | None:
         for fault in alternative_name_text_faults(name, wildcard=True):
             return f"{name[:80]!r} cannot be certified: {fault}"
     return None
+
+
+def rewritten(path: Path, devices: Mapping[tuple[str, str], Listed]) -> bytes:
+    """Return a CSV file with other devices; what stays, its comments and its order are as they were.
+
+    Args:
+        path: It can be used.
+        devices: By `Listed.key`.
+
+    Raises:
+        OSError, ConfigError: It cannot be read any more.
+    """
+    before = {item.place: item for item in read_devices(path)}
+    lines = path.read_bytes().removesuffix(b"\n").split(b"\n")
+    header = next(line for line in lines if not line.removeprefix(b"\xef\xbb\xbf").startswith(b"#"))
+    sign, end = separator(header), "\r" if header.endswith(b"\r") else ""
+
+    def line_of(item: Listed) -> bytes:
+        return f"{as_line(item.values(), sign)}{end}".encode()
+
+    kept: list[bytes] = []
+    for number, line in enumerate(lines, 1):
+        old = before.get(f"line {number}")
+        new = None if old is None else devices.get(old.key)
+        if old is None or (new is not None and new.entry == old.entry):
+            kept.append(line)
+        elif new is not None:
+            kept.append(line_of(new))
+    known = {item.key for item in before.values()}
+    kept += (line_of(item) for key, item in devices.items() if key not in known)
+    return b"\n".join((*kept, b""))
+
+
+def _lines(path: Path) -> int:
+    try:
+        with path.open("rb") as file:
+            return sum(part.count(b"\n") for part in iter(lambda: file.read(65536), b""))
+    except OSError:
+        return 0  # whoever reads it says so
 
 
 def _unusable(values: dict[str, str]) -> str | None:
@@ -265,7 +330,8 @@ def _subject_key(subject: str) -> object:
         return f"subject {subject}"
 
 
-def _state(path: Path) -> tuple[int, int, int]:
+def file_state(path: Path) -> tuple[int, int, int]:
+    """Return what tells that a file was changed or replaced."""
     try:
         status = path.stat()
     except OSError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -18,6 +18,8 @@ MAX_PROBLEMS: Final = 20
 
 _COMMENT: Final = b"#"
 """Begins a line that is none; a value that begins so stands in quotation marks."""
+
+_TO_BE_QUOTED: Final = re.compile(r'[,;"#]')
 
 _MARK: Final = b"\xef\xbb\xbf"
 
@@ -70,8 +72,8 @@ def read_rows(
                     octets = octets.removeprefix(_MARK)
                 if octets.startswith(_COMMENT):
                     continue
-                if header is None and b"," not in octets and b";" in octets:
-                    sign = ";"
+                if header is None:
+                    sign = separator(octets)
                 values = _values(octets, sign)
                 if header is None:
                     header = _header(path, values, required, optional, setting)
@@ -90,6 +92,19 @@ def read_rows(
             f"{path} cannot be read: {error.strerror or error}",
             "Give a file that this process may read",
         ) from error
+
+
+def separator(header: bytes) -> str:
+    """Return what separates the values of a file, by its header."""
+    return ";" if b"," not in header and b";" in header else ","
+
+
+def as_line(values: Iterable[str], sign: str = ",") -> str:
+    """Return a row as a line, without its end."""
+    return sign.join(
+        f'"{value.replace(chr(34), chr(34) * 2)}"' if _TO_BE_QUOTED.search(value) else value
+        for value in values
+    )
 
 
 def refuse(problems: Sequence[Problem]) -> None:
