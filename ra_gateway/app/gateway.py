@@ -56,6 +56,7 @@ from ra_gateway.ra.services import Services
 from ra_gateway.ra.signer_status import SignerStatus
 from ra_gateway.ra.transaction import RELAYED_DOMAIN
 from ra_gateway.ra.unconfirmed import UnconfirmedCertificates
+from ra_gateway.stores.inventory import InventoryFile
 from ra_gateway.stores.memory import MemoryStore
 from ra_gateway.stores.redis import RedisStore
 from ra_gateway.stores.secrets import SecretFile
@@ -474,7 +475,7 @@ class Wiring:
         await all_of([self.revocation.start(), *(probe.once() for probe in self._probes)])
         watched = [("ra.credential", self._ra.watch)]
         watched += [("upstream.secret", secret.watch) for secret in self._ca_secrets.values()]
-        if self._inventory is not None:
+        if isinstance(self._inventory, InventoryFile):
             watched += [("inventory", self._inventory.watch)]
         watched += [(f"upstream.probe {probe.name}", probe.run) for probe in self._probes]
         watched += [("unconfirmed", self._withdraw)]
@@ -495,6 +496,8 @@ class Wiring:
         async with AsyncExitStack() as stack:
             for secret_file in self._secrets.values():
                 stack.push_async_callback(secret_file.close)
+            if self._inventory is not None:
+                stack.push_async_callback(self._inventory.close)
             stack.push_async_callback(self.revocation.stop)
             for core in self.cores.values():
                 stack.push_async_callback(core.close)

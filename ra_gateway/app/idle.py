@@ -73,7 +73,7 @@ def _is_looked_at(config: GatewayConfig) -> bool:
 
 def of_inventory(config: GatewayConfig) -> Iterator[Problem]:
     """Yield the lines of the inventory that help nobody: of vendors that there are not, and of names given twice."""
-    if config.inventory is None:
+    if config.inventory is None or config.inventory.csv_path is None:
         return
     try:
         devices = CSVInventory(config.inventory.csv_path)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
-from ra_gateway.config.tables import GatewayConfig, InventoryConfig
+from ra_gateway.app.running import now
+from ra_gateway.app.webhook import WebhookInventory
+from ra_gateway.config.tables import GatewayConfig
 from ra_gateway.errors import ConfigError, Problem
-from ra_gateway.events import EventSink
+from ra_gateway.events import EventSink, unheard
+from ra_gateway.ra.ports import Inventory
 from ra_gateway.stores.files import replace_file
 from ra_gateway.stores.inventory import (
     COLUMNS,
@@ -25,15 +30,33 @@ Progress = Callable[[int, int], None]
 """Called with the number of devices done and in all."""
 
 
-def open_inventory(config: GatewayConfig, sink: EventSink) -> InventoryFile | None:
-    """Return what the gateway looks devices up in; None if it has no inventory.
+class OpenInventory(Inventory, Protocol):
+    """An inventory that is in use until it is closed."""
+
+    async def look(self) -> None:
+        """Return if devices can be looked up there now.
+
+        Raises:
+            ServiceFailure: They cannot.
+        """
+
+    async def close(self) -> None:
+        """Close what is open."""
+
+
+def open_inventory(config: GatewayConfig, sink: EventSink = unheard) -> OpenInventory | None:
+    """Return what the gateway looks devices up in; None if it has no inventory. Nothing is connected yet.
 
     Raises:
         ConfigError: It cannot be used.
     """
     if config.inventory is None:
         return None
-    return InventoryFile(config.inventory.csv_path, config.vendors, sink)
+    if config.inventory.csv_path is not None:
+        return InventoryFile(config.inventory.csv_path, config.vendors, sink)
+    if config.inventory.http is not None:
+        return WebhookInventory(config.inventory.http, now, time.monotonic)
+    raise _missing()
 
 
 # --- for commands -----------------------------------------------------------------------------------------------
@@ -58,7 +81,8 @@ class Taken:
 
 def name_of(config: GatewayConfig) -> str:
     """Return what the inventory is called."""
-    return str(_configured(config).csv_path)
+    table = config.inventory
+    return str(table.http.url if table is not None and table.http is not None else _file(config))
 
 
 def devices_of(path: Path, progress: Progress) -> list[Listed]:
@@ -76,7 +100,7 @@ async def listed(config: GatewayConfig, progress: Progress) -> list[Listed]:
     Raises:
         ConfigError: There is none, or it cannot be used.
     """
-    return read_devices(_configured(config).csv_path, progress=progress)
+    return read_devices(_file(config), progress=progress)
 
 
 def warnings(devices: Iterable[Listed], config: GatewayConfig) -> list[str]:
@@ -117,7 +141,7 @@ async def take_in(
     Raises:
         ConfigError: There is no inventory, it cannot be used or written, or some of the devices help nobody.
     """
-    path = _configured(config).csv_path
+    path = _file(config)
     seen = file_state(path)
     before = {item.key: item for item in await listed(config, lambda _done, _total: None)}
     given = {item.key: item for item in devices}
@@ -147,9 +171,18 @@ async def take_in(
     )
 
 
-def _configured(config: GatewayConfig) -> InventoryConfig:
+def _file(config: GatewayConfig) -> Path:
+    """Return where the list is, of which there is one."""
     if config.inventory is None:
+        raise _missing()
+    if config.inventory.csv_path is None:
+        what = "is asked device by device: there is no list here to read or to write"
         raise ConfigError.of(
-            "inventory", "is not in the configuration", "Add the table [inventory] with csv_path"
+            "inventory.http", what, "Give a FILE to check; or ask who keeps the list"
         )
-    return config.inventory
+    return config.inventory.csv_path
+
+
+def _missing() -> ConfigError:
+    todo = "Add the table [inventory] with csv_path"
+    return ConfigError.of("inventory", "is not in the configuration", todo)

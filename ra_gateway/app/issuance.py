@@ -264,7 +264,7 @@ def _of_lines(
     config: GatewayConfig, certifier: Certifier, bundled: Collection[str]
 ) -> Iterator[Problem]:
     """Yield the first line of the inventory, and of each file of shared secrets, whose names the bundled CA refuses."""
-    if config.inventory is not None:
+    if config.inventory is not None and config.inventory.csv_path is not None:
         served = {name for name in config.vendors if _of_vendor(config, name).issubset(bundled)}
         rows = _rows(config.inventory.csv_path, inventory.COLUMNS)
         mine = (row for row in rows if row.values["domain"] in served)

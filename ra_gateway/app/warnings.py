@@ -87,7 +87,7 @@ def of_safety(config: GatewayConfig) -> list[Problem]:
     """Return what strangers, devices or neighbours on the host could use; nothing of certificates' dates."""
     beside = [path.with_suffix(".key") for path in config.operator.anchors_paths]
     public = [*_certificate_paths(config)]
-    if config.inventory is not None:
+    if config.inventory is not None and config.inventory.csv_path is not None:
         public.append(("inventory.csv_path", (config.inventory.csv_path,)))
     return [
         *_of_names(config),

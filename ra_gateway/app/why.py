@@ -17,14 +17,15 @@ from typing import TYPE_CHECKING, Final
 
 from ra_gateway.app.doctor.own_texts import Meaning, explain_line
 from ra_gateway.app.idle import of_idle, of_idle_at_the_ca
+from ra_gateway.app.inventory import name_of, open_inventory
 from ra_gateway.app.trust import certificates
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.header_checks import takes_ber
 from ra_gateway.cmp.names import from_rfc4514
 from ra_gateway.config.tables import CAServiceConfig, GatewayConfig
-from ra_gateway.errors import ConfigError, StoreUnavailable, printable
+from ra_gateway.errors import ConfigError, ServiceFailure, StoreUnavailable, printable
 from ra_gateway.ra.policy import InventoryUse
-from ra_gateway.stores.inventory import CSVInventory
+from ra_gateway.ra.ports import Inventory
 
 if TYPE_CHECKING:
     from ra_gateway.ca.ledger.ledger import Ledger
@@ -290,9 +291,22 @@ async def of_inventory(config: Config, what: str, log: LogReader) -> list[Findin
     if not isinstance(config, GatewayConfig) or config.inventory is None:
         return []
     try:
-        inventory = CSVInventory(config.inventory.csv_path)
+        inventory = open_inventory(config)
     except ConfigError as error:
         return [Finding("inventory", str(item.what), item.todo) for item in error.problems[:2]]
+    assert inventory is not None
+    try:
+        return await _looked_up(inventory, config, what, log)
+    except ServiceFailure as error:
+        todo = "See that it answers: until then no device is admitted by it"
+        return [Finding("inventory", error.detail, todo)]
+    finally:
+        await inventory.close()
+
+
+async def _looked_up(
+    inventory: Inventory, config: GatewayConfig, what: str, log: LogReader
+) -> list[Finding]:
     names = identities(what, log)
     domains = _domains(config, log)
     for domain in domains:
@@ -311,7 +325,7 @@ async def of_inventory(config: Config, what: str, log: LogReader) -> list[Findin
     if not wanting:
         return []
     said = f"{' and '.join(names)} is listed under none of {', '.join(domains)}; {wanting[0]} requires it"
-    return [Finding("inventory", said, f"Add a line to {config.inventory.csv_path}")]
+    return [Finding("inventory", said, f"Add a line to {name_of(config)}")]
 
 
 # --- the ledger -------------------------------------------------------------------------------------------------

@@ -48,6 +48,22 @@ def _taken(endpoint: Raw) -> set[str]:
     return set(texts(endpoint.get("body_types", default_body_types(strictness))))
 
 
+def _check_inventory(raw: Raw) -> Iterator[Problem]:
+    if "inventory" not in raw:
+        return
+    kinds = ("csv_path", "http")
+    given = [key for key in kinds if key in table_of(raw, "inventory")]
+    if not given:
+        yield Problem(
+            "inventory.csv_path",
+            "is missing, and nothing else says where the devices are listed",
+            "Name a CSV file, or add the table [inventory.http].",
+        )
+    if len(given) > 1:
+        what = f"is given together with {' and '.join(given[1:])}: there is one list"
+        yield Problem(f"inventory.{given[0]}", what, "Keep one of them.")
+
+
 def _check_store(raw: Raw) -> Iterator[Problem]:
     store = table_of(raw, "store")
     given = [key for key in ("redis_url", "redis_url_path") if key in store]
@@ -547,6 +563,7 @@ def _check_ca_ldap(raw: Mapping[str, Any]) -> Iterator[Problem]:
 
 
 RULES: Final[tuple[Rule, ...]] = (
+    _check_inventory,
     _check_store,
     _check_reserved_names,
     _check_identities,

@@ -8,7 +8,8 @@ from pydantic import Field
 
 from ra_gateway.config.values import RedisURL
 from ra_gateway.settings.files import SecretPath
-from ra_gateway.settings.values import Name, Seconds, Table, WholeSeconds
+from ra_gateway.settings.values import APIURL, Name, Seconds, Table, WholeSeconds
+from ra_gateway.upstream.tables import OverHTTP
 
 _MANAGEMENT_PORTS_ABOVE = 1000
 
@@ -137,3 +138,30 @@ class StoreConfig(Table):
     """Most connections to Redis; further commands wait for one within their time. A command takes a millisecond, so the
     default serves some 64,000 a second.
     """
+
+
+class InventoryHTTPConfig(OverHTTP):
+    """A list of devices somewhere else, asked over HTTP for each device (docs/registering.md)."""
+
+    url: APIURL
+    """Where to post the question, https, like https://oam.example.net/ra-inventory."""
+    secret_path: SecretPath = Field(repr=False)
+    """File with the secret by which questions are signed (HMAC-SHA256, as Standard Webhooks has it), mode 0600:
+    "whsec_" and the base64 of 24 to 64 octets.
+    """
+    deadline_seconds: Seconds = Field(default=3.0, le=60)
+    """Time for an answer, in seconds; then the device gets systemUnavail. The default leaves most of a device's
+    patience (some 30 s) to the CA.
+    """
+    max_response_bytes: int = Field(default=16_384, ge=4096, le=16_777_216)
+    """Largest answer taken, in bytes. A subject and its names have some hundred; the default has room for 64 names."""
+    max_connections: int = Field(default=16, ge=1, le=10_000)
+    """Most connections; further questions wait for one, within their time. The default serves 160 questions a second at
+    100 ms each.
+    """
+    cache_seconds: float = Field(default=30.0, ge=0, le=3600, allow_inf_nan=False)
+    """How long an answer is remembered, in seconds; 0 asks each time. A device that was struck from the list is
+    admitted that long. The default spares the second question of a device that begins anew at once.
+    """
+    cache_max_devices: int = Field(default=10_000, ge=1, le=1_000_000)
+    """Most devices of which an answer is remembered; the default takes some 5 MB."""

@@ -11,6 +11,7 @@ from ra_gateway.cmp.header_checks import Quirk, Strictness
 from ra_gateway.config.ca_tables import CAConfig
 from ra_gateway.config.dialects import DialectConfig
 from ra_gateway.config.service_tables import (
+    InventoryHTTPConfig,
     LogConfig,
     ManagementConfig,
     ServerConfig,
@@ -128,13 +129,16 @@ class VendorConfig(Table):
 
 
 class InventoryConfig(Table):
-    """The operator's list of devices."""
+    """The operator's list of devices: a file, or what is asked for each device."""
 
-    csv_path: PublicPath
+    csv_path: PublicPath | None = None
     """CSV file with the header domain,identity,subject,san,enabled: vendor name, identity in its certificate (as
     `identity_from` finds it), subject to certify, names to certify (dns:, ip:, uri:, email: or dn:, separated by
-    blanks), true or false.
+    blanks), true or false. Commas may be semicolons, and lines that begin with # are comments. A changed file is taken
+    up within some seconds.
     """
+    http: InventoryHTTPConfig | None = None
+    """A service of yours that is asked."""
 
 
 KeyKindName = Literal["p256", "p384", "p521", "ed25519", "ed448", "rsa2048", "rsa3072", "rsa4096"]

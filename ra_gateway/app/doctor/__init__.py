@@ -40,7 +40,7 @@ async def examine(
     found = examine_certificates(config, clock())
     found += await examine_revocation(config, clock())
     found += await examine_store(config.store)
-    found += examine_inventory(config)
+    found += await examine_inventory(config)
     if config.ca is not None:
         found += await _examine_bundled_ca(config, config.ca, clock())
     found += examine_safety(of_safety(config))

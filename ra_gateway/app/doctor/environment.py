@@ -13,10 +13,11 @@ from redis.exceptions import RedisError
 from ra_gateway.app.application import OTHER_SEAL_KEY, transaction_store
 from ra_gateway.app.doctor.results import Check, Result, Verdict
 from ra_gateway.app.idle import of_inventory
+from ra_gateway.app.inventory import name_of, open_inventory
 from ra_gateway.cmp.selfcheck import require_codec
 from ra_gateway.config.service_tables import StoreConfig
 from ra_gateway.config.tables import GatewayConfig
-from ra_gateway.errors import ConfigError, Problem, StoreUnavailable
+from ra_gateway.errors import ConfigError, Problem, ServiceFailure, StoreUnavailable
 from ra_gateway.stores.inventory import CSVInventory
 from ra_gateway.stores.memory import MemoryStore
 from ra_gateway.stores.redis import RedisStore
@@ -122,10 +123,12 @@ def examine_safety(problems: Iterable[Problem]) -> list[Result]:
     ]
 
 
-def examine_inventory(config: GatewayConfig) -> list[Result]:
-    """Read the inventory."""
+async def examine_inventory(config: GatewayConfig) -> list[Result]:
+    """Read the inventory, or see whether somebody answers for it."""
     if config.inventory is None:
         return []
+    if config.inventory.csv_path is None:
+        return await _examine_asked_inventory(config)
     check = Check("inventory", f"read {config.inventory.csv_path}")
     try:
         found = [check.ok(f"{len(CSVInventory(config.inventory.csv_path))} devices")]
@@ -136,3 +139,21 @@ def examine_inventory(config: GatewayConfig) -> list[Result]:
         Check("inventory", problem.path).warning(problem.what, idle, problem.todo)
         for problem in of_inventory(config)
     ]
+
+
+async def _examine_asked_inventory(config: GatewayConfig) -> list[Result]:
+    check = Check("inventory", f"reach {name_of(config)}")
+    try:
+        inventory = open_inventory(config)
+    except ConfigError as error:
+        return check.problems(error)
+    if inventory is None:
+        return []
+    try:
+        await inventory.look()
+    except ServiceFailure as error:
+        cause = "no device whose vendor goes by the inventory is admitted (systemUnavail)"
+        return [check.fault(error.detail, cause, "inventory")]
+    finally:
+        await inventory.close()
+    return [check.ok("it answers")]
