@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from ra_gateway.app.running import now
 from ra_gateway.app.webhook import WebhookInventory
+from ra_gateway.config.service_tables import InventorySQLConfig
 from ra_gateway.config.tables import GatewayConfig
-from ra_gateway.errors import ConfigError, Problem
+from ra_gateway.errors import ConfigError, Problem, missing_extra
 from ra_gateway.events import EventSink, unheard
 from ra_gateway.ra.ports import Inventory
 from ra_gateway.stores.files import replace_file
@@ -26,8 +27,14 @@ from ra_gateway.stores.inventory import (
 )
 from ra_gateway.stores.rows import as_line
 
+if TYPE_CHECKING:
+    from ra_gateway.app.inventory_sql import SQLInventory
+
 Progress = Callable[[int, int], None]
 """Called with the number of devices done and in all."""
+
+Devices = Mapping[tuple[str, str], Listed]
+"""By `Listed.key`."""
 
 
 class OpenInventory(Inventory, Protocol):
@@ -56,7 +63,18 @@ def open_inventory(config: GatewayConfig, sink: EventSink = unheard) -> OpenInve
         return InventoryFile(config.inventory.csv_path, config.vendors, sink)
     if config.inventory.http is not None:
         return WebhookInventory(config.inventory.http, now, time.monotonic)
+    if config.inventory.sql is not None:
+        return _sql(config.inventory.sql)
     raise _missing()
+
+
+def _sql(config: InventorySQLConfig) -> SQLInventory:
+    try:
+        from ra_gateway.app.inventory_sql import SQLInventory
+
+        return SQLInventory(config)
+    except ModuleNotFoundError as error:
+        raise missing_extra("inventory.sql", error) from error
 
 
 # --- for commands -----------------------------------------------------------------------------------------------
@@ -82,6 +100,8 @@ class Taken:
 def name_of(config: GatewayConfig) -> str:
     """Return what the inventory is called."""
     table = config.inventory
+    if table is not None and table.sql is not None:
+        return f"table {table.sql.table}"
     return str(table.http.url if table is not None and table.http is not None else _file(config))
 
 
@@ -99,8 +119,15 @@ async def listed(config: GatewayConfig, progress: Progress) -> list[Listed]:
 
     Raises:
         ConfigError: There is none, or it cannot be used.
+        StoreUnavailable: Its database does not answer.
     """
-    return read_devices(_file(config), progress=progress)
+    if config.inventory is None or config.inventory.sql is None:
+        return read_devices(_file(config), progress=progress)
+    inventory = _sql(config.inventory.sql)
+    try:
+        return await inventory.listed(progress)
+    finally:
+        await inventory.close()
 
 
 def warnings(devices: Iterable[Listed], config: GatewayConfig) -> list[str]:
@@ -140,35 +167,58 @@ async def take_in(
 
     Raises:
         ConfigError: There is no inventory, it cannot be used or written, or some of the devices help nobody.
+        StoreUnavailable: Its database does not answer, or refuses.
     """
-    path = _file(config)
-    seen = file_state(path)
-    before = {item.key: item for item in await listed(config, lambda _done, _total: None)}
     given = {item.key: item for item in devices}
-    after = given if replace else before | given
-    # Of the whole: a new device may have the name of one that is listed.
-    idle = list(of_no_use(after.values(), config.vendors))
-    new = [problem for problem in idle if problem.path in {item.where for item in devices}]
-    if new and not despite_warnings:
-        todo = "Correct the file; or give --despite-warnings"
-        raise ConfigError([*new, Problem("nothing", "was changed", todo)])
-    same = sum(key in before and before[key].entry == item.entry for key, item in given.items())
-    changed = sum(key in before and before[key].entry != item.entry for key, item in given.items())
-    if not dry_run and (len(after) != len(before) or same != len(given)):
-        octets = rewritten(path, after)
-        if file_state(path) != seen:
-            what = "was changed by somebody else meanwhile; nothing was changed by this"
-            raise ConfigError.of(str(path), what, "Try again")
-        replace_file(path, octets)
-    progress(len(after), len(after))
+    taken: list[Taken] = []
+
+    def planned(listed_now: list[Listed]) -> Devices:
+        before = {item.key: item for item in listed_now}
+        after: Devices = given if replace else before | given
+        # Of the whole: a new device may have the name of one that is listed.
+        idle = of_no_use(after.values(), config.vendors)
+        new = [problem for problem in idle if problem.path in {item.where for item in devices}]
+        if new and not despite_warnings:
+            todo = "Correct the file; or give --despite-warnings"
+            raise ConfigError([*new, Problem("nothing", "was changed", todo)])
+        taken.append(_compared(before, given, after, tuple(map(str, new))))
+        return after
+
+    if dry_run:
+        planned(await listed(config, progress))
+    elif config.inventory is None or config.inventory.sql is None:
+        _rewrite(_file(config), planned)
+    else:
+        inventory = _sql(config.inventory.sql)
+        try:
+            await inventory.change(planned)
+        finally:
+            await inventory.close()
+    progress(len(devices), len(devices))
+    return taken[0]
+
+
+def _compared(before: Devices, given: Devices, after: Devices, warnings: tuple[str, ...]) -> Taken:
+    known = [(before[key].entry, item.entry) for key, item in given.items() if key in before]
+    same = sum(old == new for old, new in known)
     return Taken(
         devices=len(after),
-        added=len(given) - same - changed,
-        changed=changed,
+        added=len(given) - len(known),
+        changed=len(known) - same,
         removed=len(before.keys() - after.keys()),
         same=same,
-        warnings=tuple(map(str, new)),
+        warnings=warnings,
     )
+
+
+def _rewrite(path: Path, planned: Callable[[list[Listed]], Devices]) -> None:
+    seen = file_state(path)
+    octets = rewritten(path, planned(read_devices(path)))
+    if file_state(path) != seen:
+        what = "was changed by somebody else meanwhile; nothing was changed by this"
+        raise ConfigError.of(str(path), what, "Try again")
+    if octets != path.read_bytes():
+        replace_file(path, octets)
 
 
 def _file(config: GatewayConfig) -> Path:

@@ -51,17 +51,24 @@ def _taken(endpoint: Raw) -> set[str]:
 def _check_inventory(raw: Raw) -> Iterator[Problem]:
     if "inventory" not in raw:
         return
-    kinds = ("csv_path", "http")
-    given = [key for key in kinds if key in table_of(raw, "inventory")]
+    inventory = table_of(raw, "inventory")
+    given = [key for key in ("csv_path", "http", "sql") if key in inventory]
     if not given:
         yield Problem(
             "inventory.csv_path",
             "is missing, and nothing else says where the devices are listed",
-            "Name a CSV file, or add the table [inventory.http].",
+            "Name a CSV file, or add the table [inventory.http] or [inventory.sql].",
         )
     if len(given) > 1:
         what = f"is given together with {' and '.join(given[1:])}: there is one list"
         yield Problem(f"inventory.{given[0]}", what, "Keep one of them.")
+    sql = table_of(inventory, "sql")
+    if "sql" in given and ("sqlite_path" in sql) == ("url_path" in sql):
+        yield Problem(
+            "inventory.sql.sqlite_path",
+            f"and url_path are {'both' if 'sqlite_path' in sql else 'neither'} given: there is one database",
+            "Give sqlite_path for SQLite, or url_path for PostgreSQL.",
+        )
 
 
 def _check_store(raw: Raw) -> Iterator[Problem]:

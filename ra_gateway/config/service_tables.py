@@ -6,8 +6,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from ra_gateway.config.values import RedisURL
-from ra_gateway.settings.files import SecretPath
+from ra_gateway.config.values import DatabaseURLPath, RedisURL, SQLTable
+from ra_gateway.settings.files import PublicPath, SecretPath
 from ra_gateway.settings.values import APIURL, Name, Seconds, Table, WholeSeconds
 from ra_gateway.upstream.tables import OverHTTP
 
@@ -165,3 +165,26 @@ class InventoryHTTPConfig(OverHTTP):
     """
     cache_max_devices: int = Field(default=10_000, ge=1, le=1_000_000)
     """Most devices of which an answer is remembered; the default takes some 5 MB."""
+
+
+class InventorySQLConfig(Table):
+    """A list of devices in a table of a database, read for each device (docs/registering.md); needs the extra `ca`."""
+
+    sqlite_path: PublicPath | None = None
+    """File of SQLite."""
+    url_path: DatabaseURLPath | None = Field(default=None, repr=False)
+    """File that holds the URL of a PostgreSQL database, like postgresql://ra:password@db.example.net/oam; mode 0600. In
+    place of `sqlite_path`; needs the extra `postgres`. The role needs no right but SELECT.
+    """
+    table: SQLTable = "inventory"
+    """Table or view, with its schema before a dot where that is none of the search path. It has the columns domain,
+    identity, subject, san and enabled, as a CSV file has; identity in lower case or indexed by lower(identity).
+    """
+    timeout_seconds: Seconds = Field(default=2.0, le=60)
+    """Time to look a device up, in seconds; then it gets systemUnavail. A look-up takes milliseconds; the default
+    leaves most of a device's patience (some 30 s) to the CA.
+    """
+    max_connections: int = Field(default=4, ge=1, le=100)
+    """Most connections to PostgreSQL; further look-ups wait for one, within their time. The default serves some 4,000
+    look-ups a second at a millisecond each.
+    """

@@ -12,6 +12,7 @@ from ra_gateway.config.ca_tables import CAConfig
 from ra_gateway.config.dialects import DialectConfig
 from ra_gateway.config.service_tables import (
     InventoryHTTPConfig,
+    InventorySQLConfig,
     LogConfig,
     ManagementConfig,
     ServerConfig,
@@ -139,6 +140,8 @@ class InventoryConfig(Table):
     """
     http: InventoryHTTPConfig | None = None
     """A service of yours that is asked."""
+    sql: InventorySQLConfig | None = None
+    """A table of a database."""
 
 
 KeyKindName = Literal["p256", "p384", "p521", "ed25519", "ed448", "rsa2048", "rsa3072", "rsa4096"]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Final, Literal, get_args
 from urllib.parse import parse_qs, urlsplit
 
-from pydantic import AfterValidator, ValidationInfo
+from pydantic import AfterValidator, Field, ValidationInfo
 from pydantic_core import PydanticCustomError
 
 from ra_gateway import ldap
@@ -295,7 +295,7 @@ def _postgres_url(text: str) -> PostgresURL:
     else:
         return url
     # Outside of the except block: nothing of the URL is to be the context of an error.
-    raise wrong(f"{what} (the URL of the ledger's database)", f"{todo}.")
+    raise wrong(f"{what} (the URL of the database)", f"{todo}.")
 
 
 def _issued_subject_pattern(pattern: str) -> str:
@@ -333,4 +333,7 @@ Host = Annotated[str, AfterValidator(_host)]
 RedisURL = Annotated[str, AfterValidator(_redis_url)]
 DatabaseURL = Annotated[str, AfterValidator(_database_url)]
 DatabaseURLPath = Annotated[Path, AfterValidator(_database_url_file)]
+SQLTable = Annotated[
+    str, Field(pattern=r"^([A-Za-z_][A-Za-z0-9_]{0,62}\.)?[A-Za-z_][A-Za-z0-9_]{0,62}$")
+]
 URLPath = Annotated[str, AfterValidator(_endpoint_path)]

@@ -111,6 +111,20 @@ def test_a_configuration_with_the_bundled_ca(tmp_path: Path, vendor_pki: VendorP
     assert (code, "pip install 'ra-gateway[postgres]'" in said) == (2, True), said
 
 
+def test_an_inventory_in_a_database(remote: Path) -> None:
+    """The table is named, and the extra; with a file, none is needed."""
+    text = remote.read_text()
+    (remote.parent / "devices.sqlite").write_bytes(b"x")
+    remote.write_text(f'{text}\n[inventory.sql]\nsqlite_path = "devices.sqlite"\n')
+    code, said = command("check-config", "--config", remote)
+    assert (code, "inventory.sql: needs sqlalchemy" in said) == (2, True), said
+    assert "pip install 'ra-gateway[ca]'" in said
+    (remote.parent / "devices.csv").write_text("domain,identity,subject,san,enabled\n")
+    remote.write_text(f'{text}\n[inventory]\ncsv_path = "devices.csv"\n')
+    code, said = command("inventory", "check", "--config", remote)
+    assert (code, "0 devices" in said) == (0, True), said
+
+
 def test_a_key_in_an_hsm(remote: Path) -> None:
     """The key file is named, and the extra."""
     (remote.parent / "ra" / "ra.key").write_text("pkcs11:token=t;object=ra?module-path=/x.so\n")

@@ -1,0 +1,328 @@
+"""An inventory in a table of SQLite or PostgreSQL, read for each device; `ra-gateway inventory import` alone writes."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, Final, TypeVar
+
+from sqlalchemy import (
+    Connection,
+    Engine,
+    NullPool,
+    Row,
+    TableClause,
+    column,
+    create_engine,
+    delete,
+    func,
+    insert,
+    or_,
+    select,
+    table,
+)
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from ra_gateway.ca.postgres_url import PostgresURL, UnusableURL, parse_postgres_url
+from ra_gateway.cmp.identity import identity_key
+from ra_gateway.cmp.names import split_general_names
+from ra_gateway.config.service_tables import InventorySQLConfig
+from ra_gateway.errors import ConfigError, Problem, StoreUnavailable, printable
+from ra_gateway.ra.ports import InventoryEntry
+from ra_gateway.stores.inventory import COLUMNS, Listed, uncertifiable
+from ra_gateway.stores.rows import refuse
+
+T = TypeVar("T")
+
+_SETTING: Final = "inventory.sql"
+
+_MOST_CHARACTERS: Final = 16_384
+"""Of a value, as in a line of a file."""
+
+_WRITE_SECONDS: Final = 300.0
+"""For a whole list."""
+
+_ENABLED: Final[Mapping[object, bool]] = {True: True, False: False, "true": True, "false": False}
+"""By what databases have: a boolean, 1 and 0 (which are equal to it), or a text."""
+
+
+class SQLInventory:
+    """Looks each device up in a table; what cannot be read, or is not clear, admits nobody.
+
+    Raises:
+        ConfigError: The URL cannot be used.
+    """
+
+    def __init__(self, config: InventorySQLConfig) -> None:
+        self._config = config
+        schema, _, name = config.table.rpartition(".")
+        self._table: TableClause = table(name, *map(column, COLUMNS), schema=schema or None)
+        self._errors: tuple[type[Exception], ...] = ()
+        self._engine: Engine | AsyncEngine
+        if config.sqlite_path is not None:
+            self._engine = _sqlite(config)
+        else:
+            import asyncpg  # the extra `postgres`
+
+            # What fails while a connection is made comes as it is.
+            self._errors = (asyncpg.PostgresError, asyncpg.InterfaceError)
+            self._engine = _postgres(config)
+
+    @property
+    def name(self) -> str:
+        """What it is called in texts: without user and password."""
+        return f"table {self._config.table}"
+
+    async def find(self, domain: str, identity: str) -> InventoryEntry | None:
+        """Return the entry of a device, or None if it is not listed.
+
+        Raises:
+            StoreUnavailable: Nobody can say: no answer in time, two rows, or one that cannot be used.
+        """
+        key, columns = identity_key(identity), self._table.c
+        query = (
+            select(columns.subject, columns.san, columns.enabled)
+            .where(columns.domain == domain)
+            .where(or_(func.lower(columns.identity) == key, columns.identity == key))
+            .limit(2)
+        )
+        rows = await self._read(lambda connection: connection.execute(query).all())
+        if not rows:
+            return None
+        try:
+            if len(rows) > 1:
+                raise ValueError("there are two rows")
+            entry = _entry(rows[0])
+            if (what := uncertifiable(entry)) is not None:
+                raise ValueError(what)
+        except ValueError as error:
+            raise StoreUnavailable(
+                f"the inventory's {self.name}, of {identity[:80]} of {domain}: {error}"
+            ) from None
+        return entry
+
+    async def look(self) -> None:
+        """Return if the table can be read now.
+
+        Raises:
+            StoreUnavailable: It cannot.
+        """
+        query = select(*self._table.c).limit(1)
+        await self._read(lambda connection: connection.execute(query).all())
+
+    async def listed(self, progress: Callable[[int, int], None]) -> list[Listed]:
+        """Return all devices.
+
+        Raises:
+            StoreUnavailable: The table cannot be read.
+            ConfigError: Some of its rows cannot be used.
+        """
+        return await self._run(lambda connection: self._all(connection, progress), _WRITE_SECONDS)
+
+    async def change(
+        self, planned: Callable[[list[Listed]], Mapping[tuple[str, str], Listed]]
+    ) -> None:
+        """Have the table list other devices, all of them or none.
+
+        Args:
+            planned: Returns them by `Listed.key`, out of those that are listed.
+
+        Raises:
+            StoreUnavailable: The table cannot be read or written.
+            ConfigError: Some of its rows cannot be used, or as `planned`.
+        """
+
+        def write(connection: Connection) -> None:
+            before = {item.key: item for item in self._all(connection, lambda _done, _total: None)}
+            after, columns = planned(list(before.values())), self._table.c
+            for key, old in before.items():
+                new = after.get(key)
+                if new is None or new.entry != old.entry:
+                    where = (columns.domain == old.domain, columns.identity == old.identity)
+                    connection.execute(delete(self._table).where(*where))
+            rows = [
+                _row(new)
+                for key, new in after.items()
+                if key not in before or before[key].entry != new.entry
+            ]
+            if rows:
+                connection.execute(insert(self._table), rows)
+
+        await self._run(write, _WRITE_SECONDS, writes=True)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        if isinstance(self._engine, AsyncEngine):
+            await self._engine.dispose()
+        else:
+            self._engine.dispose()
+
+    def _all(self, connection: Connection, progress: Callable[[int, int], None]) -> list[Listed]:
+        rows = connection.execute(select(*self._table.c)).all()
+        found: dict[tuple[str, str], Listed] = {}
+        problems: list[Problem] = []
+        for number, row in enumerate(rows, 1):
+            domain, identity = _text(row.domain, "domain"), _text(row.identity, "identity")
+            where, place = (
+                f"{self.name}:{identity[:80]} of {domain[:80]}",
+                f"{identity} of {domain}",
+            )
+            try:
+                entry = _entry(row)
+                item = Listed(where, place, domain, identity, entry)
+                what = uncertifiable(entry)
+                if what is None and item.key in found:
+                    what = "is listed twice, as case and blanks make no difference"
+                if what is None and item.key[1] not in (identity, identity.lower()):
+                    what = f"is found by nobody; write {item.key[1]!r}"
+            except ValueError as error:
+                what = str(error)
+            if what is not None:
+                problems.append(Problem(where, what, "Correct the row"))
+            else:
+                found[item.key] = item
+            if number % 500 == 0:
+                progress(number, len(rows))
+        refuse(problems)
+        return list(found.values())
+
+    async def _read(self, function: Callable[[Connection], T]) -> T:
+        return await self._run(function, self._config.timeout_seconds)
+
+    async def _run(
+        self, function: Callable[[Connection], T], seconds: float, *, writes: bool = False
+    ) -> T:
+        """Return what a function does on a connection, in one transaction.
+
+        Raises:
+            StoreUnavailable: It cannot, or not in time.
+        """
+        try:
+            async with asyncio.timeout(seconds):
+                if isinstance(self._engine, Engine):
+                    return await asyncio.to_thread(self._run_sqlite, self._engine, function, writes)
+                async with self._begun(self._engine, writes) as connection:
+                    return await connection.run_sync(function)
+        except TimeoutError as error:
+            raise StoreUnavailable(
+                f"the inventory's {self.name} does not answer in time"
+            ) from error
+        except (SQLAlchemyError, UnusableURL, OSError, *self._errors) as error:
+            raise StoreUnavailable(f"the inventory's {self.name}: {_reason(error)}") from error
+
+    @staticmethod
+    def _run_sqlite(engine: Engine, function: Callable[[Connection], T], writes: bool) -> T:
+        with engine.connect() as connection:
+            if not writes:
+                connection.exec_driver_sql("PRAGMA query_only = ON")
+            connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+            result = function(connection)
+            connection.exec_driver_sql("COMMIT")
+            return result
+
+    @asynccontextmanager
+    async def _begun(self, engine: AsyncEngine, writes: bool) -> AsyncIterator[Any]:
+        options = {} if writes else {"postgresql_readonly": True}
+        async with engine.connect() as connection:
+            await connection.execution_options(**options)
+            async with connection.begin():
+                yield connection
+
+
+def _sqlite(config: InventorySQLConfig) -> Engine:
+    path = config.sqlite_path
+    assert path is not None
+
+    def connect() -> sqlite3.Connection:
+        # rw: a file that is not there is not made. No isolation level: the module begins nothing by itself.
+        return sqlite3.connect(
+            f"{path.absolute().as_uri()}?mode=rw", uri=True, timeout=config.timeout_seconds,
+            isolation_level=None, check_same_thread=False,
+        )  # fmt: skip
+
+    return create_engine("sqlite://", creator=connect, poolclass=NullPool, hide_parameters=True)
+
+
+def _postgres(config: InventorySQLConfig) -> AsyncEngine:
+    import asyncpg
+
+    path = config.url_path
+    assert path is not None
+    url = _parsed(path.read_text(encoding="utf-8-sig", errors="replace").strip())
+
+    async def connect() -> Any:
+        return await asyncpg.connect(
+            host=list(url.hosts) or None,
+            port=list(url.ports) or None,
+            user=url.user,
+            password=url.password,
+            passfile=url.password_file,
+            database=url.database,
+            target_session_attrs=url.session,
+            ssl=url.tls_context() or False,
+            timeout=config.timeout_seconds,
+            server_settings={"application_name": "ra-gateway inventory"},
+        )
+
+    return create_async_engine(
+        "postgresql+asyncpg://",
+        connect_args={"async_creator_fn": connect},
+        pool_size=config.max_connections,
+        max_overflow=0,
+        pool_timeout=config.timeout_seconds,
+        pool_pre_ping=True,  # a server that was restarted costs no device its answer
+        hide_parameters=True,
+    )
+
+
+def _parsed(text: str) -> PostgresURL:
+    try:
+        url = parse_postgres_url(text)
+        url.tls_context()
+    except UnusableURL as error:
+        what, todo = str(error), error.todo
+    else:
+        return url
+    # Outside of the except block: nothing of the URL is to be the context of an error.
+    raise ConfigError.of(f"{_SETTING}.url_path", f"the URL of the database {what}", todo)
+
+
+def _entry(row: Row[Any]) -> InventoryEntry:
+    """Return what a row says.
+
+    Raises:
+        ValueError: It cannot be used.
+    """
+    subject, san = _text(row.subject, "subject"), _text(row.san, "san")
+    enabled = row.enabled.lower() if isinstance(row.enabled, str) else row.enabled
+    if not isinstance(enabled, int | str) or enabled not in _ENABLED:
+        raise ValueError("enabled is neither true nor false")
+    return InventoryEntry(subject, split_general_names(san), _ENABLED[enabled])
+
+
+def _text(value: object, name: str) -> str:
+    if value is None:
+        return ""
+    if not isinstance(value, str) or len(value) > _MOST_CHARACTERS:
+        raise ValueError(f"{name} is no text, or a very long one")
+    return value.strip()
+
+
+def _row(item: Listed) -> dict[str, object]:
+    entry = item.entry
+    return {
+        "domain": item.domain,
+        "identity": item.key[1],
+        "subject": entry.subject,
+        "san": " ".join(entry.san),
+        "enabled": entry.enabled,
+    }
+
+
+def _reason(error: Exception) -> str:
+    """Return what the database said, on one line; parameters and statements are not repeated."""
+    said = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
+    return printable(" ".join(str(said).split()), 200)
