@@ -25,6 +25,7 @@ from ra_gateway.cmp.hosts import uri_hosts
 from ra_gateway.cmp.names import attributes
 from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.remembering import remembered
+from ra_gateway.cmp.x520 import is_fqdn
 from ra_gateway.errors import MalformedMessage, TemplateRefused
 
 
@@ -255,15 +256,10 @@ def _of_subject_form(profile: Profile, subject: Sequence[Attribute]) -> Iterator
             )
 
 
-_FQDN: Final = re.compile(
-    r"(?=.{4,253}$)([A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)+[A-Za-z]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
-)
-
-
 def host_of(subject_der: bytes) -> str:
     """Return the one CN of a subject if it is an FQDN, else ""."""
     names = [item.text for item in read_subject(subject_der) if item.letter == "N"]
-    return names[0] if len(names) == 1 and _FQDN.fullmatch(names[0]) else ""
+    return names[0] if len(names) == 1 and is_fqdn(names[0]) else ""
 
 
 # --- the domain -------------------------------------------------------------------------------------------------
@@ -288,7 +284,7 @@ def _of_domain(
     if not profile.domains:
         return
     for field, host in _hosts(profile, all_names, names):
-        if field in _TEXTS and not _FQDN.fullmatch(host):
+        if field in _TEXTS and not is_fqdn(host):
             text = f"{field} reads like a host, and is no FQDN in a domain of the operator (TS 33.310 6.1)"
             yield Fault(field, "T1", text)
         elif not any(_lies_in(host, domain) for domain in profile.domains):
@@ -450,7 +446,7 @@ def _of_home(
 
 def _is_host_within(field: str, host: str, domains: Iterable[str]) -> bool:
     """Tell whether a host, of `_hosts`, lies in one of the domains; a text that reads like a host has to be an FQDN."""
-    if field in _TEXTS and not _FQDN.fullmatch(host.rstrip(".")):
+    if field in _TEXTS and not is_fqdn(host.rstrip(".")):
         return False
     return any(_lies_in(host, domain) for domain in domains)
 

@@ -126,8 +126,10 @@ _LABEL: Final = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 _HOST: Final = rf"(?=.{{1,253}}\Z){_LABEL}(?:\.{_LABEL})*"
 _ONE_LABEL: Final = re.compile(_LABEL)
 _DNS_NAME: Final = re.compile(_HOST)
-_QUALIFIED: Final = re.compile(r".+\.[A-Za-z0-9][A-Za-z0-9-]*[A-Za-z]")
-"""Of two labels or more, the last of which is no number (RFC 1123 2.1) and no single letter."""
+_DOMAIN: Final = re.compile(
+    rf"(?=.{{2,253}}\Z)(?:{_LABEL}\.)*(?!0[xX][0-9A-Fa-f]*\Z)(?=[0-9-]*[A-Za-z])(?=..){_LABEL}"
+)
+"""Its last label is no number, which would make it an address (RFC 1123 2.1), and no single letter."""
 _ATEXT: Final = r"[!#$%&'*+/=?^_`{|}~A-Za-z0-9-]+"
 _LOCAL_PART: Final = re.compile(rf"(?=.{{1,64}}\Z){_ATEXT}(?:\.{_ATEXT})*")
 _URI_CHARACTERS: Final = r"(?:[A-Za-z0-9._~!$&'()*+,;=:@/-]|%[0-9A-Fa-f]{2})"
@@ -164,6 +166,22 @@ class Fault:
 
     def __str__(self) -> str:
         return f"{self.what} {self.why} ({self.rule})"
+
+
+def is_domain(text: str) -> bool:
+    """Tell whether a text is the name of a DNS domain, as "ran.example.net", "ran.5g" or "net", not "10.1" or "*"."""
+    return _DOMAIN.fullmatch(text) is not None
+
+
+def is_fqdn(text: str) -> bool:
+    """Tell whether a text is a fully qualified host name without a dot at its end: a domain of two labels or more."""
+    return "." in text and is_domain(text)
+
+
+def fqdn_of(text: str) -> str | None:
+    """Return a text as an FQDN in lower case and without the dot at its end, or None if it is none, as a wildcard."""
+    host = text.removesuffix(".")
+    return host.lower() if is_fqdn(host) else None
 
 
 def require_readable(subject_der: bytes | None, subject_alt_name_der: bytes | None) -> None:
@@ -304,13 +322,13 @@ def _unqualified(subject_der: bytes, general_names_der: bytes | None) -> Iterato
     for name in others:
         kind, _, text = name.partition(":")
         host = text.rpartition("@")[2]
-        if kind in ("dns", "email") and not _QUALIFIED.fullmatch(host):
+        if kind in ("dns", "email") and not is_fqdn(host):
             what = f"subjectAltName {'dNSName' if kind == 'dns' else 'rfc822Name'}"
             yield Fault(what, "has a host that is not fully qualified", "TS 33.310 6.1.1")
         if kind == "dn" and _is_wildcard(text):
             yield Fault("subjectAltName directoryName", "is a wildcard", "TS 33.310 6.1.1")
     domain = ".".join(text for oid, text in reversed(attributes) if oid == OID.domainComponent)
-    if domain and not (_DNS_NAME.fullmatch(domain) and _QUALIFIED.fullmatch(domain)):
+    if domain and not is_fqdn(domain):
         yield Fault("attribute DC", "makes no domain name with the others", "RFC 4519 2.4")
     for oid, text in attributes:
         if oid == OID.commonName and _is_wildcard(text):
@@ -528,7 +546,7 @@ def _is_uri_host(host: str) -> bool:
     try:
         ipaddress.ip_address(host.strip("[]") if host.startswith("[") else host)
     except ValueError:
-        return bool(_DNS_NAME.fullmatch(host) and _QUALIFIED.fullmatch(host))
+        return is_fqdn(host)
     return host.startswith("[") == (":" in host)
 
 

@@ -237,7 +237,7 @@ def test_a_cn_that_reads_like_a_host_is_one_of_the_domain(ca: Certificate, text:
     ):
         planned(NE_TLS, asked, ca)
         error = refused(own, asked, ca)
-        assert (error.rule, "in a domain of the operator" in error.detail) == ("T1", True)
+        assert (error.rule, "domain of the operator" in error.detail) == ("T1", True)
     planned(own, template(subject_der=name(O, good)), ca)
 
 
@@ -375,6 +375,8 @@ def test_components_of_a_domain_have_no_second_reading(
     [
         "tel:+49.228.1",
         "tel:+1;phone-context=+49",
+        "data:text/plain,a.evil.org",
+        "urn:example:a.evil.org",
         "urn:oid:1.2.3",
         "urn:uuid:f81d4fae-7dec-11d0-a765-00a0c91e6bf6",
         "https://192.0.2.1/index.html",
@@ -388,6 +390,27 @@ def test_uris_without_a_name_of_a_host(ca: Certificate, uri: str) -> None:
     san = asn1.tlv(0x30, asn1.tlv(0x86, uri.encode()))
     asked = template(extensions=(Extension(OID.subjectAltName, False, san),))
     planned(replace(loose(NE_IPSEC), domains=("example.net",)), asked, ca)
+
+
+@pytest.mark.requirement("T1")
+def test_components_of_a_domain_are_read_from_their_own_end(ca: Certificate) -> None:
+    """With CN after them the top comes first, with CN before them it comes last."""
+    own = replace(NE_IPSEC, domains=("ran.example.net",))
+    cn = (OID.commonName, 0x0C, "enb-1")
+    san = (san_extension("ip:192.0.2.1"),)
+    for label, good in (("ran", True), ("core", False)):
+        third = (OID.domainComponent, 0x16, label)
+        for attributes in ((cn, third, DC1, DC2), (DC2, DC1, third, cn)):
+            asked = template(subject_der=name(*attributes), extensions=san)
+            if good:
+                planned(own, asked, ca)
+            else:
+                error = refused(own, asked, ca)
+                assert (error.rule, error.detail[:3]) == ("T1", "DC ")
+    turned = (DC2, DC1, (OID.domainComponent, 0x16, "ran"))[::-1]
+    for attributes in ((cn, *turned[::-1]), (*turned, cn)):
+        asked = template(subject_der=name(*attributes), extensions=san)
+        assert refused(own, asked, ca).rule == "T1"
 
 
 @pytest.mark.requirement("T1")
@@ -435,6 +458,16 @@ def test_a_san_is_made_of_an_fqdn_and_demanded_else(ca: Certificate, profile: Pr
         granted(planned(loose(profile), template(subject_der=name(CN)), ca), OID.subjectAltName)
         is None
     )
+
+
+@pytest.mark.requirement("T12")
+def test_no_name_is_made_that_the_profile_does_not_grant(ca: Certificate) -> None:
+    """A profile without DNS names gets none of a CN, and says what it lacks."""
+    addresses = replace(NE_IPSEC, san=frozenset({"ip"}))
+    asked = template(subject_der=name(O, CN))
+    assert complete(addresses, asked) is asked
+    error = refused(addresses, asked, ca)
+    assert (error.rule, "no SubjectAltName" in error.detail) == ("T12", True)
 
 
 @pytest.mark.requirement("T15")
@@ -867,6 +900,23 @@ def test_the_last_check_knows_the_clauses(
     with pytest.raises(ServiceFailure, match="violates ne_ipsec: ") as caught:
         require_conforming(made.tbs_der, plan, profile, ca, NOW)
     assert what in caught.value.detail.partition(": ")[2].split(", ")
+
+
+@pytest.mark.requirement("T14")
+def test_the_last_check_wants_the_place_of_a_crl_also_where_none_is_configured(
+    operator_pki: OperatorPKI, ca: Certificate
+) -> None:
+    """A profile that demands one signs nothing without, whoever put the octets together."""
+    made = Certificate.from_der(operator_pki.device(san=["dns:enb1.example.net"]).der)
+    plan = TBSPlan(made.subject_der, made.spki_der, made.not_before, made.not_after, ())
+    assert NE_IPSEC.crl_required
+    assert not NE_IPSEC.crl_urls
+    with pytest.raises(ServiceFailure, match=r"violates ne_ipsec: .*cRLDistributionPoints"):
+        require_conforming(made.tbs_der, plan, NE_IPSEC, ca, NOW)
+    silent = replace(NE_IPSEC, crl_required=False)
+    with pytest.raises(ServiceFailure) as caught:
+        require_conforming(made.tbs_der, plan, silent, ca, NOW)
+    assert "cRLDistributionPoints" not in caught.value.detail
 
 
 @pytest.mark.requirement("T2", "T9", "T13", "T16")
