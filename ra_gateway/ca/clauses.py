@@ -104,7 +104,7 @@ def strength_bits(spki_der: bytes) -> int:
 
 
 def require_key(spki_der: bytes, issuer: Certificate) -> None:
-    """Refuse the key of another CA that this one, of a certificate, may not certify.
+    """Refuse another CA's key that `issuer` may not certify.
 
     Raises:
         TemplateRefused: It is too long or too strong, or RSA with a small exponent (TS 33.310 6.1.1).
@@ -452,6 +452,15 @@ def _is_host_within(field: str, host: str, domains: Iterable[str]) -> bool:
 def nf_types_value(names: Sequence[str]) -> bytes:
     """Return the value of an NFTypes extension (RFC 9310 3)."""
     return asn1.tlv(0x30, *(asn1.tlv(0x16, name.encode("ascii")) for name in names))
+
+
+def nf_types_of(certificate: Certificate) -> list[str]:
+    """Return the names in the NFTypes extension of a certificate that was issued here; empty without one."""
+    found = certificate.extensions.get(OID.nfTypes)
+    if found is None:
+        return []
+    names = asn1.parts(found[1], asn1.MAX_ELEMENTS, "NFTypes")
+    return [asn1.inner(name).decode("ascii") for name in names]
 
 
 def _of_nf_types(profile: Profile, nf_types_der: bytes | None) -> Iterator[Fault]:
