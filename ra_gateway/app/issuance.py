@@ -22,8 +22,8 @@ from ra_gateway.ra.policy import InventoryUse, SubjectRule
 def of_issuance(config: GatewayConfig) -> Iterator[Problem]:
     """Yield which vendors' names the bundled CA is not going to certify, as far as templates and patterns tell.
 
-    Each template and pattern is filled in with what suits the CA best, so that what is told is told for certain: the
-    default profile and all of `[ca.profiles]` refuse what comes of it.
+    Each template and pattern is filled in with what suits the CA best, so that what is told is told for certain: no
+    profile that a role may have takes what comes of it; the default one says why.
     """
     ca = config.ca
     bundled = {name for name, item in config.upstreams.items() if item.kind == "bundled"}
@@ -34,13 +34,16 @@ def of_issuance(config: GatewayConfig) -> Iterator[Problem]:
         issuing = certificates((ca.directory_path / "issuing.pem",), "ca.directory_path")[0]
     except ConfigError:
         return  # whoever starts the CA says what is wrong
-    asked = [next(iter(profiles.values())), *(profiles[name] for name in ca.profiles)]
+    # A role may have any of them; "encryption" is for keys that no sample is of.
+    asked = [
+        item for name, item in profiles.items() if not item.is_privileged and name != "encryption"
+    ]
     for setting, identity in _identities(config, bundled):
         why = _refused(identity, asked, issuing)
         if why:
             yield Problem(
                 setting,
-                f"makes or allows only names that {asked[0].name} of the bundled CA refuses: {why}",
+                f"makes or allows only names that no profile of the bundled CA takes; {asked[0].name}: {why}",
                 "Write names as the CA certifies them; or change ca.domains, ca.organisations or ca.profile",
             )
 

@@ -224,7 +224,7 @@ def crl_of(config: Path, days: int) -> None:
 CASES |= {
     "a subject of another domain": (
         replaced(NAME, '"CN={cn}.other.example,O=Example Operator"'),
-        "vendors.acme.identity: makes or allows only names that ne_ipsec",
+        "vendors.acme.identity: makes or allows only names that no profile of the bundled CA takes; ne_ipsec: ",
         "Write names as the CA certifies them; or change ca.domains",
     ),
     "a subject of another organisation": (
