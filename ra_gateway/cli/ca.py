@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Final
@@ -58,6 +57,7 @@ from ra_gateway.cli.output import (
     require_name,
     run,
     say,
+    serial_number,
     serve_until_signalled,
     show_facts,
     show_table,
@@ -356,7 +356,7 @@ def ca_list_profiles(config: ConfigOption = CONFIG) -> None:
     """List the certificate profiles: the built-in ones and those of [ca.profiles]."""
     settings = load_ca(config).ca
     show_table(
-        ("Name", "From", "Days", "Subject", "SubjectAltName", "For"),
+        ("Name", "From", "Days", "Subject", "SubjectAltName", "Within", "For"),
         [
             (
                 f"{name} (default)" if name == settings.profile else name,
@@ -364,6 +364,7 @@ def ca_list_profiles(config: ConfigOption = CONFIG) -> None:
                 str(profile.validity_days),
                 ", ".join(sorted(profile.required_subject)),
                 _san(profile),
+                ", ".join((*profile.domains, *(f"O={name}" for name in profile.organisations))),
                 ", ".join(_PURPOSES.get(oid, oid) for oid in profile.purposes),
             )
             for name, profile in ca_profiles(settings).items()
@@ -547,7 +548,7 @@ def ca_show(
     config: ConfigOption = CONFIG,
 ) -> None:
     """Show a certificate and what became of it."""
-    number = _serial_number(serial)
+    number = serial_number(serial)
 
     found = with_ledger(config, lambda ledger, _: ledger.certificate(number, now()))
     if found is None:
@@ -579,13 +580,6 @@ def ca_show(
     )
 
 
-def _serial_number(text: str) -> int:
-    digits = text.replace(":", "").lower().removeprefix("0x")
-    if not re.fullmatch(r"[0-9a-f]{1,64}", digits):
-        raise typer.BadParameter(f"{text!r} is no serial number in hexadecimal")
-    return int(digits, 16)
-
-
 def _known_reason(name: str) -> str:
     if name not in Reason.__members__:
         raise typer.BadParameter(f"{name!r} is not one of {', '.join(Reason.__members__)}")
@@ -602,7 +596,7 @@ def ca_revoke(
     config: ConfigOption = CONFIG,
 ) -> None:
     """Revoke a certificate, or release it from hold."""
-    number, why = _serial_number(serial), Reason[reason]
+    number, why = serial_number(serial), Reason[reason]
 
     with_ledger(config, lambda ledger, _: ledger.revoke(Revocation(number, why, actor()), now()))
     if why is Reason.removeFromCRL:

@@ -224,7 +224,7 @@ def crl_of(config: Path, days: int) -> None:
 CASES |= {
     "a subject of another domain": (
         replaced(NAME, '"CN={cn}.other.example,O=Example Operator"'),
-        "vendors.acme.identity: makes or allows only names that no profile of the bundled CA takes; ne_ipsec: ",
+        "vendors.acme.identity: makes or allows only names that ne_ipsec",
         "Write names as the CA certifies them; or change ca.domains",
     ),
     "a subject of another organisation": (
@@ -318,8 +318,8 @@ def test_lines_of_the_inventory_that_help_nobody(config: Path) -> None:
     inventory(
         config,
         "foo,1,,,true",
-        'acme,2,"CN=a,O=Example",,true',
-        'acme,3,"cn=A, O = Example",,true',
+        'acme,2,"CN=a,O=Example Operator",,true',
+        'acme,3,"cn=A, O = Example  Operator",,true',
         "acme,4,CN={serial_number},,true",
         "acme,5,CN={serial_number},,true",
         *(f"bar,{number},,,true" for number in range(6)),
@@ -342,6 +342,19 @@ def test_what_is_advised_for_a_remote_ca_is_not_warned_of(config: Path) -> None:
     """Its CRL, and its issuing CA listed."""
     hard(config)
     assert warnings(load(config), datetime.now(UTC)) == []
+
+
+@pytest.mark.parametrize("root", ["acme", "operator"])
+def test_a_ca_that_answers_below_a_root_of_somebody_else(root: str, config: Path) -> None:
+    """Of the CAs below it none is listed; below the operator's, those of `operator.intermediates_paths` are."""
+    hard(config)
+    edit(
+        config,
+        'kind = "cmp_http"\n',
+        f'kind = "cmp_http"\ntrust_anchors_paths = ["{root}/root.pem"]\n',
+    )
+    expected = ["upstreams.bundled.trust_anchors_paths"] if root == "acme" else []
+    assert [found.path for found in warnings(load(config), datetime.now(UTC))] == expected
 
 
 def test_a_service_says_so_when_it_starts(config: Path) -> None:
