@@ -18,6 +18,7 @@ from ra_gateway.app.ca import (
     crl_publisher,
 )
 from ra_gateway.app.doctor.ledger import ledger_warnings
+from ra_gateway.app.idle import of_idle_at_the_ca
 from ra_gateway.app.profiles import ca_profiles
 from ra_gateway.app.running import check
 from ra_gateway.app.warnings import ca_warnings, of_ca_expiry, of_file
@@ -342,7 +343,11 @@ def check_ca_config(path: Path) -> None:
         say(f"{path}: good. A CA in RA mode.")
     else:
         say(f"{path}: good. A CA in RA mode and in client mode, {len(client.vendors)} vendor(s).")
-    for warning in (*_warnings(path, settings), *of_ca_expiry(settings.ca, now())):
+    for warning in (
+        *_warnings(path, settings),
+        *of_idle_at_the_ca(settings),
+        *of_ca_expiry(settings.ca, now()),
+    ):
         say(f"warning: {warning}")
 
 
