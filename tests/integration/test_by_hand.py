@@ -157,7 +157,7 @@ def test_a_request_that_is_refused(case: str, config: Path, tmp_path: Path) -> N
         "no request": "is refused",
         "two": "one by one",
         "profile": "is no profile",
-        "of the PKI": "the profile ra is for the PKI's own",
+        "of the PKI": "--profile: ra is for the PKI's own",
         "one label": "has a host that is not fully qualified",
     }
     assert said[case] in ended.stderr
