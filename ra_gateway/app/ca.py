@@ -11,10 +11,12 @@ from typing import Final
 import structlog
 
 from ra_gateway.app.changes import config_digest, require_unchanged
+from ra_gateway.app.listener_tls import ListenerTLS
+from ra_gateway.app.listener_tls import load as load_tls
 from ra_gateway.app.management import Management
 from ra_gateway.app.profiles import ca_profiles, lacks_crl_url, unusable
 from ra_gateway.app.revocation import revocation
-from ra_gateway.app.running import STEADY, cmp_listener, event_sink, listen, now
+from ra_gateway.app.running import STEADY, cmp_listener, event_sink, listen, now, proxies
 from ra_gateway.app.trust import vendor_domains
 from ra_gateway.ca.authorization import ClientMode, Mode
 from ra_gateway.ca.certification import IssuancePolicy
@@ -36,6 +38,7 @@ from ra_gateway.cmp.responder import Reply
 from ra_gateway.cmp.selfcheck import require_codec
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
 from ra_gateway.config.ca_tables import CAConfig, CAStatusConfig
+from ra_gateway.config.service_tables import ListenerTLSConfig
 from ra_gateway.config.tables import CAServiceConfig, VendorConfig
 from ra_gateway.config.values import OPERATOR_DOMAIN
 from ra_gateway.errors import ConfigError, StoreUnavailable
@@ -133,6 +136,7 @@ def _status_listener(
         clock=now,
         max_connections=status.max_connections,
         max_connections_per_address=status.max_connections_per_address,
+        **proxies(status),
     )
 
 
@@ -382,11 +386,19 @@ class CAService:
         metrics = Metrics()
         self._sink = sink = event_sink(metrics)
         self._bundled = BundledService(config.ca, config.vendors, sink)
+        self._tls = ListenerTLS(_tls_tables(config))
+        self._watching: asyncio.Task[None] | None = None
         routes = {"/.well-known/cmp": "ra", "/pkix": "ra"}
         if config.ca.client is not None:
             routes |= dict.fromkeys(config.ca.client.paths, CLIENT_ENDPOINT)
         self.listener = cmp_listener(
-            self, config.ca.server, routes=routes, profiles={}, sink=sink, by=Component.ca
+            self,
+            config.ca.server,
+            routes=routes,
+            profiles={},
+            sink=sink,
+            by=Component.ca,
+            tls=self._tls.context_of("ca.server.tls"),
         )
         self._state = "starting"
         self.management = Management(
@@ -395,6 +407,7 @@ class CAService:
             metrics,
             {"process": lambda: self._state},
             by=Component.ca,
+            tls=self._tls.context_of("management.tls"),
         )
 
     async def handle(
@@ -415,11 +428,12 @@ class CAService:
         await self._bundled.start()
         server = self._config.ca.server
         where = await listen(self.listener, server.listen_host, server.listen_port, "ca.server")
+        self._watching = asyncio.create_task(supervised("tls", self._tls.watch))
         self._state = ""
         return where
 
     async def reload(self) -> None:
-        """Read the configuration again; what has changed in it takes a restart.
+        """Read the configuration again, and the files of TLS; what else has changed in it takes a restart.
 
         Raises:
             ConfigError: It cannot be used, or has changed.
@@ -427,14 +441,23 @@ class CAService:
         try:
             config = self._config if self._read is None else await asyncio.to_thread(self._read)
             require_unchanged(self._config, config)
+            tls = await asyncio.to_thread(load_tls, _tls_tables(config))
         except ConfigError as error:
             self._sink(ReloadRefused(Component.ca, tuple(map(str, error.problems))))
             raise
+        self._config = config
+        self._tls.take_up(tls)
         self._sink(ConfigurationReloaded(Component.ca, config_digest(config)))
 
     async def stop(self) -> None:
         """Answer what was accepted, then close the ledger."""
         self._state = "draining"
+        if self._watching is not None:
+            await ended(self._watching)
         await self.listener.drain(self._config.ca.server.drain_seconds)
         await self._bundled.stop()
         await self.management.stop()
+
+
+def _tls_tables(config: CAServiceConfig) -> dict[str, ListenerTLSConfig | None]:
+    return {"ca.server.tls": config.ca.server.tls, "management.tls": config.management.tls}
