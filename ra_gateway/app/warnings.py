@@ -156,7 +156,7 @@ def _of_shared_roots(config: GatewayConfig) -> Iterator[Problem]:
             if not config.vendors[name].enabled:
                 continue
             setting = f"vendors.{name}.anchors_paths"
-            for anchor in _readable(setting, config.vendors[name].anchors_paths):
+            for anchor in _readable(config.vendors[name].anchors_paths):
                 owner = first.setdefault(canonical_spki(anchor.spki_der), name)
                 if owner != name and (owner, name) not in told:
                     told.add((owner, name))
@@ -166,13 +166,6 @@ def _of_shared_roots(config: GatewayConfig) -> Iterator[Problem]:
                         "hold for the devices of both",
                         "Give each vendor the CAs of its own as anchors, or make one vendor of the two",
                     )
-
-
-def _readable(setting: str, paths: Sequence[Path]) -> Sequence[Certificate]:
-    try:
-        return certificates(paths, setting)
-    except ConfigError:
-        return ()  # whoever loads it to use it says what is wrong
 
 
 def _of_identity(setting: str, identity: IdentityConfig) -> Iterator[Problem]:
@@ -404,7 +397,7 @@ def _mode(path: Path) -> int:
 
 def _of_expiry(read: Iterable[tuple[str, Sequence[Path]]], now: datetime) -> Iterator[Problem]:
     for setting, paths in read:
-        yield from _expiring(setting, _readable(setting, paths), now)
+        yield from _expiring(setting, _readable(paths), now)
 
 
 def _expiring(setting: str, found: Iterable[Certificate], now: datetime) -> Iterator[Problem]:

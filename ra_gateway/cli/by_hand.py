@@ -12,7 +12,7 @@ import typer
 
 from ra_gateway.app import now
 from ra_gateway.app.ca import ca_keys
-from ra_gateway.app.profiles import ca_profiles
+from ra_gateway.app.profiles import ca_profiles, grantable
 from ra_gateway.ca.by_hand import issue, template_of
 from ra_gateway.ca.clauses import nf_types_of
 from ra_gateway.ca.cross import RootKey, cross_certify, make_root_crl
@@ -23,7 +23,6 @@ from ra_gateway.ca.ledger.ledger import Ledger
 from ra_gateway.ca.profiles import PURPOSES
 from ra_gateway.ca.records import Reason
 from ra_gateway.ca.root_record import CROSS, ROOT_CRL, is_named_for, root_crl_names, signed_by
-from ra_gateway.cli.entities import grantable
 from ra_gateway.cli.ledger_context import actor, with_ledger
 from ra_gateway.cli.output import (
     CONFIG,

@@ -665,7 +665,8 @@ def test_the_option_that_is_at_fault_is_named(
     subject = f"CN={FQDN},O=Example Operator" if options else f"CN={FQDN},O=Other"
     request = write_request(tmp_path / "x.csr", subject)
     base = [] if "--profile" in options else ["--profile", "seg"]
-    sign = ("ca", "sign", request, "--out", tmp_path / "x.pem", *base, "--config", config)
+    sign: list[str | Path] = ["ca", "sign", request, "--out", tmp_path / "x.pem", *base]
+    sign += ["--config", config]
     ended = run(*sign, *options)
     assert (ended.exit_code, at_fault in ended.stderr, todo in ended.stderr) == (2, True, True), (
         ended.stderr
