@@ -13,13 +13,13 @@ import structlog
 from ra_gateway.app.changes import config_digest, require_no_restart
 from ra_gateway.app.gateway import Wiring
 from ra_gateway.app.health import LOOK_SECONDS, Probe
-from ra_gateway.app.listener_tls import ListenerTLS, Loaded
+from ra_gateway.app.listener_tls import ListenerTLS, Loaded, tls_tables
 from ra_gateway.app.listener_tls import load as load_tls
 from ra_gateway.app.management import Management
 from ra_gateway.app.running import cmp_listener, event_sink, listen, log_start, now
 from ra_gateway.clocks import unstepped
 from ra_gateway.cmp.selfcheck import require_codec
-from ra_gateway.config.service_tables import ListenerTLSConfig, StoreConfig
+from ra_gateway.config.service_tables import StoreConfig
 from ra_gateway.config.tables import GatewayConfig
 from ra_gateway.errors import ConfigError, StoreUnavailable, missing_extra
 from ra_gateway.events import Component, ConfigurationReloaded, EventSink, ReloadRefused, unheard
@@ -94,10 +94,6 @@ def _bundled(config: GatewayConfig, sink: EventSink) -> BundledService | None:
     return BundledService(config.ca, config.vendors, sink)
 
 
-def _tls_tables(config: GatewayConfig) -> dict[str, ListenerTLSConfig | None]:
-    return {"server.tls": config.server.tls, "management.tls": config.management.tls}
-
-
 class Application:
     """One gateway process: everything that a configuration asks for, wired together.
 
@@ -124,7 +120,7 @@ class Application:
         self._wiring = Wiring(
             config, transaction_store(config.store, self._sink), self._bundled, self._sink
         )
-        self._tls = ListenerTLS(_tls_tables(config))
+        self._tls = ListenerTLS(tls_tables(config))
         self._background: list[asyncio.Task[None]] = []
         self._retiring: set[asyncio.Task[None]] = set()
         self._reloading = asyncio.Lock()
@@ -233,7 +229,7 @@ class Application:
         old = self._wiring
         config = old.config if self._read is None else await asyncio.to_thread(self._read)
         require_no_restart(old.config, config)
-        tls = await asyncio.to_thread(load_tls, _tls_tables(config))
+        tls = await asyncio.to_thread(load_tls, tls_tables(config))
         store = old.store
         if config.store.kind == "redis":  # its URL and keys are in files, which may be others now
             store = transaction_store(config.store, self._sink)

@@ -12,7 +12,7 @@ import structlog
 
 from ra_gateway.app.changes import config_digest, require_unchanged
 from ra_gateway.app.health import CALM_SECONDS, LOOK_SECONDS, Probe
-from ra_gateway.app.listener_tls import ListenerTLS
+from ra_gateway.app.listener_tls import ListenerTLS, ca_tls_tables
 from ra_gateway.app.listener_tls import load as load_tls
 from ra_gateway.app.management import Management
 from ra_gateway.app.profiles import ca_profiles, lacks_crl_url, unusable
@@ -49,7 +49,6 @@ from ra_gateway.cmp.responder import Reply
 from ra_gateway.cmp.selfcheck import require_codec
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
 from ra_gateway.config.ca_tables import CAConfig, CAStatusConfig
-from ra_gateway.config.service_tables import ListenerTLSConfig
 from ra_gateway.config.tables import CAServiceConfig, VendorConfig
 from ra_gateway.config.values import OPERATOR_DOMAIN
 from ra_gateway.errors import ConfigError, StoreUnavailable
@@ -465,7 +464,7 @@ class CAService:
         metrics = Metrics()
         self._sink = sink = event_sink(metrics)
         self._bundled = BundledService(config.ca, config.vendors, sink)
-        self._tls = ListenerTLS(_tls_tables(config))
+        self._tls = ListenerTLS(ca_tls_tables(config))
         self._watching: asyncio.Task[None] | None = None
         routes = {"/.well-known/cmp": "ra", "/pkix": "ra"}
         if config.ca.client is not None:
@@ -526,7 +525,7 @@ class CAService:
         try:
             config = self._config if self._read is None else await asyncio.to_thread(self._read)
             require_unchanged(self._config, config)
-            tls = await asyncio.to_thread(load_tls, _tls_tables(config))
+            tls = await asyncio.to_thread(load_tls, ca_tls_tables(config))
         except ConfigError as error:
             self._sink(ReloadRefused(Component.ca, tuple(map(str, error.problems))))
             raise
@@ -544,7 +543,3 @@ class CAService:
         await self.listener.drain(self._config.ca.server.drain_seconds)
         await self._bundled.stop()
         await self.management.stop()
-
-
-def _tls_tables(config: CAServiceConfig) -> dict[str, ListenerTLSConfig | None]:
-    return {"ca.server.tls": config.ca.server.tls, "management.tls": config.management.tls}

@@ -11,11 +11,12 @@ from typing import Final
 
 import structlog
 
-from ra_gateway.app.credential import EXPIRY_WARNING, WATCH_SECONDS, FileStates, file_states
+from ra_gateway.app.credential import WATCH_SECONDS, FileStates, file_states
 from ra_gateway.app.running import now
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.oids import OID
 from ra_gateway.config.service_tables import ListenerTLSConfig
+from ra_gateway.config.tables import CAServiceConfig, GatewayConfig
 from ra_gateway.errors import ConfigError
 from ra_gateway.keys import (
     load_certificates,
@@ -26,6 +27,9 @@ from ra_gateway.keys import (
 )
 from ra_gateway.server.preface import TLSContext
 from ra_gateway.upstream.tls import openssl_reason
+
+TLS_EXPIRY_WARNING: Final = timedelta(days=14)
+"""From then on an expiring certificate is warned of: those that renew themselves do so earlier, at 30 days of 90."""
 
 _WARNING_INTERVAL: Final = timedelta(days=1)
 
@@ -111,7 +115,7 @@ class ListenerTLS:
         for setting, certificate in self.certificates.items():
             left = certificate.not_after - moment
             warned_at = self._warned_at.get(setting)
-            if left >= EXPIRY_WARNING or (
+            if left >= TLS_EXPIRY_WARNING or (
                 warned_at is not None and moment - warned_at < _WARNING_INTERVAL
             ):
                 continue
@@ -127,6 +131,16 @@ class ListenerTLS:
                 log.error("tls.certificate_expired", **told)
             else:
                 log.warning("tls.certificate_expires", **told, days=left.days)
+
+
+def tls_tables(config: GatewayConfig) -> dict[str, ListenerTLSConfig | None]:
+    """Return the tables of a gateway's listeners."""
+    return {"server.tls": config.server.tls, "management.tls": config.management.tls}
+
+
+def ca_tls_tables(config: CAServiceConfig) -> dict[str, ListenerTLSConfig | None]:
+    """Return those of the bundled CA as a service of its own."""
+    return {"ca.server.tls": config.ca.server.tls, "management.tls": config.management.tls}
 
 
 def load(tables: Mapping[str, ListenerTLSConfig | None]) -> dict[str, Loaded]:

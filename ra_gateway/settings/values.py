@@ -133,6 +133,8 @@ def _path_segments(text: str) -> str:
 
 def _network(text: str) -> str:
     try:
+        if "%" in text:
+            raise ValueError("a zone, which is this machine's name for a network card")
         network = ipaddress.ip_network(text, strict=False)
     except ValueError:
         raise wrong(

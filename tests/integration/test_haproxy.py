@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import ssl
 import subprocess
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -17,9 +18,11 @@ from ra_gateway.config.reading import load
 from ra_gateway.device.client import post
 from ra_gateway.device.values import Done
 from ra_gateway.events import Component, Fact, RequestHandled
-from tests.support.haproxy import SAMPLE, balanced, haproxy_path
-from tests.support.pki import VendorPKI
+from ra_gateway.peers import Networks
+from tests.support.haproxy import SAMPLE, balanced, haproxy_path, running
+from tests.support.pki import VendorPKI, make_root, write_certificates
 from tests.support.ports import free_port
+from tests.support.raw_http import CMP_TYPE, PATH, served
 from tests.support.setups import edit, make_setup
 from tests.support.stations import Station, until
 
@@ -56,9 +59,13 @@ class Site:
         self.gateways[number : number + 1] = [application]
 
     async def restart(self, number: int) -> None:
-        """End a gateway as SIGTERM does, and start it anew."""
-        await self.gateways[number].stop()
+        """End a gateway, and start it anew."""
+        await self.stop(number)
         await self.start(number)
+
+    async def stop(self, number: int) -> None:
+        """End a gateway as SIGTERM does."""
+        await self.gateways[number].stop()
 
     async def enrol(self, url: str, serial: str, session: aiohttp.ClientSession) -> Done:
         """Have a base station enrol and confirm, without a second try of its own."""
@@ -77,13 +84,64 @@ async def site(tmp_path: Path, vendor_pki: VendorPKI, redis_url: str) -> AsyncIt
     async with AsyncExitStack() as stack:
         for number in range(2):
             await site.start(number)
-            stack.push_async_callback(lambda number=number: site.gateways[number].stop())
+            stack.push_async_callback(site.stop, number)
         yield site
 
 
 def test_the_sample_is_one() -> None:
     """As HAProxy itself sees it."""
     subprocess.run([haproxy_path(), "-c", "-f", str(SAMPLE)], check=True)
+
+
+async def asked(port: int, count: int) -> list[int]:
+    """Post from as many addresses, 127.0.1.0 and on; returns what is answered."""
+    statuses = []
+    for number in range(count):
+        connector = aiohttp.TCPConnector(local_addr=(f"127.0.1.{number}", 0))
+        async with aiohttp.ClientSession(connector=connector) as session:
+            headers = {"Content-Type": CMP_TYPE, "X-Forwarded-For": "192.0.2.99"}
+            url = f"http://127.0.0.1:{port}{PATH}"
+            async with session.post(url, data=b"x", headers=headers) as response:
+                statuses.append(response.status)
+    return statuses
+
+
+@pytest.mark.parametrize(
+    "mode, sends, behind_tls",
+    [
+        ("tcp", "send-proxy", False),
+        ("tcp", "send-proxy-v2", False),
+        ("tcp", "send-proxy-v2", True),
+        ("http", "send-proxy-v2 proxy-v2-options crc32c,unique-id", True),
+        ("http", "", False),
+    ],
+)
+async def test_how_haproxy_tells(tmp_path: Path, mode: str, sends: str, behind_tls: bool) -> None:
+    """Whose connection or request it is; without `send-proxy` by X-Forwarded-For, in which clients write first."""
+    root = make_root("TLS root")
+    if behind_tls:
+        write_certificates(tmp_path / "root.pem", root.certificate)
+        sends += f" ssl verify required ca-file {tmp_path}/root.pem verifyhost localhost"
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server = root.issue("gateway", san=["dns:localhost"])
+    context.load_cert_chain(*server.write(tmp_path, "server"))
+    forwards = "    option forwardfor\n    unique-id-format %rt\n" if mode == "http" else ""
+    async with served(
+        trusted_proxies=Networks(["127.0.0.1"]),
+        proxy_protocol="proxy" in sends,
+        forwarded_for="proxy" not in sends,
+        tls=(lambda: context) if behind_tls else None,
+    ) as gateway:
+        text = (
+            f"defaults\n    mode {mode}\n    timeout connect 60s\n    timeout client 60s\n"
+            f"    timeout server 60s\n{forwards}listen all\n    bind {{bind}}\n"
+            f"    server gateway 127.0.0.1:{gateway.port} {sends}\n"
+        )
+        with running(tmp_path, text) as port:
+            assert await asked(port, 3) == [200] * 3
+        assert [call[4] for call in gateway.echo.calls] == [
+            f"127.0.1.{number}" for number in range(3)
+        ]
 
 
 async def test_gateways_are_restarted_one_after_the_other_under_load(

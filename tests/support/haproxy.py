@@ -42,15 +42,27 @@ def balanced(directory: Path, gateways: Sequence[tuple[int, int]]) -> Iterator[i
         directory: Where its configuration and its log go.
         gateways: The port of each, and that of its management listener.
     """
-    port = free_port()
-    text, count = re.subn(r"(?m)^( *bind) :8080$", rf"\1 127.0.0.1:{port}", SAMPLE.read_text())
+    text, count = re.subn(r"(?m)^( *bind) :8080$", r"\1 {bind}", SAMPLE.read_text())
     assert count == 1
     head, lines = re.split(r"(?m)(?=^ *server gateway-1 )", text)
     assert len(re.findall(r"(?m)^ *server ", lines)) == 2
     for number, (service, management) in enumerate(gateways, 1):
         head += f"    server gateway-{number} 127.0.0.1:{service} port {management}\n"
+    with running(directory, head) as port:
+        yield port
+
+
+@contextmanager
+def running(directory: Path, text: str) -> Iterator[int]:
+    """Run HAProxy; yields its port.
+
+    Args:
+        directory: Where its configuration and its log go.
+        text: Its configuration, in which {bind} is where it listens.
+    """
+    port = free_port()
     config = directory / "haproxy.cfg"
-    config.write_text(head)
+    config.write_text(text.replace("{bind}", f"127.0.0.1:{port}"))
     log = directory / "haproxy.log"
     with log.open("wb") as output:
         process = subprocess.Popen(

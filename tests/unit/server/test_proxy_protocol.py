@@ -5,6 +5,8 @@ from __future__ import annotations
 import ipaddress
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ra_gateway.server.proxy_protocol import MAX_V2_OCTETS, Header, NotProxied
 
@@ -95,6 +97,22 @@ def test_what_is_no_header(octets: bytes) -> None:
     """It is refused within 107 octets, or at the length that is too large."""
     with pytest.raises(NotProxied):
         read(octets, b"a" * 107)
+
+
+@given(
+    st.one_of(
+        st.binary(max_size=64),
+        st.builds(bytes.__add__, st.just(SIGNATURE), st.binary(min_size=4, max_size=64)),
+        st.builds(bytes.__add__, st.just(b"PROXY TCP6 "), st.binary(max_size=120)),
+    )
+)
+def test_whatever_comes_is_a_header_or_none(octets: bytes) -> None:
+    """With an address or without, of a length that is bounded; nothing else is raised."""
+    try:
+        source, _ = read(octets)
+    except (NotProxied, EOFError):
+        return
+    assert not source or ipaddress.ip_address(source)
 
 
 @pytest.mark.parametrize("octets", [v2(), b"PROXY TCP4 192.0.2.7 192.0.2.1 12345 8080\r\n"])
