@@ -6,7 +6,6 @@ for each peer in `cross/SERIAL.pem`, and `root.crl`, which is with its copies th
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,6 +31,7 @@ from ra_gateway.ca.root_record import (
     cross_certificates,
     looks,
     own_certificates,
+    peers_certificates,
     root_crl_names,
     signed_by,
 )
@@ -47,9 +47,11 @@ from ra_gateway.cmp.crl import CRL, open_crl, verify_crl
 from ra_gateway.cmp.names import NULL_DN
 from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.requests import read_certification_request
-from ra_gateway.cmp.x520 import require_certifiable
+from ra_gateway.cmp.x520 import is_fqdn, require_certifiable
 from ra_gateway.errors import CMPError, ConfigError, CRLRefused
 from ra_gateway.keys import read_bounded
+
+_COMPROMISED: Final = (Reason.keyCompromise, Reason.cACompromise, Reason.aACompromise)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +120,15 @@ def cross_certify(
                     f"has the name or the key of {own.subject}, or a name that looks like it",
                     "Ask the peer again",
                 )
+        _, revoked = _listed(change.files, root_crl_names(change.files), now)
+        for name, item in peers_certificates(change.files):
+            entry = revoked.get(item.serial_number)
+            if entry and entry.reason in _COMPROMISED and canonical_spki(item.spki_der) == identity:
+                raise ConfigError.of(
+                    "request",
+                    f"has the key of {name}, revoked for {entry.reason.name}",
+                    "Ask the peer for one with another key",
+                )
         require_key(spki_der, root)
         allowed = root.basic_constraints[1]
         if allowed is not None and allowed <= path_length:
@@ -153,9 +164,6 @@ def cross_certify(
     return certificate, living
 
 
-_DOMAIN: Final = re.compile(r"([a-z0-9]([a-z0-9-]*[a-z0-9])?\.)+[a-z]([a-z0-9-]*[a-z0-9])?")
-
-
 def _subtree(text: str) -> x509.GeneralName:
     kind, separator, value = text.partition(":")
     if kind == "dn":
@@ -166,7 +174,7 @@ def _subtree(text: str) -> x509.GeneralName:
                 "--permit", f"{text} is no Name: {error}", "dn:O=Op Two"
             ) from error
     name = (value if separator else text).removeprefix(".").lower()
-    if (separator and kind != "dns") or not _DOMAIN.fullmatch(name):
+    if (separator and kind != "dns") or not is_fqdn(name):
         raise ConfigError.of(
             "--permit", f"{text} is no DNS name", "Write it like op2.example, or dn:O=Op Two"
         )

@@ -13,9 +13,9 @@ from contextlib import suppress
 from typing import Final
 from urllib.parse import unquote
 
-from ra_gateway.cmp.identity import fqdn_of
 from ra_gateway.cmp.names import attributes, from_rfc4514
 from ra_gateway.cmp.oids import OID
+from ra_gateway.cmp.x520 import fqdn_of
 from ra_gateway.errors import MalformedMessage
 
 HOST_ATTRIBUTES: Final = frozenset(

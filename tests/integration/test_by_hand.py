@@ -674,3 +674,20 @@ def test_the_option_that_is_at_fault_is_named(
     assert "ocsp_signer" not in ended.stderr
     within = succeeded("ca", "profiles", "--config", config)
     assert "example.net, O=Example Operator" in " ".join(within.split())
+
+
+@pytest.mark.requirement("T26")
+@pytest.mark.parametrize("reason", ["keyCompromise", "cACompromise", "aACompromise", "superseded"])
+def test_a_key_that_was_compromised_is_not_certified_again(tmp_path: Path, reason: str) -> None:
+    """Whatever its name is; one that was revoked for another reason is."""
+    ours = tmp_path / "ours"
+    succeeded("ca", "create", ours, "--organisation", "Op One")
+    request = write_request(tmp_path / "1.csr", "CN=SEG CA,O=Op Two")
+    sign = ("ca", "cross-sign", ours, request, "--crl-url", CRL_URL)
+    succeeded(*sign)
+    (cross,) = (ours / "cross").iterdir()
+    succeeded("ca", "root-crl", ours, "--first", "--revoke", cross.stem, "--reason", reason)
+    ended = run(*sign)
+    compromised = reason != "superseded"
+    assert ("has the key of cross/" in ended.stderr) is compromised
+    assert (ended.exit_code == 2) is compromised
