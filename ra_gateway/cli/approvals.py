@@ -3,30 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from pathlib import Path
-from typing import Annotated, Final, TypeVar
+from typing import TYPE_CHECKING, Annotated, Final, TypeVar
 
-import structlog
 import typer
 
-from ra_gateway import logs
-from ra_gateway.app import now
-from ra_gateway.app.gateway import transaction_store
 from ra_gateway.cli.ledger_context import actor
 from ra_gateway.cli.output import CONFIG, Commands, ConfigOption, fail, run, say, show_table
-from ra_gateway.cmp.certificates import load_certificate
-from ra_gateway.cmp.names import rfc4514
-from ra_gateway.config.reading import load
+from ra_gateway.config.source import Source
 from ra_gateway.errors import ConfigError, GatewayError, MalformedMessage
-from ra_gateway.ra.approval import (
-    HANDLE_DIGITS,
-    MIN_HANDLE_DIGITS,
-    decide,
-    request_digest,
-    waiting,
-)
-from ra_gateway.ra.transaction import Transaction
-from ra_gateway.stores.redis import RedisStore
+
+if TYPE_CHECKING:
+    from ra_gateway.ra.transaction import Transaction
+    from ra_gateway.stores.redis import RedisStore
 
 T = TypeVar("T")
 
@@ -45,9 +33,7 @@ approvals_app = Commands(
 
 Handle = Annotated[
     str,
-    typer.Argument(
-        metavar="REQUEST", help=f"As listed, in hex; at least {MIN_HANDLE_DIGITS} digits of it."
-    ),
+    typer.Argument(metavar="REQUEST", help="As listed, in hex; at least 16 digits of it."),
 ]
 ByOption = Annotated[
     str, typer.Option(help="Who decides, for the record; by default the user who is logged in.")
@@ -61,6 +47,8 @@ class NotListed(GatewayError):
 @approvals_app.command("list")
 def approvals_list(config: ConfigOption = CONFIG) -> None:
     """List the requests that wait, the oldest first."""
+
+    from ra_gateway.ra.approval import waiting
 
     async def listed(store: RedisStore) -> tuple[list[Transaction], int]:
         return await waiting(store, store), store.not_believed
@@ -91,7 +79,13 @@ def approvals_deny(request: Handle, by: ByOption = "", config: ConfigOption = CO
     _decide(config, request, by, approve=False)
 
 
-def _decide(config: Path, handle: str, by: str, *, approve: bool) -> None:
+def _decide(config: Source, handle: str, by: str, *, approve: bool) -> None:
+    import structlog
+
+    from ra_gateway.clocks import now
+    from ra_gateway.cmp.names import rfc4514
+    from ra_gateway.ra.approval import decide, request_digest, waiting
+
     decided_by = by or actor().partition(":")[2]
 
     async def work(store: RedisStore) -> Transaction:
@@ -121,14 +115,19 @@ def _decide(config: Path, handle: str, by: str, *, approve: bool) -> None:
     say(f"{word.capitalize()}: {done.body_type.name} of {_requester(done)} for {_subject(done)}.")
 
 
-def _with_store(path: Path, work: Callable[[RedisStore], Awaitable[T]]) -> T:
+def _with_store(source: Source, work: Callable[[RedisStore], Awaitable[T]]) -> T:
     """Run some work on the store that a gateway's configuration names.
 
     Raises:
         ConfigError: It is not one that a command can reach.
         StoreUnavailable: It cannot be asked.
     """
-    config = load(path)
+    from ra_gateway import logs
+    from ra_gateway.app.gateway import transaction_store
+    from ra_gateway.config.reading import load
+    from ra_gateway.stores.redis import RedisStore
+
+    config = load(source)
     logs.configure(config.log.format, config.log.level)
     store = transaction_store(config.store)
     if not isinstance(store, RedisStore):
@@ -153,6 +152,8 @@ def _one_of(requests: list[Transaction], handle: str) -> Transaction:
     Raises:
         NotListed: None does, or several do, or too little of it is given to tell.
     """
+    from ra_gateway.ra.approval import MIN_HANDLE_DIGITS, request_digest
+
     wanted = handle.lower()
     if len(wanted) < MIN_HANDLE_DIGITS:
         raise NotListed(
@@ -169,6 +170,8 @@ def _one_of(requests: list[Transaction], handle: str) -> Transaction:
 
 
 def _row(request: Transaction) -> tuple[str, ...]:
+    from ra_gateway.ra.approval import HANDLE_DIGITS, request_digest
+
     return (
         request_digest(request)[:HANDLE_DIGITS],
         f"{request.created_at:%Y-%m-%d %H:%M:%S}",
@@ -180,11 +183,15 @@ def _row(request: Transaction) -> tuple[str, ...]:
 
 
 def _subject(request: Transaction) -> str:
+    from ra_gateway.cmp.names import rfc4514
+
     names = " ".join(request.san or ())
     return f"{rfc4514(request.subject_der)}{f' ({names})' if names else ''}"
 
 
 def _requester(request: Transaction) -> str:
+    from ra_gateway.cmp.certificates import load_certificate
+
     try:
         return load_certificate(request.signer_der, loosely=True).subject
     except MalformedMessage:

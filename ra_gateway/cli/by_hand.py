@@ -4,19 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ra_gateway.app import now
-from ra_gateway.app.ca import ca_keys
-from ra_gateway.app.profiles import ca_profiles
-from ra_gateway.ca.by_hand import issue, template_of
-from ra_gateway.ca.cross import RootKey, cross_certify, make_root_crl
-from ra_gateway.ca.derivation import require_crl_url
-from ra_gateway.ca.files import require_absent
-from ra_gateway.ca.keys import CROSS, ROOT_CRL
-from ra_gateway.ca.ledger.ledger import Ledger
 from ra_gateway.ca.records import Reason
 from ra_gateway.cli.ledger_context import actor, with_ledger
 from ra_gateway.cli.output import (
@@ -30,12 +21,12 @@ from ra_gateway.cli.output import (
     require_name,
     say,
 )
-from ra_gateway.cmp.certificates import Certificate
-from ra_gateway.cmp.names import from_rfc4514, general_names_der
-from ra_gateway.cmp.pem import pem_blocks
-from ra_gateway.config.ca_tables import CAConfig
 from ra_gateway.errors import CMPError, ConfigError
-from ra_gateway.keys import read_bounded, write_certificates
+
+if TYPE_CHECKING:
+    from ra_gateway.ca.ledger.ledger import Ledger
+    from ra_gateway.cmp.certificates import Certificate
+    from ra_gateway.config.ca_tables import CAConfig
 
 _LABELS = ("CERTIFICATE REQUEST", "NEW CERTIFICATE REQUEST")
 
@@ -62,6 +53,14 @@ def ca_sign(
     config: ConfigOption = CONFIG,
 ) -> None:
     """Issue a certificate for a PKCS #10 that was brought by hand; it is in the ledger like any other."""
+    from ra_gateway.app.ca import ca_keys
+    from ra_gateway.app.profiles import ca_profiles
+    from ra_gateway.ca.by_hand import issue, template_of
+    from ra_gateway.ca.files import require_absent
+    from ra_gateway.clocks import now
+    from ra_gateway.cmp.names import from_rfc4514, general_names_der
+    from ra_gateway.keys import write_certificates
+
     if subject is not None:
         require_name(subject, "--subject")
     require_absent([out])
@@ -133,6 +132,11 @@ def ca_cross_sign(
     password_file: DirectoryPasswordOption = None,
 ) -> None:
     """Certify another operator's SEG or TLS CA by the root, from its PKCS #10 (TS 33.310 7.3)."""
+    from ra_gateway.ca.cross import RootKey, cross_certify
+    from ra_gateway.ca.derivation import require_crl_url
+    from ra_gateway.ca.keys import CROSS, ROOT_CRL
+    from ra_gateway.clocks import now
+
     require_crl_url(crl_url, "--crl-url", placeholder=False)  # the root has one CRL
     key = RootKey(read_password(password_file), root_key, read_password(root_password))
     try:
@@ -182,6 +186,10 @@ def ca_root_crl(
     password_file: DirectoryPasswordOption = None,
 ) -> None:
     """Make the root's CRL anew; a cross certificate is revoked by being listed."""
+    from ra_gateway.ca.cross import RootKey, make_root_crl
+    from ra_gateway.ca.keys import ROOT_CRL
+    from ra_gateway.clocks import now
+
     allowed = [
         item.name for item in Reason if item not in (Reason.removeFromCRL, Reason.certificateHold)
     ]
@@ -202,6 +210,9 @@ def ca_root_crl(
 
 def _read(path: Path) -> bytes:
     """Return the one PKCS #10 of a file."""
+    from ra_gateway.cmp.pem import pem_blocks
+    from ra_gateway.keys import read_bounded
+
     try:
         octets = read_bounded(path)
         blocks = [block for label in _LABELS for block in pem_blocks(octets, label, 2)]

@@ -5,34 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from ra_gateway import logs
-from ra_gateway.app import now
-from ra_gateway.app.ca import (
-    CAService,
-    ca_checkpoints,
-    ca_keys,
-    ca_ledger,
-    crl_publisher,
-)
-from ra_gateway.app.doctor.ledger import ledger_warnings
-from ra_gateway.app.profiles import ca_profiles
-from ra_gateway.app.running import check
-from ra_gateway.app.warnings import ca_warnings, of_file
-from ra_gateway.ca.files import CAFiles
-from ra_gateway.ca.hierarchy import SignerNames
-from ra_gateway.ca.keys import create_operator_pki, expiries, import_ca
-from ra_gateway.ca.ledger.backup import dump, restore
-from ra_gateway.ca.ledger.checkpoints import TrailRewritten
-from ra_gateway.ca.ledger.ledger import Ledger
-from ra_gateway.ca.ledger.verify import verify
-from ra_gateway.ca.profiles import PROFILES, PURPOSES, Profile
-from ra_gateway.ca.ra_credential import issue_ra_certificate
 from ra_gateway.ca.records import CertificateStatus, Reason, Revocation
-from ra_gateway.ca.rollover import renew_signers, roll_issuing, roll_root
 from ra_gateway.cli.by_hand import ca_cross_sign, ca_root_crl, ca_sign
 from ra_gateway.cli.entities import entity_app, show_certificates
 from ra_gateway.cli.ledger_context import actor, with_ledger
@@ -46,6 +23,7 @@ from ra_gateway.cli.output import (
     KeyUriOption,
     NamedSubjectsOption,
     OtherKeyKindOption,
+    PortOption,
     RootKeyOption,
     RootPasswordOption,
     SANOption,
@@ -62,13 +40,15 @@ from ra_gateway.cli.output import (
     show_table,
 )
 from ra_gateway.cli.registry import ra_app, role_app
-from ra_gateway.cmp.certificates import Certificate
-from ra_gateway.cmp.names import general_names
-from ra_gateway.config.ca_tables import CAConfig
-from ra_gateway.config.reading import load_ca
-from ra_gateway.config.tables import CAServiceConfig
+from ra_gateway.config.source import Source
 from ra_gateway.errors import ConfigError
-from ra_gateway.keys import load_certificates, pem
+
+if TYPE_CHECKING:
+    from ra_gateway.ca.ledger.ledger import Ledger
+    from ra_gateway.ca.profiles import Profile
+    from ra_gateway.cmp.certificates import Certificate
+    from ra_gateway.config.ca_tables import CAConfig
+    from ra_gateway.config.tables import CAServiceConfig
 
 ca_app = Commands(
     name="ca",
@@ -81,7 +61,6 @@ for part in (entity_app, role_app, ra_app):
 DirectoryArgument = Annotated[Path, typer.Argument(help="Directory of the CA's files.")]
 SerialArgument = Annotated[str, typer.Argument(help="Serial number in hexadecimal.")]
 
-_PURPOSES: Final = {oid: name for name, oid in PURPOSES.items()}
 _RELOAD: Final = "Restart `ra-gateway ca serve`, or the gateway with the CA in its process."
 
 
@@ -103,6 +82,10 @@ def ca_create(
 
     --san and --crl-url are for the CMP signer, whose certificate is to have both (TS 33.310 9.4.6).
     """
+    from ra_gateway.ca.hierarchy import SignerNames
+    from ra_gateway.ca.keys import create_operator_pki
+    from ra_gateway.clocks import now
+
     run(
         create_operator_pki(
             directory,
@@ -160,6 +143,9 @@ def ca_import(
     key_uri: KeyUriOption = None,
 ) -> None:
     """Make the directory of a CA that exists, with new CMP and OCSP signers."""
+    from ra_gateway.ca.keys import import_ca
+    from ra_gateway.clocks import now
+
     run(
         import_ca(
             directory,
@@ -189,6 +175,10 @@ def ca_issue_ra(
     crl_url: CRLURLOption = "",
 ) -> None:
     """Make key and certificate of an RA as files, without a ledger."""
+    from ra_gateway.ca.hierarchy import SignerNames
+    from ra_gateway.ca.ra_credential import issue_ra_certificate
+    from ra_gateway.clocks import now
+
     require_name(subject, "--subject")
     run(
         issue_ra_certificate(
@@ -220,6 +210,9 @@ def ca_roll_issuing(
     key_uri: KeyUriOption = None,
 ) -> None:
     """Make a new issuing CA; the old one goes on signing CRLs and OCSP answers of what it issued."""
+    from ra_gateway.ca.rollover import roll_issuing
+    from ra_gateway.clocks import now
+
     if subject is not None:
         require_name(subject, "--subject")
     certificate = run(
@@ -247,6 +240,9 @@ def ca_roll_root(
     key_uri: KeyUriOption = None,
 ) -> None:
     """Make a new root and cross certificates with the old one (rootCaKeyUpdate)."""
+    from ra_gateway.ca.rollover import roll_root
+    from ra_gateway.clocks import now
+
     certificate = roll_root(
         directory,
         now=now(),
@@ -283,6 +279,10 @@ def ca_renew_signers(
 
     --san and --crl-url give the CMP signer others, or what it lacks (TS 33.310 9.4.6).
     """
+    from ra_gateway.ca.hierarchy import SignerNames
+    from ra_gateway.ca.rollover import renew_signers
+    from ra_gateway.clocks import now
+
     made = run(
         renew_signers(
             directory,
@@ -301,6 +301,8 @@ def ca_renew_signers(
 @ca_app.command("expiries")
 def ca_expiries(directory: DirectoryArgument) -> None:
     """List when the CA's own certificates expire, the soonest first."""
+    from ra_gateway.ca.keys import expiries
+
     show_table(
         ("Not after", "File", "Subject"),
         [(day(item.not_after), item.file, item.subject) for item in expiries(directory)],
@@ -311,40 +313,61 @@ def ca_expiries(directory: DirectoryArgument) -> None:
 
 
 @ca_app.command("serve")
-def ca_serve(config: ConfigOption = CONFIG) -> None:
+def ca_serve(port: PortOption = None, config: ConfigOption = CONFIG) -> None:
     """Serve the bundled CA as a process of its own, for gateways that use it over HTTP."""
+    from ra_gateway import logs
+    from ra_gateway.app.ca import CAService
+    from ra_gateway.config.reading import load_ca
+
+    if port is not None:
+        config = config.with_setting("--port", "ca.server.listen_port", port)
     settings = load_ca(config)
     logs.configure(settings.log.format, settings.log.level)
     serve_until_signalled(CAService(settings), _warnings(config, settings))
 
 
-def _warnings(path: Path, settings: CAServiceConfig) -> list[str]:
+def _warnings(source: Source, settings: CAServiceConfig) -> list[str]:
     """Return what works and is less safe than it looks, in sentences."""
-    found = [str(problem) for problem in (*of_file(path), *ca_warnings(settings, now()))]
+    from ra_gateway.app.doctor.ledger import ledger_warnings
+    from ra_gateway.app.warnings import ca_warnings, of_file
+    from ra_gateway.clocks import now
+
+    found = [str(problem) for problem in (*of_file(source.path), *ca_warnings(settings, now()))]
     return [*found, *ledger_warnings(settings.ca)]
 
 
-def check_ca_config(path: Path) -> None:
+def check_ca_config(source: Source) -> None:
     """Read the configuration of `ca serve` and every file it names, and say everything that is wrong.
 
     Raises:
         ConfigError: It cannot be used.
     """
-    settings = load_ca(path)
+    from ra_gateway.app.ca import CAService
+    from ra_gateway.app.running import check
+    from ra_gateway.config.reading import load_ca
+
+    settings = load_ca(source)
     check(CAService, settings)
     client = settings.ca.client
     if client is None:
-        say(f"{path}: good. A CA in RA mode.")
+        say(f"{source}: good. A CA in RA mode.")
     else:
-        say(f"{path}: good. A CA in RA mode and in client mode, {len(client.vendors)} vendor(s).")
-    for warning in _warnings(path, settings):
+        say(f"{source}: good. A CA in RA mode and in client mode, {len(client.vendors)} vendor(s).")
+    for warning in _warnings(source, settings):
         say(f"warning: {warning}")
 
 
 @ca_app.command("profiles")
 def ca_list_profiles(config: ConfigOption = CONFIG) -> None:
     """List the certificate profiles: the built-in ones and those of [ca.profiles]."""
+    from ra_gateway.app.profiles import ca_profiles
+    from ra_gateway.ca.profiles import PROFILES
+    from ra_gateway.config.reading import load_ca
+
     settings = load_ca(config).ca
+    from ra_gateway.ca.profiles import PURPOSES
+
+    purposes = {oid: name for name, oid in PURPOSES.items()}
     show_table(
         ("Name", "From", "Days", "Subject", "SubjectAltName", "For"),
         [
@@ -354,7 +377,7 @@ def ca_list_profiles(config: ConfigOption = CONFIG) -> None:
                 str(profile.validity_days),
                 ", ".join(sorted(profile.required_subject)),
                 _san(profile),
-                ", ".join(_PURPOSES.get(oid, oid) for oid in profile.purposes),
+                ", ".join(purposes.get(oid, oid) for oid in profile.purposes),
             )
             for name, profile in ca_profiles(settings).items()
         ],
@@ -372,6 +395,9 @@ def _san(profile: Profile) -> str:
 @ca_app.command("migrate")
 def ca_migrate(config: ConfigOption = CONFIG) -> None:
     """Make the tables of the ledger, or bring those of an older release up to date."""
+    from ra_gateway.app.ca import ca_ledger
+    from ra_gateway.config.reading import load_ca
+
     settings = load_ca(config).ca
     run(ca_ledger(settings).migrate())
     say("The ledger has the tables of this release.")
@@ -383,6 +409,9 @@ def ca_backup(
     config: ConfigOption = CONFIG,
 ) -> None:
     """Write the whole ledger, as it is at one moment, to a file; without private keys."""
+
+    from ra_gateway.ca.ledger.backup import dump
+    from ra_gateway.clocks import now
 
     async def write(ledger: Ledger, settings: CAConfig) -> str:
         with progress("Writing") as step:
@@ -400,6 +429,10 @@ def ca_restore(
     config: ConfigOption = CONFIG,
 ) -> None:
     """Fill an empty ledger, SQLite or PostgreSQL, from a dump: with all of it, or nothing."""
+
+    from ra_gateway.app.ca import ca_checkpoints
+    from ra_gateway.ca.ledger.backup import restore
+    from ra_gateway.ca.ledger.checkpoints import TrailRewritten
 
     async def read(ledger: Ledger, settings: CAConfig) -> None:
         with progress("Reading") as step:
@@ -429,6 +462,10 @@ def ca_verify(
     config: ConfigOption = CONFIG,
 ) -> None:
     """Check the ledger against its certificates and CRLs and the audit trail."""
+
+    from ra_gateway.app.ca import ca_checkpoints
+    from ra_gateway.ca.ledger.verify import verify
+    from ra_gateway.clocks import now
 
     async def check(ledger: Ledger, settings: CAConfig) -> list[str]:
         issuers = _issuing_certificates(settings.directory_path)
@@ -466,6 +503,10 @@ def ca_verify(
 
 async def _checkpoint(ledger: Ledger, settings: CAConfig) -> str:
     """Write down where the audit trail ends; return what is wrong if it does not go on from the last time."""
+    from ra_gateway.app.ca import ca_checkpoints
+    from ra_gateway.ca.ledger.checkpoints import TrailRewritten
+    from ra_gateway.clocks import now
+
     checkpoints = ca_checkpoints(settings)
     try:
         await checkpoints.append(ledger, now())
@@ -478,6 +519,9 @@ async def _checkpoint(ledger: Ledger, settings: CAConfig) -> str:
 
 def _issuing_certificates(directory: Path) -> dict[str, Certificate]:
     """Return all issuing CAs, also those that have expired, by key identifier."""
+    from ra_gateway.ca.files import CAFiles
+    from ra_gateway.keys import load_certificates
+
     files = CAFiles(directory)
     names = ["issuing.pem", *(f"{name}/issuing.pem" for name in files.numbered("retired"))]
     found = [load_certificates(files.find(name), "ca.directory_path")[0] for name in names]
@@ -490,6 +534,9 @@ def ca_crl(
     config: ConfigOption = CONFIG,
 ) -> None:
     """Make a CRL of every issuing CA now, due or not."""
+
+    from ra_gateway.app.ca import ca_keys, crl_publisher
+    from ra_gateway.clocks import now
 
     async def publish(ledger: Ledger, settings: CAConfig) -> None:
         keys = ca_keys(settings)
@@ -537,6 +584,11 @@ def ca_show(
     config: ConfigOption = CONFIG,
 ) -> None:
     """Show a certificate and what became of it."""
+    from ra_gateway.clocks import now
+    from ra_gateway.cmp.certificates import Certificate
+    from ra_gateway.cmp.names import general_names
+    from ra_gateway.keys import pem
+
     number = _serial_number(serial)
 
     found = with_ledger(config, lambda ledger, _: ledger.certificate(number, now()))
@@ -592,6 +644,8 @@ def ca_revoke(
     config: ConfigOption = CONFIG,
 ) -> None:
     """Revoke a certificate, or release it from hold."""
+    from ra_gateway.clocks import now
+
     number, why = _serial_number(serial), Reason[reason]
 
     with_ledger(config, lambda ledger, _: ledger.revoke(Revocation(number, why, actor()), now()))

@@ -6,15 +6,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from ra_gateway.app import now
-from ra_gateway.app.profiles import ca_profiles
-from ra_gateway.ca.ledger.ledger import Ledger
-from ra_gateway.ca.ledger.listing import newest
-from ra_gateway.ca.profiles import Profile
 from ra_gateway.ca.records import CertificateStatus, EndEntity, EntityStatus
 from ra_gateway.cli.ledger_context import OPERATOR, actor, with_ledger
 from ra_gateway.cli.output import (
@@ -28,11 +23,13 @@ from ra_gateway.cli.output import (
     show_facts,
     show_table,
 )
-from ra_gateway.cmp.names import split_general_names
-from ra_gateway.config.ca_tables import CAConfig
-from ra_gateway.config.reading import load_ca
+from ra_gateway.config.source import Source
 from ra_gateway.errors import ConfigError, Problem
-from ra_gateway.stores.rows import read_rows, refuse
+
+if TYPE_CHECKING:
+    from ra_gateway.ca.ledger.ledger import Ledger
+    from ra_gateway.ca.profiles import Profile
+    from ra_gateway.config.ca_tables import CAConfig
 
 CSV_COLUMNS: Final = ("name", "subject", "names", "profile", "vendor", "identity")
 
@@ -61,6 +58,8 @@ def entity_add(
     config: ConfigOption = CONFIG,
 ) -> None:
     """Register an end entity."""
+    from ra_gateway.clocks import now
+
     entity = EndEntity(name, subject, tuple(san or ()), profile, vendor, identity)
     known = _Known(config)
     problems = list(known.problems(f"entity {name}", entity))
@@ -79,8 +78,11 @@ def entity_add(
 class _Known:
     """Names that the configuration knows."""
 
-    def __init__(self, path: Path) -> None:
-        config = load_ca(path)
+    def __init__(self, source: Source) -> None:
+        from ra_gateway.app.profiles import ca_profiles
+        from ra_gateway.config.reading import load_ca
+
+        config = load_ca(source)
         self._names = {
             "profile": grantable(ca_profiles(config.ca)),
             "vendor": sorted(config.vendors),
@@ -100,6 +102,8 @@ def grantable(profiles: Mapping[str, Profile]) -> list[str]:
 
 
 def _with_window(entity: EndEntity, config: CAConfig) -> EndEntity:
+    from ra_gateway.clocks import now
+
     if config.reenroll != "window":
         return entity
     return replace(entity, enroll_until=now() + timedelta(hours=config.reenroll_window_hours))
@@ -172,6 +176,9 @@ async def show_certificates(
     ledger: Ledger, *, limit: int, entity: str = "", status: CertificateStatus | None = None
 ) -> None:
     """Print the newest certificates as a table."""
+    from ra_gateway.ca.ledger.listing import newest
+    from ra_gateway.clocks import now
+
     found = await newest(ledger, now(), limit=limit, entity=entity, status=status)
     show_table(
         ("Serial", "Status", "End entity", "Profile", "Not after", "Revoked", "Reason"),
@@ -204,7 +211,9 @@ def entity_unblock(name: EntityName, config: ConfigOption = CONFIG) -> None:
     say(f"{name} is active.")
 
 
-def _set_status(config: Path, name: str, status: EntityStatus) -> None:
+def _set_status(config: Source, name: str, status: EntityStatus) -> None:
+    from ra_gateway.clocks import now
+
     with_ledger(
         config, lambda ledger, _: ledger.registry.set_entity_status(name, status, actor(), now())
     )
@@ -219,6 +228,8 @@ def entity_open(
     config: ConfigOption = CONFIG,
 ) -> None:
     """Let an end entity enrol again, as after a factory reset (ca.reenroll = "window")."""
+
+    from ra_gateway.clocks import now
 
     async def open_(ledger: Ledger, settings: CAConfig) -> tuple[datetime, str]:
         window = timedelta(hours=settings.reenroll_window_hours if hours is None else hours)
@@ -235,6 +246,8 @@ def entity_open(
 @entity_app.command("delete")
 def entity_delete(name: EntityName, config: ConfigOption = CONFIG) -> None:
     """Delete an end entity that holds no valid certificate."""
+    from ra_gateway.clocks import now
+
     with_ledger(config, lambda ledger, _: ledger.registry.delete_entity(name, actor(), now()))
     say(f"Deleted {name}.")
 
@@ -247,6 +260,8 @@ def entity_import(
     config: ConfigOption = CONFIG,
 ) -> None:
     """Register all end entities of a CSV file, or none if a row is wrong."""
+    from ra_gateway.clocks import now
+
     known = _Known(config)
     lines, entities = _read_csv(file, known)
 
@@ -266,6 +281,8 @@ def entity_import(
 
 
 def _read_csv(path: Path, known: _Known) -> tuple[list[int], list[EndEntity]]:
+    from ra_gateway.stores.rows import read_rows, refuse
+
     problems: list[Problem] = []
     lines, entities = [], []
     for row in read_rows(path, CSV_COLUMNS[:2], CSV_COLUMNS[2:]):
@@ -281,6 +298,8 @@ def _read_csv(path: Path, known: _Known) -> tuple[list[int], list[EndEntity]]:
 
 
 def _entity_of(row: dict[str, str]) -> EndEntity:
+    from ra_gateway.cmp.names import split_general_names
+
     return EndEntity(
         name=row["name"],
         subject=row["subject"],

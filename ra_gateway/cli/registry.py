@@ -5,18 +5,10 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ra_gateway.app import now
-from ra_gateway.app.ca import ca_keys
-from ra_gateway.app.profiles import ca_profiles
-from ra_gateway.app.warnings import allows_all
-from ra_gateway.ca.by_hand import issue
-from ra_gateway.ca.hierarchy import SIGNER_DAYS, parse_subject
-from ra_gateway.ca.ledger.ledger import Ledger
-from ra_gateway.ca.ra_credential import export_pkcs12, install_ra
 from ra_gateway.ca.records import DEFAULT_PROFILE, Authority, Privilege, Role
 from ra_gateway.cli.entities import grantable
 from ra_gateway.cli.ledger_context import actor, with_ledger
@@ -35,14 +27,14 @@ from ra_gateway.cli.output import (
     show_facts,
     show_table,
 )
-from ra_gateway.cmp.certificates import Certificate
-from ra_gateway.cmp.crmf import CertTemplate, Extension
-from ra_gateway.cmp.names import from_rfc4514, general_names_der
-from ra_gateway.cmp.oids import OID
-from ra_gateway.config.ca_tables import CAConfig
-from ra_gateway.config.reading import load
+from ra_gateway.config.source import Source
 from ra_gateway.errors import ConfigError
-from ra_gateway.keys import KEY_KINDS, load_certificates, spki_der
+
+if TYPE_CHECKING:
+    from ra_gateway.ca.ledger.ledger import Ledger
+    from ra_gateway.cmp.certificates import Certificate
+    from ra_gateway.cmp.crmf import Extension
+    from ra_gateway.config.ca_tables import CAConfig
 
 role_app = Commands(
     name="role", help="Roles: what registration authorities may have done.", no_args_is_help=True
@@ -89,6 +81,10 @@ def role_add(
     config: ConfigOption = CONFIG,
 ) -> None:
     """Make a role, or change what it lets be done; the names it has stay where none are given."""
+
+    from ra_gateway.app.profiles import ca_profiles
+    from ra_gateway.app.warnings import allows_all
+    from ra_gateway.clocks import now
 
     async def put(ledger: Ledger, settings: CAConfig) -> Role:
         known = [*grantable(ca_profiles(settings)), DEFAULT_PROFILE]
@@ -182,6 +178,8 @@ def role_show(name: RoleName, config: ConfigOption = CONFIG) -> None:
 @role_app.command("delete")
 def role_delete(name: RoleName, config: ConfigOption = CONFIG) -> None:
     """Delete a role that nobody has."""
+    from ra_gateway.clocks import now
+
     with_ledger(config, lambda ledger, _: ledger.registry.delete_role(name, actor(), now()))
     say(f"Deleted the role {name}.")
 
@@ -203,6 +201,10 @@ def ra_add(
     config: ConfigOption = CONFIG,
 ) -> None:
     """Register an RA, or one more certificate of a registered one; the names it has stay where none are given."""
+    from ra_gateway.clocks import now
+    from ra_gateway.cmp.oids import OID
+    from ra_gateway.keys import load_certificates
+
     found = load_certificates(certificate, "--certificate")[0]
 
     async def add(ledger: Ledger, _: CAConfig) -> None:
@@ -232,6 +234,8 @@ async def _put_authority(
     certificate_der: bytes | None = None,
 ) -> Authority | None:
     """Make an RA, or change its role and names, and add a certificate with it; return what it was before."""
+    from ra_gateway.clocks import now
+
     before = await _find_authority(ledger, name)
     if before is None and role is None:
         raise ConfigError.of(
@@ -270,11 +274,20 @@ def ra_issue(
         str | None, typer.Option(help="RFC 4514; else that of its newest certificate.")
     ] = None,
     san: SANOption = None,
-    days: Annotated[int, typer.Option(min=1, max=3650, help="Validity in days.")] = SIGNER_DAYS,
+    days: Annotated[int, typer.Option(min=1, max=3650, help="Validity in days.")] = 1095,
     key_kind: KeyKindOption = "p256",
     config: ConfigOption = CONFIG,
 ) -> None:
     """Make key and certificate of an RA as PKCS#12; its other certificates go on being heard."""
+    from ra_gateway.app.ca import ca_keys
+    from ra_gateway.app.profiles import ca_profiles
+    from ra_gateway.ca.by_hand import issue
+    from ra_gateway.ca.hierarchy import parse_subject
+    from ra_gateway.ca.ra_credential import export_pkcs12
+    from ra_gateway.clocks import now
+    from ra_gateway.cmp.crmf import CertTemplate
+    from ra_gateway.keys import KEY_KINDS, spki_der
+
     if subject is not None:
         require_name(subject, "--subject")
         parse_subject(subject)
@@ -318,6 +331,9 @@ def ra_issue(
 
 
 def _ra_subject(name: str, subject: str | None, before: Authority | None) -> bytes:
+    from ra_gateway.cmp.certificates import Certificate
+    from ra_gateway.cmp.names import from_rfc4514
+
     if subject is not None:
         return from_rfc4514(subject)
     if before is None or not before.certificates:
@@ -331,6 +347,11 @@ def _ra_subject(name: str, subject: str | None, before: Authority | None) -> byt
 
 def _ra_names(san: list[str] | None, before: Authority | None) -> tuple[Extension, ...]:
     """Return the SubjectAltName that is asked for, else that of the newest certificate."""
+    from ra_gateway.cmp.certificates import Certificate
+    from ra_gateway.cmp.crmf import Extension
+    from ra_gateway.cmp.names import general_names_der
+    from ra_gateway.cmp.oids import OID
+
     san_der = general_names_der(san) if san else None
     if san_der is None and before is not None and before.certificates:
         san_der = Certificate.from_der(before.certificates[-1]).subject_alt_name_der
@@ -340,6 +361,8 @@ def _ra_names(san: list[str] | None, before: Authority | None) -> tuple[Extensio
 @ra_app.command("list")
 def ra_list(config: ConfigOption = CONFIG) -> None:
     """List all RAs."""
+    from ra_gateway.cmp.certificates import Certificate
+
     show_table(
         ("Name", "Status", "Role", "Privileges", "Certificates", "Newest until"),
         [
@@ -364,6 +387,8 @@ def ra_list(config: ConfigOption = CONFIG) -> None:
 @ra_app.command("show")
 def ra_show(name: RAName, config: ConfigOption = CONFIG) -> None:
     """Show an RA and the certificates it may sign with."""
+    from ra_gateway.cmp.certificates import Certificate
+
     authority = with_ledger(config, lambda ledger, _: _find_authority(ledger, name))
     if authority is None:
         raise ConfigError.of(
@@ -404,6 +429,9 @@ def ra_remove_certificate(
     config: ConfigOption = CONFIG,
 ) -> None:
     """Hear a certificate of an RA no more, as after a rollover."""
+    from ra_gateway.clocks import now
+    from ra_gateway.cmp.certificates import Certificate
+
     digits = fingerprint.replace(":", "").lower()
     if not re.fullmatch(r"[0-9a-f]{8,64}", digits):
         raise typer.BadParameter(f"{fingerprint!r} is not eight or more hexadecimal digits")
@@ -439,7 +467,9 @@ def ra_unblock(name: RAName, config: ConfigOption = CONFIG) -> None:
     say(f"{name} is heard again.")
 
 
-def _set_enabled(config: Path, name: str, enabled: bool) -> None:
+def _set_enabled(config: Source, name: str, enabled: bool) -> None:
+    from ra_gateway.clocks import now
+
     with_ledger(
         config,
         lambda ledger, _: ledger.registry.set_authority_enabled(name, enabled, actor(), now()),
@@ -449,6 +479,8 @@ def _set_enabled(config: Path, name: str, enabled: bool) -> None:
 @ra_app.command("delete")
 def ra_delete(name: RAName, config: ConfigOption = CONFIG) -> None:
     """Delete an RA; what it had issued stays valid."""
+    from ra_gateway.clocks import now
+
     with_ledger(config, lambda ledger, _: ledger.registry.delete_authority(name, actor(), now()))
     say(f"Deleted {name}. Its own certificates stay valid: `ra-gateway ca revoke` ends them.")
 
@@ -460,6 +492,9 @@ def ra_install(
     config: ConfigOption = CONFIG,
 ) -> None:
     """At the gateway: put key and certificate where [ra] of the configuration says; the old ones are kept."""
+    from ra_gateway.ca.ra_credential import install_ra
+    from ra_gateway.config.reading import load
+
     settings = load(config, check_files=False).ra
     certificate = install_ra(
         file,

@@ -5,23 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ra_gateway import logs
-from ra_gateway.app import now
-from ra_gateway.app.revocation import gateway_revocation, revocation_tables
-from ra_gateway.app.trust import operator_domain, vendor_domains
 from ra_gateway.cli.output import CONFIG, ConfigOption, run, say, show_table
-from ra_gateway.cmp.certificates import Certificate
-from ra_gateway.cmp.trust import Path as TrustPath
-from ra_gateway.cmp.trust import TrustDomain
-from ra_gateway.config.reading import load
 from ra_gateway.errors import CMPError, SignerNotTrusted, StatusUnavailable
-from ra_gateway.keys import load_certificates
-from ra_gateway.revocation.refreshing import Revocation
-from ra_gateway.revocation.sources import SourceState
+
+if TYPE_CHECKING:
+    from ra_gateway.cmp.certificates import Certificate
+    from ra_gateway.cmp.trust import Path as TrustPath
+    from ra_gateway.cmp.trust import TrustDomain
+    from ra_gateway.revocation.refreshing import Revocation
+    from ra_gateway.revocation.sources import SourceState
 
 _COLUMNS = ("Domain", "Mode", "Kind", "Source", "State", "Updated", "Next update", "Error")
 
@@ -36,6 +32,12 @@ def revocation(
     ] = None,
 ) -> None:
     """Fetch every CRL and ask every OCSP responder once, and say how fresh the answers are."""
+    from ra_gateway import logs
+    from ra_gateway.app.revocation import gateway_revocation, revocation_tables
+    from ra_gateway.app.trust import operator_domain, vendor_domains
+    from ra_gateway.config.reading import load
+    from ra_gateway.keys import load_certificates
+
     settings = load(config)
     logs.configure("console", "error")  # what fails is in the table
     operator, vendors = operator_domain(settings), vendor_domains(settings.vendors)
@@ -70,6 +72,8 @@ async def _verdict(
     known: Revocation, domains: Sequence[TrustDomain], chain: Sequence[Certificate]
 ) -> tuple[str, bool]:
     """Return what becomes of a certificate's holder, for people, and whether it may speak."""
+    from ra_gateway.clocks import now
+
     leaf, *bag = chain
     moment, why = now(), "no domain"
     for domain in domains:

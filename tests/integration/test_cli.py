@@ -20,12 +20,14 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from ra_gateway import __version__
+from ra_gateway.app.running import Service
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.names import general_names
 from ra_gateway.keys import load_certificates, write_private_key
 from tests.support import dialogue
 from tests.support.commandline import PASSWORD, Ended, run, succeeded, wrong_settings
 from tests.support.pki import OperatorPKI, VendorPKI, make_key, make_root, write_certificates
+from tests.support.ports import free_port
 from tests.support.processes import GatewayProcess
 from tests.support.setups import edit, make_setup
 
@@ -253,6 +255,44 @@ def test_check_config_says_everything_that_is_wrong(tmp_path: Path) -> None:
         "server.listen_port",
         "store.kind",
     ]
+
+
+def test_the_file_is_an_argument_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with --config, but not both; settings stand above it, from the command line and the environment."""
+    path = tmp_path / "site" / "gateway.toml"
+    succeeded("init", path.parent)
+    assert succeeded("check-config", path).startswith(f"{path}: good.")
+    ended = run("check-config", path, "--config", path)
+    assert (ended.exit_code, "named twice" in ended.stderr) == (2, True)
+    ended = run("check-config", path, "--set", "server.listen_port=x")
+    assert (ended.exit_code, ended.stdout) == (2, "")
+    assert ended.stderr.startswith("server.listen_port (from --set): must be a whole number")
+    monkeypatch.setenv("RA_GATEWAY__LOG__LEVEL", "loud")
+    ended = run("check-config", path)
+    assert ended.stderr.startswith("log.level (from RA_GATEWAY__LOG__LEVEL): is not one of ")
+
+
+@pytest.mark.parametrize("command", [("serve",), ("ca", "serve")])
+def test_the_port_is_an_option(
+    command: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Several processes serve by one file."""
+    path = tmp_path / "site" / "gateway.toml"
+    succeeded("init", path.parent, "--port", "1")
+    free = free_port()
+    listened: list[int] = []
+
+    def briefly(service: Service, warnings: list[str]) -> None:
+        async def start_and_stop() -> None:
+            listened.append((await service.start())[1])
+            await service.stop()
+
+        asyncio.run(start_and_stop())
+
+    for module in ("serve", "ca"):
+        monkeypatch.setattr(f"ra_gateway.cli.{module}.serve_until_signalled", briefly)
+    succeeded(*command, "--port", str(free), "--config", path, "--set", "ca.status.listen_port=0")
+    assert listened == [free]
 
 
 def test_check_config_of_a_file_that_is_not_there(tmp_path: Path) -> None:
