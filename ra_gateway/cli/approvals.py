@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Annotated, Final, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
 import typer
 
 from ra_gateway.cli.ledger_context import actor
-from ra_gateway.cli.output import CONFIG, Commands, ConfigOption, fail, run, say, show_table
+from ra_gateway.cli.output import (
+    CONFIG,
+    Commands,
+    ConfigOption,
+    JSONOption,
+    fail,
+    run,
+    say,
+    show_list,
+)
 from ra_gateway.config.source import Source
 from ra_gateway.errors import ConfigError, GatewayError, MalformedMessage
 
@@ -18,14 +27,14 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_COLUMNS: Final = (
-    "Request",
-    "Since (UTC)",
-    "Endpoint",
-    "Type",
-    "Requester",
-    "Subject asked for",
-)
+_COLUMNS: Final = {
+    "request": "Request",
+    "created_at": "Since (UTC)",
+    "endpoint": "Endpoint",
+    "type": "Type",
+    "requester": "Requester",
+    "subject": "Subject asked for",
+}
 
 approvals_app = Commands(
     name="approvals", help="Requests that wait for an operator's decision.", no_args_is_help=True
@@ -45,7 +54,7 @@ class NotListed(GatewayError):
 
 
 @approvals_app.command("list")
-def approvals_list(config: ConfigOption = CONFIG) -> None:
+def approvals_list(as_json: JSONOption = False, config: ConfigOption = CONFIG) -> None:
     """List the requests that wait, the oldest first."""
 
     from ra_gateway.ra.approval import waiting
@@ -54,7 +63,8 @@ def approvals_list(config: ConfigOption = CONFIG) -> None:
         return await waiting(store, store), store.not_believed
 
     requests, not_believed = _with_store(config, listed)
-    show_table(_COLUMNS, map(_row, requests))
+    rows = map(_values if as_json else _row, requests)
+    show_list(_COLUMNS, rows, as_json=as_json, moment=lambda at: f"{at:%Y-%m-%d %H:%M:%S}")
     if not_believed:
         fail(
             [
@@ -63,7 +73,7 @@ def approvals_list(config: ConfigOption = CONFIG) -> None:
             ],
             1,
         )
-    if not requests:
+    if not requests and not as_json:
         say("No request waits.")
 
 
@@ -169,17 +179,34 @@ def _one_of(requests: list[Transaction], handle: str) -> Transaction:
     return found[0]
 
 
-def _row(request: Transaction) -> tuple[str, ...]:
-    from ra_gateway.ra.approval import HANDLE_DIGITS, request_digest
+def _values(request: Transaction) -> dict[str, Any]:
+    from ra_gateway.cmp.names import rfc4514
+    from ra_gateway.ra.approval import request_digest
 
-    return (
-        request_digest(request)[:HANDLE_DIGITS],
-        f"{request.created_at:%Y-%m-%d %H:%M:%S}",
-        request.endpoint,
-        request.body_type.name,
-        f"{_requester(request)} ({request.key.domain})",
-        _subject(request),
-    )
+    return {
+        "request": request_digest(request),
+        "created_at": request.created_at,
+        "endpoint": request.endpoint,
+        "type": request.body_type.name,
+        "requester": _requester(request),
+        "domain": request.key.domain,
+        "subject": rfc4514(request.subject_der),
+        "san": request.san or (),
+        "transaction_id": request.key.transaction_id.hex(),
+        "signer_fingerprint": request.signer_fingerprint.hex(),
+    }
+
+
+def _row(request: Transaction) -> dict[str, Any]:
+    """Return what a table has room for."""
+    from ra_gateway.ra.approval import HANDLE_DIGITS
+
+    values = _values(request)
+    return values | {
+        "request": values["request"][:HANDLE_DIGITS],
+        "requester": f"{values['requester']} ({values['domain']})",
+        "subject": _subject(request),
+    }
 
 
 def _subject(request: Transaction) -> str:

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from ra_gateway.ca.records import CertificateStatus, Reason, Revocation
 from ra_gateway.cli.by_hand import ca_cross_sign, ca_root_crl, ca_sign
-from ra_gateway.cli.entities import entity_app, show_certificates
-from ra_gateway.cli.ledger_context import actor, with_ledger
+from ra_gateway.cli.certificates import ca_list, ca_revoke, ca_show
+from ra_gateway.cli.entities import entity_app
+from ra_gateway.cli.ledger_context import with_ledger
 from ra_gateway.cli.output import (
     CONFIG,
     Commands,
     ConfigOption,
     CRLURLOption,
     DirectoryPasswordOption,
+    JSONOption,
     KeyKindOption,
     KeyUriOption,
     NamedSubjectsOption,
@@ -36,8 +36,7 @@ from ra_gateway.cli.output import (
     run,
     say,
     serve_until_signalled,
-    show_facts,
-    show_table,
+    show_list,
 )
 from ra_gateway.cli.registry import ra_app, role_app
 from ra_gateway.config.source import Source
@@ -45,7 +44,6 @@ from ra_gateway.errors import ConfigError
 
 if TYPE_CHECKING:
     from ra_gateway.ca.ledger.ledger import Ledger
-    from ra_gateway.ca.profiles import Profile
     from ra_gateway.cmp.certificates import Certificate
     from ra_gateway.config.ca_tables import CAConfig
     from ra_gateway.config.tables import CAServiceConfig
@@ -59,7 +57,6 @@ for part in (entity_app, role_app, ra_app):
     ca_app.add_typer(part)
 
 DirectoryArgument = Annotated[Path, typer.Argument(help="Directory of the CA's files.")]
-SerialArgument = Annotated[str, typer.Argument(help="Serial number in hexadecimal.")]
 
 _RELOAD: Final = "Restart `ra-gateway ca serve`, or the gateway with the CA in its process."
 
@@ -299,14 +296,16 @@ def ca_renew_signers(
 
 
 @ca_app.command("expiries")
-def ca_expiries(directory: DirectoryArgument) -> None:
+def ca_expiries(directory: DirectoryArgument, as_json: JSONOption = False) -> None:
     """List when the CA's own certificates expire, the soonest first."""
     from ra_gateway.ca.keys import expiries
 
-    show_table(
-        ("Not after", "File", "Subject"),
-        [(day(item.not_after), item.file, item.subject) for item in expiries(directory)],
-    )
+    rows = [
+        {"not_after": item.not_after, "file": item.file, "subject": item.subject}
+        for item in expiries(directory)
+    ]
+    columns = {"not_after": "Not after", "file": "File", "subject": "Subject"}
+    show_list(columns, rows, as_json=as_json)
 
 
 # --- the service ------------------------------------------------------------------------------------------------
@@ -358,35 +357,47 @@ def check_ca_config(source: Source) -> None:
 
 
 @ca_app.command("profiles")
-def ca_list_profiles(config: ConfigOption = CONFIG) -> None:
+def ca_list_profiles(as_json: JSONOption = False, config: ConfigOption = CONFIG) -> None:
     """List the certificate profiles: the built-in ones and those of [ca.profiles]."""
     from ra_gateway.app.profiles import ca_profiles
-    from ra_gateway.ca.profiles import PROFILES
+    from ra_gateway.ca.profiles import PROFILES, PURPOSES
     from ra_gateway.config.reading import load_ca
 
     settings = load_ca(config).ca
-    from ra_gateway.ca.profiles import PURPOSES
-
     purposes = {oid: name for name, oid in PURPOSES.items()}
-    show_table(
-        ("Name", "From", "Days", "Subject", "SubjectAltName", "For"),
-        [
-            (
-                f"{name} (default)" if name == settings.profile else name,
-                "built in" if name in PROFILES else settings.profiles[name].base,
-                str(profile.validity_days),
-                ", ".join(sorted(profile.required_subject)),
-                _san(profile),
-                ", ".join(purposes.get(oid, oid) for oid in profile.purposes),
-            )
-            for name, profile in ca_profiles(settings).items()
-        ],
-    )
+    rows = [
+        {
+            "name": name,
+            "default": name == settings.profile,
+            "base": None if name in PROFILES else settings.profiles[name].base,
+            "validity_days": profile.validity_days,
+            "required_subject": sorted(profile.required_subject),
+            "san": sorted(profile.san),
+            "san_required": profile.san_required,
+            "purposes": [purposes.get(oid, oid) for oid in profile.purposes],
+        }
+        for name, profile in ca_profiles(settings).items()
+    ]
+    if not as_json:
+        rows = list(map(_profile_row, rows))
+    columns = {
+        "name": "Name",
+        "base": "From",
+        "validity_days": "Days",
+        "required_subject": "Subject",
+        "san": "SubjectAltName",
+        "purposes": "For",
+    }
+    show_list(columns, rows, as_json=as_json)
 
 
-def _san(profile: Profile) -> str:
-    kinds = ", ".join(sorted(profile.san))
-    return f"{kinds} (required)" if kinds and profile.san_required else kinds
+def _profile_row(values: dict[str, Any]) -> dict[str, Any]:
+    kinds = ", ".join(values["san"])
+    return values | {
+        "name": f"{values['name']} (default)" if values["default"] else values["name"],
+        "base": values["base"] or "built in",
+        "san": f"{kinds} (required)" if kinds and values["san_required"] else kinds,
+    }
 
 
 # --- the ledger -------------------------------------------------------------------------------------------------
@@ -559,100 +570,6 @@ ca_app.command("root-crl")(ca_root_crl)
 
 
 ca_app.command("sign")(ca_sign)
-
-
-@ca_app.command("list")
-def ca_list(
-    entity: Annotated[str, typer.Option(help="Only those of this end entity.")] = "",
-    status: Annotated[
-        CertificateStatus | None, typer.Option(help="Only those that have it.")
-    ] = None,
-    limit: Annotated[int, typer.Option(min=1, help="How many at most.")] = 100,
-    config: ConfigOption = CONFIG,
-) -> None:
-    """List certificates, the newest first."""
-    with_ledger(
-        config,
-        lambda ledger, _: show_certificates(ledger, entity=entity, status=status, limit=limit),
-    )
-
-
-@ca_app.command("show")
-def ca_show(
-    serial: SerialArgument,
-    as_pem: Annotated[bool, typer.Option("--pem", help="Print the certificate itself.")] = False,
-    config: ConfigOption = CONFIG,
-) -> None:
-    """Show a certificate and what became of it."""
-    from ra_gateway.clocks import now
-    from ra_gateway.cmp.certificates import Certificate
-    from ra_gateway.cmp.names import general_names
-    from ra_gateway.keys import pem
-
-    number = _serial_number(serial)
-
-    found = with_ledger(config, lambda ledger, _: ledger.certificate(number, now()))
-    if found is None:
-        raise ConfigError.of(
-            f"certificate {number:x}",
-            "was not issued here",
-            "`ra-gateway ca list` shows the newest",
-        )
-    if as_pem:
-        for line in pem(found.der).splitlines():
-            say(line)
-        return
-    certificate = Certificate.from_der(found.der)
-    names = certificate.subject_alt_name_der
-    show_facts(
-        (
-            ("Serial", f"{number:x}"),
-            ("Status", found.status),
-            ("Revoked", day(found.revoked_at)),
-            ("Reason", "" if found.reason is None else found.reason.name),
-            ("Subject", certificate.subject),
-            ("Names", "" if names is None else ", ".join(general_names(names))),
-            ("End entity", found.entity),
-            ("Profile", found.profile),
-            ("Issuer", certificate.issuer),
-            ("Valid", f"{day(certificate.not_before)} to {day(certificate.not_after)} UTC"),
-            ("Fingerprint", certificate.fingerprint.hex()),
-        )
-    )
-
-
-def _serial_number(text: str) -> int:
-    digits = text.replace(":", "").lower().removeprefix("0x")
-    if not re.fullmatch(r"[0-9a-f]{1,64}", digits):
-        raise typer.BadParameter(f"{text!r} is no serial number in hexadecimal")
-    return int(digits, 16)
-
-
-def _known_reason(name: str) -> str:
-    if name not in Reason.__members__:
-        raise typer.BadParameter(f"{name!r} is not one of {', '.join(Reason.__members__)}")
-    return name
-
-
-@ca_app.command("revoke")
-def ca_revoke(
-    serial: SerialArgument,
-    reason: Annotated[
-        str,
-        typer.Option(help=f"{', '.join(item.name for item in Reason)}.", callback=_known_reason),
-    ],
-    config: ConfigOption = CONFIG,
-) -> None:
-    """Revoke a certificate, or release it from hold."""
-    from ra_gateway.clocks import now
-
-    number, why = _serial_number(serial), Reason[reason]
-
-    with_ledger(config, lambda ledger, _: ledger.revoke(Revocation(number, why, actor()), now()))
-    if why is Reason.removeFromCRL:
-        say(f"Released {number:x} from hold.")
-    else:
-        say(f"Revoked {number:x} ({why.name}).")
-    say(
-        "OCSP answers say so now; CRLs as soon as `ra-gateway ca serve` looks, or `ra-gateway ca crl` is run."
-    )
+ca_app.command("list")(ca_list)
+ca_app.command("show")(ca_show)
+ca_app.command("revoke")(ca_revoke)

@@ -3,31 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from ra_gateway.ca.records import CertificateStatus, EndEntity, EntityStatus
+from ra_gateway.ca.records import EndEntity, EntityStatus
 from ra_gateway.cli.ledger_context import OPERATOR, actor, with_ledger
 from ra_gateway.cli.output import (
     CONFIG,
     Commands,
     ConfigOption,
+    JSONOption,
     day,
     note,
     progress,
     say,
     show_facts,
-    show_table,
+    show_list,
 )
 from ra_gateway.config.source import Source
 from ra_gateway.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
     from ra_gateway.ca.ledger.ledger import Ledger
+    from ra_gateway.ca.ledger.listing import Listed
     from ra_gateway.ca.profiles import Profile
     from ra_gateway.config.ca_tables import CAConfig
 
@@ -116,6 +118,7 @@ def entity_list(
     ] = "",
     limit: Annotated[int, typer.Option(min=1, help="How many at most.")] = 100,
     after: Annotated[str, typer.Option(help="Only names behind this one.")] = "",
+    as_json: JSONOption = False,
     config: ConfigOption = CONFIG,
 ) -> None:
     """List end entities in the order of their names."""
@@ -123,78 +126,74 @@ def entity_list(
         config,
         lambda ledger, _: ledger.registry.entities(after=after, limit=limit + 1, pattern=pattern),
     )
-    show_table(
-        ("Name", "Status", "Subject", "Profile", "Vendor", "Identity", "Made by"),
-        [
-            (
-                entity.name,
-                entity.status,
-                entity.subject,
-                entity.profile,
-                entity.vendor,
-                entity.identity,
-                entity.created_by,
-            )
-            for entity in found[:limit]
-        ],
-    )
+    columns = {name: _FACTS[name] for name in _COLUMNS}
+    show_list(columns, map(_entity_values, found[:limit]), as_json=as_json)
     if len(found) > limit:
         note(f"There are more: --after {found[limit - 1].name!r}")
 
 
 @entity_app.command("show")
-def entity_show(name: EntityName, config: ConfigOption = CONFIG) -> None:
-    """Show an end entity and its newest certificates."""
-
-    async def show(ledger: Ledger, _: CAConfig) -> None:
-        entity = await ledger.registry.entity(name)
-        if entity is None:
-            raise ConfigError.of(
-                f"entity {name}",
-                "is not registered",
-                "`ra-gateway ca entity list` shows all there are",
-            )
-        show_facts(
-            (
-                ("Name", entity.name),
-                ("Status", entity.status),
-                ("Subject", entity.subject),
-                ("Names", ", ".join(entity.names)),
-                ("Profile", entity.profile),
-                ("Vendor", entity.vendor),
-                ("Identity", entity.identity),
-                ("Made", f"{day(entity.created_at)} by {entity.created_by}"),
-                ("Open until", day(entity.enroll_until)),
-            )
-        )
-        await show_certificates(ledger, entity=name, limit=20)
-
-    with_ledger(config, show)
-
-
-async def show_certificates(
-    ledger: Ledger, *, limit: int, entity: str = "", status: CertificateStatus | None = None
+def entity_show(
+    name: EntityName, as_json: JSONOption = False, config: ConfigOption = CONFIG
 ) -> None:
-    """Print the newest certificates as a table."""
+    """Show an end entity and its newest certificates."""
     from ra_gateway.ca.ledger.listing import newest
     from ra_gateway.clocks import now
 
-    found = await newest(ledger, now(), limit=limit, entity=entity, status=status)
-    show_table(
-        ("Serial", "Status", "End entity", "Profile", "Not after", "Revoked", "Reason"),
-        [
-            (
-                item.serial,
-                item.status,
-                item.entity,
-                item.profile,
-                day(item.not_after),
-                day(item.revoked_at),
-                "" if item.reason is None else item.reason.name,
-            )
-            for item in found
-        ],
-    )
+    async def find(ledger: Ledger, _: CAConfig) -> tuple[EndEntity | None, list[Listed]]:
+        return await ledger.registry.entity(name), await newest(
+            ledger, now(), limit=20, entity=name
+        )
+
+    entity, found = with_ledger(config, find)
+    if entity is None:
+        raise ConfigError.of(
+            f"entity {name}", "is not registered", "`ra-gateway ca entity list` shows all there are"
+        )
+    values = _entity_values(entity)
+    if as_json:
+        values["certificates"] = list(map(certificate_values, found))
+    show_facts(_FACTS, values, as_json=as_json)
+    if not as_json:
+        show_certificates(found, as_json=False)
+
+
+_FACTS: Final = {
+    "name": "Name",
+    "status": "Status",
+    "subject": "Subject",
+    "names": "Names",
+    "profile": "Profile",
+    "vendor": "Vendor",
+    "identity": "Identity",
+    "created_at": "Made",
+    "created_by": "Made by",
+    "enroll_until": "Open until",
+}
+_COLUMNS: Final = ("name", "status", "subject", "profile", "vendor", "identity", "created_by")
+_CERTIFICATE_COLUMNS: Final = {
+    "serial": "Serial",
+    "status": "Status",
+    "entity": "End entity",
+    "profile": "Profile",
+    "not_after": "Not after",
+    "revoked_at": "Revoked",
+    "reason": "Reason",
+}
+
+
+def _entity_values(entity: EndEntity) -> dict[str, Any]:
+    return {name: getattr(entity, name) for name in _FACTS}
+
+
+def certificate_values(item: Listed) -> dict[str, Any]:
+    """Return a certificate of a list as `show_list` takes it."""
+    return asdict(item)
+
+
+def show_certificates(found: Iterable[Listed], *, as_json: bool) -> None:
+    """Print certificates."""
+    show_list(_CERTIFICATE_COLUMNS, map(certificate_values, found), as_json=as_json)
 
 
 @entity_app.command("block")

@@ -8,9 +8,18 @@ from __future__ import annotations
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import (
+    Callable,
+    Collection,
+    Coroutine,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import contextmanager
 from datetime import datetime
+from enum import IntEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn, TypeVar
 
@@ -81,6 +90,9 @@ KeyUriOption = Annotated[
 PortOption = Annotated[
     int | None,
     typer.Option(min=0, max=65535, help="Port to listen on, in place of the configuration's."),
+]
+JSONOption = Annotated[
+    bool, typer.Option("--json", help="Print JSON, for programs.", show_default=False)
 ]
 RootKeyOption = Annotated[
     Path | None, typer.Option(help="Key of the root, if root.key is not in the directory.")
@@ -172,11 +184,74 @@ def show_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         typer.echo("\t".join(map(printable, row)))  # rich would make blanks of the tabs
 
 
-def show_facts(facts: Iterable[tuple[str, str]]) -> None:
-    """Print names and values, one a line; values that are empty are left out."""
-    for name, value in facts:
-        if value:
-            say(f"{name + ':':<13} {value}")
+def show_list(
+    columns: Mapping[str, str],
+    rows: Iterable[Mapping[str, Any]],
+    *,
+    as_json: bool,
+    moment: Callable[[datetime], str] = day,
+) -> None:
+    """Print a list: as a table, or as JSON with one object per row.
+
+    Args:
+        columns: Name in JSON to heading, of what a table has; objects have all that is in a row.
+        rows: Texts, numbers, booleans, moments (aware UTC), enums, lists of these, or None.
+        moment: How a table shows a moment.
+    """
+    if as_json:
+        print_json([plain(dict(row)) for row in rows])
+        return
+    show_table(
+        tuple(columns.values()),
+        [tuple(_cell(row[name], moment) for name in columns) for row in rows],
+    )
+
+
+def show_facts(facts: Mapping[str, str], values: Mapping[str, Any], *, as_json: bool) -> None:
+    """Print one thing: its facts one a line, or as a JSON object; empty ones are left out of the lines.
+
+    Args:
+        facts: Name in JSON to what a line begins with; objects have all values.
+        values: As the rows of `show_list`.
+    """
+    if as_json:
+        print_json(plain(dict(values)))
+        return
+    for name, label in facts.items():
+        if text := _cell(values[name], day):
+            say(f"{label + ':':<13} {text}")
+
+
+def print_json(value: object) -> None:
+    """Print JSON: in ASCII, so that nothing in it moves a cursor."""
+    import json
+
+    typer.echo(json.dumps(value, indent=2))
+
+
+def plain(value: Any) -> Any:
+    """Return a value as JSON has it: moments in RFC 3339, enums by name."""
+    if isinstance(value, datetime):
+        return f"{value:%Y-%m-%dT%H:%M:%SZ}"
+    if isinstance(value, IntEnum):
+        return value.name
+    if isinstance(value, dict):
+        return {name: plain(item) for name, item in value.items()}
+    return list(map(plain, value)) if isinstance(value, list | tuple) else value
+
+
+def _cell(value: Any, moment: Callable[[datetime], str]) -> str:
+    """Return a value for people."""
+    if isinstance(value, datetime):
+        return moment(value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list | tuple):
+        texts = [_cell(item, moment) for item in value]
+        return ("; " if any("," in text for text in texts) else ", ").join(texts)
+    if isinstance(value, dict):
+        return ", ".join(f"{name}={_cell(item, moment)}" for name, item in value.items())
+    return "" if value is None else str(plain(value))
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,6 +16,7 @@ from ra_gateway.cli.output import (
     CONFIG,
     Commands,
     ConfigOption,
+    JSONOption,
     KeyKindOption,
     SANOption,
     day,
@@ -25,7 +26,7 @@ from ra_gateway.cli.output import (
     require_san,
     say,
     show_facts,
-    show_table,
+    show_list,
 )
 from ra_gateway.config.source import Source
 from ra_gateway.errors import ConfigError
@@ -138,41 +139,57 @@ def _privileges(role: Role) -> str:
 
 
 @role_app.command("list")
-def role_list(config: ConfigOption = CONFIG) -> None:
+def role_list(as_json: JSONOption = False, config: ConfigOption = CONFIG) -> None:
     """List all roles."""
-    show_table(
-        ("Name", "Privileges", "Profiles", "Names"),
-        [
-            (role.name, _privileges(role), ", ".join(role.profiles), _names(role))
-            for role in with_ledger(config, lambda ledger, _: ledger.registry.roles())
-        ],
-    )
+    roles = with_ledger(config, lambda ledger, _: ledger.registry.roles())
+    columns = {
+        "name": "Name",
+        "privileges": "Privileges",
+        "profiles": "Profiles",
+        "bounds": "Names",
+    }
+    rows = [_role_values(role) | ({} if as_json else {"bounds": _names(role)}) for role in roles]
+    show_list(columns, rows, as_json=as_json)
 
 
 @role_app.command("show")
-def role_show(name: RoleName, config: ConfigOption = CONFIG) -> None:
+def role_show(name: RoleName, as_json: JSONOption = False, config: ConfigOption = CONFIG) -> None:
     """Show a role and who has it."""
 
-    async def show(ledger: Ledger, _: CAConfig) -> None:
+    async def find(ledger: Ledger, _: CAConfig) -> tuple[Role | None, list[str]]:
         role = next((role for role in await ledger.registry.roles() if role.name == name), None)
-        if role is None:
-            raise ConfigError.of(
-                f"role {name}", "does not exist", "`ra-gateway ca role list` shows all there are"
-            )
-        members = [item.name for item in await ledger.registry.authorities() if item.role == role]
-        show_facts(
-            (
-                ("Name", name),
-                ("Privileges", _privileges(role)),
-                ("Profiles", ", ".join(role.profiles)),
-                ("Subjects", "; ".join(role.subjects)),
-                ("Other names", "; ".join(role.sans)),
-                ("Others' certificates", "yes" if role.others else "no"),
-                ("Members", ", ".join(members) or "none"),
-            )
-        )
+        authorities = await ledger.registry.authorities()
+        return role, [item.name for item in authorities if item.role == role]
 
-    with_ledger(config, show)
+    role, members = with_ledger(config, find)
+    if role is None:
+        raise ConfigError.of(
+            f"role {name}", "does not exist", "`ra-gateway ca role list` shows all there are"
+        )
+    show_facts(
+        {
+            "name": "Name",
+            "privileges": "Privileges",
+            "profiles": "Profiles",
+            "subjects": "Subjects",
+            "sans": "Other names",
+            "others": "Others' certificates",
+            "members": "Members",
+        },
+        _role_values(role) | {"members": members if members or as_json else "none"},
+        as_json=as_json,
+    )
+
+
+def _role_values(role: Role) -> dict[str, Any]:
+    return {
+        "name": role.name,
+        "privileges": [item for item in Privilege if item in role.privileges],
+        "profiles": role.profiles,
+        "subjects": role.subjects,
+        "sans": role.sans,
+        "others": role.others,
+    }
 
 
 @role_app.command("delete")
@@ -359,33 +376,22 @@ def _ra_names(san: list[str] | None, before: Authority | None) -> tuple[Extensio
 
 
 @ra_app.command("list")
-def ra_list(config: ConfigOption = CONFIG) -> None:
+def ra_list(as_json: JSONOption = False, config: ConfigOption = CONFIG) -> None:
     """List all RAs."""
-    from ra_gateway.cmp.certificates import Certificate
-
-    show_table(
-        ("Name", "Status", "Role", "Privileges", "Certificates", "Newest until"),
-        [
-            (
-                authority.name,
-                "active" if authority.enabled else "blocked",
-                authority.role.name,
-                _privileges(authority.role),
-                str(len(authority.certificates)),
-                day(
-                    max(
-                        (Certificate.from_der(der).not_after for der in authority.certificates),
-                        default=None,
-                    )
-                ),
-            )
-            for authority in with_ledger(config, lambda ledger, _: ledger.registry.authorities())
-        ],
-    )
+    columns = {
+        "name": "Name",
+        "status": "Status",
+        "role": "Role",
+        "privileges": "Privileges",
+        "certificates": "Certificates",
+        "not_after": "Newest until",
+    }
+    authorities = with_ledger(config, lambda ledger, _: ledger.registry.authorities())
+    show_list(columns, map(_authority_values, authorities), as_json=as_json)
 
 
 @ra_app.command("show")
-def ra_show(name: RAName, config: ConfigOption = CONFIG) -> None:
+def ra_show(name: RAName, as_json: JSONOption = False, config: ConfigOption = CONFIG) -> None:
     """Show an RA and the certificates it may sign with."""
     from ra_gateway.cmp.certificates import Certificate
 
@@ -394,30 +400,59 @@ def ra_show(name: RAName, config: ConfigOption = CONFIG) -> None:
         raise ConfigError.of(
             f"ra {name}", "is not registered", "`ra-gateway ca ra list` shows all there are"
         )
+    columns = {
+        "fingerprint": "Fingerprint (SHA-256)",
+        "serial": "Serial",
+        "subject": "Subject",
+        "not_after": "Not after",
+    }
+    certificates = [
+        {
+            "fingerprint": item.fingerprint.hex(),
+            "serial": f"{item.serial_number:x}",
+            "subject": item.subject,
+            "not_after": item.not_after,
+        }
+        for item in map(Certificate.from_der, authority.certificates)
+    ]
+    values = _authority_values(authority)
+    if as_json:
+        values["certificates"] = certificates
+    else:
+        values |= {"bounds_of_role": _names(authority.role), "bounds": _bounds(authority)}
     show_facts(
-        (
-            ("Name", name),
-            ("Status", "active" if authority.enabled else "blocked"),
-            ("Role", authority.role.name),
-            ("Privileges", _privileges(authority.role)),
-            ("Profiles", ", ".join(authority.role.profiles)),
-            ("Names of its role", _names(authority.role)),
-            ("Names of its own", _bounds(authority)),
-        )
+        {
+            "name": "Name",
+            "status": "Status",
+            "role": "Role",
+            "privileges": "Privileges",
+            "profiles": "Profiles",
+            "bounds_of_role": "Names of its role",
+            "bounds": "Names of its own",
+        },
+        values,
+        as_json=as_json,
     )
-    certificates = [Certificate.from_der(der) for der in authority.certificates]
-    show_table(
-        ("Fingerprint (SHA-256)", "Serial", "Subject", "Not after"),
-        [
-            (
-                item.fingerprint.hex(),
-                f"{item.serial_number:x}",
-                item.subject,
-                day(item.not_after),
-            )
-            for item in certificates
-        ],
-    )
+    if not as_json:
+        show_list(columns, certificates, as_json=False)
+
+
+def _authority_values(authority: Authority) -> dict[str, Any]:
+    from ra_gateway.cmp.certificates import Certificate
+
+    until = [Certificate.from_der(der).not_after for der in authority.certificates]
+    role = _role_values(authority.role)
+    return {
+        "name": authority.name,
+        "status": "active" if authority.enabled else "blocked",
+        "role": authority.role.name,
+        "privileges": role["privileges"],
+        "profiles": role["profiles"],
+        "subjects": authority.subjects,
+        "sans": authority.sans,
+        "certificates": len(until),
+        "not_after": max(until, default=None),
+    }
 
 
 @ra_app.command("remove-certificate")
