@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from ra_gateway.cli.by_hand import ca_cross_sign, ca_root_crl, ca_sign
-from ra_gateway.cli.certificates import ca_list, ca_revoke, ca_show
+from ra_gateway.cli.certificates import ca_history, ca_list, ca_revoke, ca_show
 from ra_gateway.cli.entities import entity_app
 from ra_gateway.cli.ledger_context import with_ledger
 from ra_gateway.cli.output import (
@@ -572,4 +572,5 @@ ca_app.command("root-crl")(ca_root_crl)
 ca_app.command("sign")(ca_sign)
 ca_app.command("list")(ca_list)
 ca_app.command("show")(ca_show)
+ca_app.command("history")(ca_history)
 ca_app.command("revoke")(ca_revoke)

@@ -1,9 +1,9 @@
-"""`ra-gateway ca list`, `show` and `revoke`: what the CA has issued."""
+"""`ra-gateway ca list`, `show`, `history` and `revoke`: what the CA has issued, and what became of it."""
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -14,15 +14,18 @@ from ra_gateway.ca.records import (
     Reason,
     Revocation,
 )
-from ra_gateway.cli.entities import show_certificates
+from ra_gateway.cli.entities import entity_values, show_certificates
 from ra_gateway.cli.ledger_context import actor, with_ledger
 from ra_gateway.cli.output import (
     CONFIG,
     ConfigOption,
     JSONOption,
     day,
+    plain,
+    print_json,
     say,
     show_facts,
+    show_list,
 )
 from ra_gateway.errors import ConfigError
 
@@ -103,6 +106,8 @@ def ca_show(
         "entity": found.entity,
         "profile": found.profile,
         "requester": found.requester,
+        "vendor": found.vendor,
+        "identity": found.identity,
         "issuer": certificate.issuer,
         "not_before": certificate.not_before,
         "not_after": certificate.not_after,
@@ -122,10 +127,73 @@ _FACTS: Final = {
     "names": "Names",
     "entity": "End entity",
     "profile": "Profile",
+    "vendor": "Vendor",
+    "identity": "Identity",
     "issuer": "Issuer",
     "not_before": "Valid",
     "fingerprint": "Fingerprint",
 }
+
+
+def ca_history(
+    device: Annotated[
+        str,
+        typer.Argument(
+            metavar="DEVICE",
+            help="What its vendor calls it, a serial number, or its end entity's name or subject, or a part of these.",
+        ),
+    ],
+    limit: Annotated[int, typer.Option(min=1, help="How many events at most.")] = 100,
+    as_json: JSONOption = False,
+    config: ConfigOption = CONFIG,
+) -> None:
+    """Show what became of one base station: enrolments, renewals, refusals to confirm, revocations, blocks."""
+    from ra_gateway.ca.ledger.history import history
+
+    found = with_ledger(config, lambda ledger, _: history(ledger, device, limit=limit))
+    events: list[dict[str, Any]] = [
+        {
+            "at": item.entry.at,
+            "action": item.entry.action,
+            "entity": item.entity,
+            "subject": item.entry.subject,
+            "actor": item.entry.actor,
+            "detail": item.entry.detail,
+        }
+        for item in found.events
+    ]
+    entities = [
+        {"name": name, "status": None} if entity is None else entity_values(entity)
+        for name, entity in found.entities.items()
+    ]
+    if as_json:
+        devices = [{"vendor": vendor, "identity": name} for vendor, name in found.devices]
+        print_json(plain({"entities": entities, "devices": devices, "events": events}))
+        return
+    for values in entities:
+        say(f"{values['name']}: {values['status'] or 'not registered any more'}")
+    for device_names in found.devices:
+        say(f"Device: {': '.join(filter(None, device_names))}")
+    columns = {
+        "at": "When (UTC)",
+        "action": "What",
+        "subject": "Of",
+        "actor": "By",
+        "detail": "Detail",
+    }
+    rows = [row | {"detail": _told(row["detail"])} for row in events]
+    show_list(columns, rows, as_json=False, moment=lambda at: f"{at:%Y-%m-%d %H:%M:%S}")
+
+
+def _told(detail: dict[str, str]) -> dict[str, str]:
+    """Return what of a line of the audit trail is for people: the rest is for `ca verify`."""
+    return {name: detail[name] for name in _TOLD if name in detail}
+
+
+_TOLD: Final = (
+    *("request", "profile", "vendor", "identity", "renews", "supersedes", "reason", "why"),
+    *("transaction_id", "subject", "names"),
+)
 
 
 def _serial_number(text: str) -> int:

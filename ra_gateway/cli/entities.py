@@ -127,7 +127,7 @@ def entity_list(
         lambda ledger, _: ledger.registry.entities(after=after, limit=limit + 1, pattern=pattern),
     )
     columns = {name: _FACTS[name] for name in _COLUMNS}
-    show_list(columns, map(_entity_values, found[:limit]), as_json=as_json)
+    show_list(columns, map(entity_values, found[:limit]), as_json=as_json)
     if len(found) > limit:
         note(f"There are more: --after {found[limit - 1].name!r}")
 
@@ -150,7 +150,7 @@ def entity_show(
         raise ConfigError.of(
             f"entity {name}", "is not registered", "`ra-gateway ca entity list` shows all there are"
         )
-    values = _entity_values(entity)
+    values = entity_values(entity)
     if as_json:
         values["certificates"] = list(map(certificate_values, found))
     show_facts(_FACTS, values, as_json=as_json)
@@ -182,7 +182,8 @@ _CERTIFICATE_COLUMNS: Final = {
 }
 
 
-def _entity_values(entity: EndEntity) -> dict[str, Any]:
+def entity_values(entity: EndEntity) -> dict[str, Any]:
+    """Return an end entity as `show_list` takes it."""
     return {name: getattr(entity, name) for name in _FACTS}
 
 

@@ -372,6 +372,8 @@ def test_every_list_is_there_for_programs(config: Path) -> None:
         "entity": "CN=Example Operator RA,O=Example Operator",
         "profile": "ra",
         "requester": certificate["requester"],
+        "vendor": "",
+        "identity": "",
         "revoked_at": None,
         "reason": None,
     }

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 import socket
 import stat
 from collections.abc import Iterator
@@ -457,6 +458,48 @@ def test_enroll_then_renew(trusted: bool, site: Site, tmp_path: Path) -> None:
     ]
     assert read(first / "cert.pem").der != read(second / "cert.pem").der
     assert readable_by_others(tmp_path) == []
+
+
+def test_a_base_station_has_a_history(site: Site, tmp_path: Path) -> None:
+    """Found by what its vendor calls it, as the gateway has told the CA; a renewal keeps that."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    succeeded("enroll", *site.station, "--out", first, "--subject", "CN=enb-7,O=Op")
+    succeeded(
+        *("renew", "--url", site.gateway.url, "--cert", first / "cert.pem"),
+        *("--key", first / "key.pem", "--trusted", first / "root.pem", "--out", second),
+    )
+    config = ("--config", site.directory / "gateway.toml")
+    old, new = (f"{read(path / 'cert.pem').serial_number:x}" for path in (first, second))
+    name = "CN=enb-7,O=Op"
+    listed = json.loads(succeeded("ca", "list", "--entity", name, "--json", *config))
+    assert {(row["serial"], row["vendor"], row["identity"]) for row in listed} == {
+        (old, "acme", "SN-000001"),
+        (new, "acme", "SN-000001"),
+    }
+    for wanted in (name, name.upper(), "enb-7", old, f"0x{new.upper()}"):
+        shown = json.loads(succeeded("ca", "history", wanted, "--json", *config))
+        assert shown["devices"] == [{"vendor": "acme", "identity": "SN-000001"}]
+        assert [(item["name"], item["status"]) for item in shown["entities"]] == [(name, "active")]
+        assert [(event["action"], event["subject"]) for event in shown["events"]] == [
+            ("entity.add", name),
+            ("issue", old),
+            ("confirm", old),
+            ("issue", new),
+            ("confirm", new),
+        ]
+    assert shown["events"][3]["detail"]["renews"] == old
+    told = succeeded("ca", "history", name, "--limit", "1", *config).splitlines()
+    assert told[:2] == [f"{name}: active", "Device: acme: SN-000001"]
+    assert len(told) == 4
+    # A device may have several end entities; a part of a name is not to mean several.
+    succeeded("enroll", *site.station, "--out", tmp_path / "third", "--subject", "CN=enb-8")
+    shown = json.loads(succeeded("ca", "history", "sn-000001", "--json", *config))
+    assert {name, "CN=enb-8"} <= {item["name"] for item in shown["entities"]}
+    assert ("issue", "CN=enb-8") in {(item["action"], item["entity"]) for item in shown["events"]}
+    ended = run("ca", "history", "enb-", *config)
+    assert (ended.exit_code, ended.stdout) == (2, "")
+    assert "fits several end entities: CN=enb-7,O=Op; CN=enb-8. Give the name of" in ended.stderr
+    assert run("ca", "history", "nobody", *config).exit_code == 2
 
 
 def test_enroll_without_certconf(site: Site, tmp_path: Path) -> None:

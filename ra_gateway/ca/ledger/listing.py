@@ -22,6 +22,7 @@ class Listed:
 
     Args:
         serial: Hexadecimal.
+        vendor, identity: Whose the device is, and what its vendor calls it.
         not_before, not_after, revoked_at: Aware UTC.
     """
 
@@ -34,6 +35,8 @@ class Listed:
     not_after: datetime
     revoked_at: datetime | None
     reason: Reason | None
+    vendor: str
+    identity: str
 
 
 async def newest(
@@ -65,6 +68,8 @@ async def newest(
             _c.entity,
             _c.profile,
             _c.requester,
+            _c.vendor,
+            _c.identity,
             _c.not_before,
             _c.not_after,
             _c.revoked_at,
@@ -146,4 +151,6 @@ def _listed(row: AnyRow, now: int) -> Listed:
         not_after=moment(row.not_after),
         revoked_at=revoked_at,
         reason=reason,
+        vendor=row.vendor,
+        identity=row.identity,
     )
