@@ -202,6 +202,30 @@ class CredentialChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class ConfigurationReloaded:
+    """A changed configuration holds for all messages from now on.
+
+    Args:
+        digest: Of the configuration, 16 hex digits.
+    """
+
+    by: Component
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReloadRefused:
+    """A changed configuration cannot be used; the one before still holds.
+
+    Args:
+        problems: Everything that is wrong, a sentence each.
+    """
+
+    by: Component
+    problems: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class HTTPRefused:
     """A request was refused below CMP, by an HTTP status; no more are told than a few in so many seconds.
 
@@ -234,6 +258,8 @@ Fact = (
     | StoreFound
     | CRLPublished
     | CredentialChanged
+    | ConfigurationReloaded
+    | ReloadRefused
 )
 
 

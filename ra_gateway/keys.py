@@ -41,7 +41,7 @@ from ra_gateway.cmp.certificates import (
     load_certificate,
     why_unreadable,
 )
-from ra_gateway.cmp.pem import PEMRefused, pem_blocks
+from ra_gateway.cmp.pem import PEMRefused, looks_like, pem_blocks
 from ra_gateway.cmp.protection import Credential
 from ra_gateway.errors import CMPError, ConfigError, MalformedMessage, missing_extra
 
@@ -211,9 +211,11 @@ def load_certificates(
     """
     todo = "Give a PEM file with one or more certificates"
     try:
-        found = pem_blocks(read_bounded(path), "CERTIFICATE", MAX_CERTIFICATES)
+        octets = read_bounded(path)
+        found = pem_blocks(octets, "CERTIFICATE", MAX_CERTIFICATES)
         if not found:
-            raise PEMRefused("there is none in PEM")
+            seems, todo = _seems(octets, path, todo)
+            raise PEMRefused(f"there is none in PEM{seems}")
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         what = f"no certificate can be read from {path}: {reason}"
@@ -229,6 +231,17 @@ def load_certificates(
             raise ConfigError.of(setting, what, _REPLACE) from error
         certificates.append(certificate)
     return tuple(certificates)
+
+
+def _seems(octets: bytes, path: Path, usual: str, *, key: bool = False) -> tuple[str, str]:
+    """Return what a file is instead of PEM, in words that may follow, and what to do about it."""
+    seen = looks_like(octets, key=key)
+    if seen is None:
+        return "", usual
+    what, command = seen
+    name = shlex.quote(str(path))
+    todo = f"Run: {command.replace('{file}', name)}, and name {path}.pem" if command else usual
+    return f"; it is {what}", todo
 
 
 _REPLACE: Final = (
@@ -247,6 +260,7 @@ def load_private_key(path: Path, password: bytes | None, setting: str) -> Any:
     Raises:
         ConfigError: It cannot be read, decrypted or found. The text never contains key, password or PIN.
     """
+    octets = b""
     try:
         octets = read_bounded(path)
         if not octets.startswith(HSM_SCHEME):
@@ -254,13 +268,16 @@ def load_private_key(path: Path, password: bytes | None, setting: str) -> Any:
                 require_affordable(der)
             return load_pem_private_key(octets, password)
     except (OSError, ValueError, TypeError, CMPError) as error:
-        reason = _reason(error, "not a PEM key, or wrong password")
-        raise ConfigError.of(
-            setting,
-            f"no private key can be read from {path}: {reason}",
+        usual = (
             "Give a PKCS#8 PEM file, and its password file if it is encrypted; "
-            "or a file with the pkcs11: URI of a key in an HSM",
-        ) from error
+            "or a file with the pkcs11: URI of a key in an HSM"
+        )
+        seems, todo = _seems(octets, path, usual, key=True)
+        reason = _reason(
+            error, f"not a PEM key{seems}" if seems else "not a PEM key, or wrong password"
+        )
+        what = f"no private key can be read from {path}: {reason}"
+        raise ConfigError.of(setting, what, todo) from error
     # What is not ASCII has no place in a URI, and is refused there.
     return _pkcs11(setting).load(octets.decode("ascii", "replace").rstrip(), path.parent, setting)
 

@@ -7,6 +7,7 @@ here waits for the network: call it in a thread.
 
 from __future__ import annotations
 
+import re
 import ssl
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -128,7 +129,8 @@ def fetch(url: str, *, max_octets: int, timeout_seconds: float) -> bytes:
             attributes=[f"{where.attribute};binary"],
             size_limit=_MAX_ENTRIES,
         )
-        if not found:
+        # With entries, an answer that was cut off counts as found.
+        if not found or connection.result["description"] != "success":
             raise LDAPFailure(_reason(connection))
         values = list(_values(connection.response or (), where.attribute))
     if not values:
@@ -143,6 +145,9 @@ def _values(response: Sequence[Mapping[str, Any]], attribute: str) -> Iterator[b
         for name, values in entry.get("raw_attributes", {}).items():
             if name.lower().partition(";")[0] == attribute.lower():
                 yield from values
+
+
+_FIRST_RDN: Final = re.compile(r"(?:[^\\,]|\\.)*,\s*", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +193,22 @@ class Directory:
             classes = [*_CLASSES, *(["deltaCRL"] if "deltaRevocationList" in values else [])]
             if not connection.add(dn, classes, octets):
                 raise LDAPFailure(f"no entry {dn} could be made: {_reason(connection)}")
+
+    def missing(self, dn: str, timeout_seconds: float) -> str:
+        """Return which entry is not there: the one of a DN, the one above that, or none ("").
+
+        Raises:
+            LDAPFailure: The directory does not answer, or refuses.
+        """
+        above = _FIRST_RDN.sub("", dn, count=1)
+        with self.connected(_OVERHEAD_OCTETS, timeout_seconds) as connection:
+            for name, lacking in ((dn, ""), (above, dn)):
+                connection.search(name, "(objectClass=*)", "BASE", attributes=["1.1"])
+                if connection.result["description"] == "success":
+                    return lacking
+                if connection.result["description"] != "noSuchObject":
+                    raise LDAPFailure(f"{name}: {_reason(connection)}")
+        return above
 
     @contextmanager
     def connected(self, max_octets: int, timeout_seconds: float) -> Iterator[ldap3.Connection]:

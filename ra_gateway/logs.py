@@ -15,11 +15,13 @@ from ra_gateway.errors import printable
 from ra_gateway.events import (
     CertificatesWithdrawn,
     Component,
+    ConfigurationReloaded,
     CredentialChanged,
     CRLPublished,
     EventSink,
     Fact,
     HTTPRefused,
+    ReloadRefused,
     RequestHandled,
 )
 
@@ -255,6 +257,15 @@ class LogSink:
             case HTTPRefused():
                 fields = {name: value for name in _OF_HTTP if (value := getattr(event, name))}
                 self._log.warning("http.refused", by=event.by, **fields)
+            case ConfigurationReloaded():
+                self._log.info("config.reloaded", by=event.by, digest=event.digest)
+            case ReloadRefused():
+                self._log.error(
+                    "config.reload_refused",
+                    by=event.by,
+                    problems=list(event.problems),
+                    todo="mend these and reload again; until then everything goes on as before",
+                )
             case CredentialChanged():
                 self._log.info(
                     "ra.credential_changed",

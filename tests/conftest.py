@@ -16,6 +16,7 @@ from tests.support.pki import OperatorPKI, VendorPKI, make_operator_pki, make_ve
 pytest_plugins = [
     "tests.support.fixtures_postgres",
     "tests.support.fixtures_redis",
+    "tests.support.linted",
     "tests.support.no_skips",
     "tests.support.slapd",
     "tests.support.softhsm",

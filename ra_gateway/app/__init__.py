@@ -1,6 +1,6 @@
 """The composition roots: from a configuration to running services; `app.ca` has those that need the extra `ca`."""
 
-from ra_gateway.app.gateway import Application, transaction_store
+from ra_gateway.app.application import Application, transaction_store
 from ra_gateway.app.running import (
     CannotListen,
     catch_signals,

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Final
 
 import structlog
 
+from ra_gateway.app.changes import config_digest, require_unchanged
+from ra_gateway.app.management import Management
 from ra_gateway.app.profiles import ca_profiles, lacks_crl_url, unusable
 from ra_gateway.app.revocation import revocation
 from ra_gateway.app.running import STEADY, cmp_listener, event_sink, listen, now
@@ -37,8 +39,15 @@ from ra_gateway.config.ca_tables import CAConfig, CAStatusConfig
 from ra_gateway.config.tables import CAServiceConfig, VendorConfig
 from ra_gateway.config.values import OPERATOR_DOMAIN
 from ra_gateway.errors import ConfigError, StoreUnavailable
-from ra_gateway.events import Component, EventSink, unheard
+from ra_gateway.events import (
+    Component,
+    ConfigurationReloaded,
+    EventSink,
+    ReloadRefused,
+    unheard,
+)
 from ra_gateway.keys import read_password
+from ra_gateway.metrics import Metrics
 from ra_gateway.server.status import StatusListener
 from ra_gateway.tasks import ended, supervised
 
@@ -356,18 +365,36 @@ class BundledService:
 
 
 class CAService:
-    """The bundled CA as a process of its own (`ra-gateway ca serve`)."""
+    """The bundled CA as a process of its own (`ra-gateway ca serve`).
 
-    def __init__(self, config: CAServiceConfig) -> None:
+    Args:
+        read: Reads the configuration again, for `reload`; raises ConfigError.
+
+    Raises:
+        ConfigError: On construction, when files that the configuration names cannot be used.
+    """
+
+    def __init__(
+        self, config: CAServiceConfig, *, read: Callable[[], CAServiceConfig] | None = None
+    ) -> None:
         require_codec()
-        self._config = config.ca
-        sink = event_sink()
+        self._config, self._read = config, read
+        metrics = Metrics()
+        self._sink = sink = event_sink(metrics)
         self._bundled = BundledService(config.ca, config.vendors, sink)
         routes = {"/.well-known/cmp": "ra", "/pkix": "ra"}
         if config.ca.client is not None:
             routes |= dict.fromkeys(config.ca.client.paths, CLIENT_ENDPOINT)
         self.listener = cmp_listener(
             self, config.ca.server, routes=routes, profiles={}, sink=sink, by=Component.ca
+        )
+        self._state = "starting"
+        self.management = Management(
+            config.management,
+            config.ca.server.listen_port,
+            metrics,
+            {"process": lambda: self._state},
+            by=Component.ca,
         )
 
     async def handle(
@@ -384,11 +411,30 @@ class CAService:
             ConfigError: The ledger cannot be used.
             CannotListen: The address or the port cannot be had.
         """
+        await self.management.start()
         await self._bundled.start()
-        server = self._config.server
-        return await listen(self.listener, server.listen_host, server.listen_port, "ca.server")
+        server = self._config.ca.server
+        where = await listen(self.listener, server.listen_host, server.listen_port, "ca.server")
+        self._state = ""
+        return where
+
+    async def reload(self) -> None:
+        """Read the configuration again; what has changed in it takes a restart.
+
+        Raises:
+            ConfigError: It cannot be used, or has changed.
+        """
+        try:
+            config = self._config if self._read is None else await asyncio.to_thread(self._read)
+            require_unchanged(self._config, config)
+        except ConfigError as error:
+            self._sink(ReloadRefused(Component.ca, tuple(map(str, error.problems))))
+            raise
+        self._sink(ConfigurationReloaded(Component.ca, config_digest(config)))
 
     async def stop(self) -> None:
         """Answer what was accepted, then close the ledger."""
-        await self.listener.drain(self._config.server.drain_seconds)
+        self._state = "draining"
+        await self.listener.drain(self._config.ca.server.drain_seconds)
         await self._bundled.stop()
+        await self.management.stop()

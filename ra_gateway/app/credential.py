@@ -44,6 +44,7 @@ class CredentialFiles:
         keep: How long a transaction may live.
         operator: The domain whose anchors base stations verify the RA's signature with.
         sink: Takes that the certificate has changed.
+        before: Those of a configuration that this one takes the place of.
 
     Raises:
         ConfigError: They cannot be used.
@@ -55,6 +56,7 @@ class CredentialFiles:
         operator: TrustDomain,
         keep: timedelta,
         sink: EventSink = unheard,
+        before: CredentialFiles | None = None,
     ) -> None:
         self._config = config
         self._sink = sink
@@ -63,6 +65,10 @@ class CredentialFiles:
         self._operator = operator
         self._seen = self._state()
         self.current = self._load()
+        if before is not None:
+            self._replaced = list(before._replaced)
+            if before.current.certificates != self.current.certificates:
+                self._replaced.insert(0, (now(), before.current))
         self._warned_at = now() - _WARNING_INTERVAL
         self._expired: Certificate | None = None
 

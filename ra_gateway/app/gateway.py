@@ -1,4 +1,4 @@
-"""The gateway's composition root: from a configuration to a running gateway. Owns clock, randomness and wiring."""
+"""From a configuration to what answers devices: endpoints, CAs, credential. Owns clock, randomness and wiring."""
 
 from __future__ import annotations
 
@@ -10,24 +10,20 @@ from contextlib import AsyncExitStack, suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
-import structlog
-
 from ra_gateway.app.credential import CredentialFiles
 from ra_gateway.app.information import information
 from ra_gateway.app.revocation import LedgerStatus, gateway_revocation
-from ra_gateway.app.running import STEADY, cmp_listener, event_sink, listen, now
+from ra_gateway.app.running import STEADY, now
 from ra_gateway.app.trust import anchors, certificates, operator_domain, vendor_domains
 from ra_gateway.app.upstreams import Cores, answer_trust, batched, upstream_settings
-from ra_gateway.clocks import unstepped
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.header_checks import RELAYED, HeaderRules
 from ra_gateway.cmp.mac import MACBounds
 from ra_gateway.cmp.names import directory_name, from_rfc4514
 from ra_gateway.cmp.protection import Credential
 from ra_gateway.cmp.requests import Possession
-from ra_gateway.cmp.selfcheck import require_codec
+from ra_gateway.cmp.responder import Reply
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
-from ra_gateway.config.service_tables import StoreConfig
 from ra_gateway.config.tables import (
     EndpointConfig,
     GatewayConfig,
@@ -36,9 +32,8 @@ from ra_gateway.config.tables import (
     RegistrationAuthoritiesConfig,
     RouteConfig,
 )
-from ra_gateway.errors import ConfigError, missing_extra
-from ra_gateway.events import Component, EventSink, unheard
-from ra_gateway.logs import fan_out
+from ra_gateway.errors import ConfigError
+from ra_gateway.events import EventSink
 from ra_gateway.ra.endpoints import (
     Endpoint,
     MACAccess,
@@ -56,7 +51,6 @@ from ra_gateway.ra.unconfirmed import UnconfirmedCertificates
 from ra_gateway.stores.inventory import CSVInventory
 from ra_gateway.stores.memory import MemoryStore
 from ra_gateway.stores.redis import RedisStore
-from ra_gateway.stores.sealing import load_seal_keys
 from ra_gateway.stores.secrets import SecretFile
 from ra_gateway.tasks import ended, supervised
 from ra_gateway.upstream.kinds import BundledUpstream, UpstreamConfig
@@ -64,15 +58,6 @@ from ra_gateway.upstream.pool import CMPHTTPUpstream
 
 if TYPE_CHECKING:
     from ra_gateway.app.ca import BundledService
-
-log: structlog.stdlib.BoundLogger = structlog.get_logger("ra_gateway.store")
-
-OTHER_SEAL_KEY: Final = (
-    "give all gateways the same keys in store.seal_key_paths; to change them, first add the new one behind the old one "
-    "everywhere, then before it everywhere, then remove the old one; where all have the same already, remove the "
-    "mark once: redis-cli DEL"
-)
-"""What to do about a mark of another key; the name of the mark follows."""
 
 _WITHDRAWING_SECONDS: Final = 10.0
 """Between two looks at certificates that await their confirmation: a small part of what devices have for that."""
@@ -148,9 +133,10 @@ def _route(
     )
 
 
-def _secret_file(config: MACConfig) -> SecretFile:
+def _secret_file(config: MACConfig, before: SecretFile | None) -> SecretFile:
     return SecretFile(
         config.secrets_path,
+        before=before,
         clock=now,
         used_path=config.used_path,
         lockout_failures=config.lockout_failures,
@@ -313,83 +299,46 @@ def _endpoint(
     )
 
 
-# --- adapters -------------------------------------------------------------------------------------------------
+class Wiring:
+    """What one configuration asks for: its endpoints, CAs and credential, over what outlives them.
 
-
-def transaction_store(config: StoreConfig, sink: EventSink = unheard) -> MemoryStore | RedisStore:
-    """Return the configured store; nothing is connected yet.
-
-    Args:
-        sink: Takes that it is lost, and found again.
-
-    Raises:
-        ConfigError: The Redis URL or a key for sealing cannot be used.
-    """
-    if config.kind == "memory":
-        return MemoryStore(
-            now,
-            lifetimes=unstepped(),
-            max_transactions=config.max_transactions,
-            max_per_signer=config.max_transactions_per_signer,
-            max_held=config.max_held,
-        )
-    url = config.redis_url or ""
-    if config.redis_url_path is not None:
-        url = config.redis_url_path.read_text().strip()
-    with suppress(ValueError):  # its text may hold a piece of the password
-        return RedisStore(
-            url,
-            clock=now,
-            seal_keys=load_seal_keys(config.seal_key_paths),
-            key_prefix=config.key_prefix,
-            timeout_seconds=config.redis_timeout_seconds,
-            max_connections=config.redis_max_connections,
-            max_per_signer=config.max_transactions_per_signer,
-            max_held=config.max_held,
-            sink=sink,
-        )
-    raise ConfigError.of(
-        "store.redis_url_path",
-        "is not the URL of a Redis server",
-        "Give a redis://, rediss:// or unix:// URL; in the password write / as %2F, # as %23, ? as %3F, "
-        "@ as %40",
-    )
-
-
-def _bundled(config: GatewayConfig, sink: EventSink) -> BundledService | None:
-    if not config.has_bundled_upstream or config.ca is None:
-        return None
-    try:
-        from ra_gateway.app.ca import BundledService
-    except ModuleNotFoundError as error:
-        raise missing_extra("ca", error) from error
-    return BundledService(config.ca, config.vendors, sink)
-
-
-class Application:
-    """One gateway process: everything that a configuration asks for, wired together.
+    It answers until the last message that came to it is answered, while another one takes those that come then.
 
     Args:
-        sink: Takes what happens (`ra_gateway.events`) in place of the log, the bundled CA's facts included.
+        store: Where transactions are kept.
+        bundled: The bundled CA, if an upstream is that.
+        sink: Takes what happens (`ra_gateway.events`).
+        before: What it takes the place of, for the credentials that transactions were begun with and for what was
+            counted.
 
     Raises:
-        ConfigError: On construction, when files that the configuration names cannot be used.
+        ConfigError: Files that the configuration names cannot be used.
     """
 
-    def __init__(self, config: GatewayConfig, *, sink: EventSink | None = None) -> None:
-        require_codec()
-        self._config = config
-        sink = event_sink() if sink is None else fan_out(sink)
+    def __init__(
+        self,
+        config: GatewayConfig,
+        store: MemoryStore | RedisStore,
+        bundled: BundledService | None,
+        sink: EventSink,
+        before: Wiring | None = None,
+    ) -> None:
+        self.config, self.store = config, store
         operator, vendors = operator_domain(config), vendor_domains(config.vendors)
-        self._ra = CredentialFiles(
-            config.ra, operator, timedelta(seconds=config.store.transaction_lifetime_seconds), sink
+        self._ra: CredentialFiles = CredentialFiles(
+            config.ra,
+            operator,
+            timedelta(seconds=config.store.transaction_lifetime_seconds),
+            sink,
+            None if before is None else before._ra,
         )
         self._background: list[asyncio.Task[None]] = []
-        self._bundled = _bundled(config, sink)
+        self._in_flight = 0
+        self._quiet = asyncio.Event()
+        self._quiet.set()
+        self._bundled = bundled
         self._remote = Cores(operator, self._own_certificates)
-        self._cores: dict[str, CACore] = {
-            name: self._core(name, upstream) for name, upstream in config.upstreams.items()
-        }
+        cores = {name: self._core(name, upstream) for name, upstream in config.upstreams.items()}
         self._ca_secrets = {
             name: upstream.mac.open(f"upstreams.{name}.mac", now)
             for name, upstream in config.upstreams.items()
@@ -401,7 +350,7 @@ class Application:
                 _upstream(
                     name,
                     upstream,
-                    self._cores[name],
+                    cores[name],
                     operator,
                     self._ra.current,
                     self._own_certificates,
@@ -411,9 +360,14 @@ class Application:
             )
             for name, upstream in config.upstreams.items()
         }
-        self._cores = {name: upstream.core for name, upstream in upstreams.items()}
-        self._secrets = {
-            name: _secret_file(endpoint.mac)
+        self.cores: dict[str, CACore] = {
+            name: upstream.core
+            for name, upstream in upstreams.items()
+            if bundled is None or upstream.core is not bundled.ca
+        }
+        """Of CAs elsewhere."""
+        self._secrets: dict[str, SecretFile] = {
+            name: _secret_file(endpoint.mac, None if before is None else before._secrets.get(name))
             for name, endpoint in config.endpoints.items()
             if endpoint.mac is not None
         }
@@ -437,22 +391,17 @@ class Application:
             )
             for name, endpoint in config.endpoints.items()
         }
-        self.store = transaction_store(config.store, sink)
         self.revocation = gateway_revocation(config, operator, vendors)
-        own = (
-            None
-            if self._bundled is None
-            else LedgerStatus(self._bundled.ledger, self._bundled.issuers)
-        )
+        own = None if bundled is None else LedgerStatus(bundled.ledger, bundled.issuers)
         self.services = Services(
             endpoints=endpoints,
             credential=lambda: self._ra.current,
             earlier_credentials=self._ra.earlier,
-            store=self.store,
-            schedule=self.store,
-            approvals=self.store,
-            confirmation_records=self.store,
-            device_records=self.store,
+            store=store,
+            schedule=store,
+            approvals=store,
+            confirmation_records=store,
+            device_records=store,
             inventory=None if config.inventory is None else CSVInventory(config.inventory.csv_path),
             clock=now,
             monotonic=time.monotonic,
@@ -464,20 +413,14 @@ class Application:
             steady=STEADY,
         )
         self.gateway = Gateway(self.services)
-        self.listener = cmp_listener(
-            self.gateway,
-            config.server,
-            routes={
-                path: name for name, endpoint in config.endpoints.items() for path in endpoint.paths
-            },
-            profiles={
-                profile: name
-                for name, endpoint in config.endpoints.items()
-                for profile in endpoint.profiles
-            },
-            sink=sink,
-            by=Component.gateway,
-        )
+        self.routes = {
+            path: name for name, endpoint in config.endpoints.items() for path in endpoint.paths
+        }
+        self.profiles = {
+            profile: name
+            for name, endpoint in config.endpoints.items()
+            for profile in endpoint.profiles
+        }
 
     def _own_certificates(self) -> list[Certificate]:
         return [item.certificate for item in (self._ra.current, *self._ra.earlier())]
@@ -491,66 +434,49 @@ class Application:
             )
         return self._bundled.ca
 
-    async def start(self) -> tuple[str, int]:
-        """Check that the store answers, open the ledger, fetch CRLs, and listen.
-
-        Returns:
-            Host and port.
-
-        Raises:
-            ConfigError: The ledger of the bundled CA cannot be used.
-            StoreUnavailable: The store cannot be written to.
-            CannotListen: The address or the port cannot be had.
-        """
-        await self.store.ping()
-        await self._compare_seals()
-        if self._bundled is not None:
-            await self._bundled.start()
-        await self.revocation.start()
-        self._background = [
-            asyncio.create_task(supervised("ra.credential", self._ra.watch)),
-            *(
-                asyncio.create_task(supervised("upstream.secret", secret.watch))
-                for secret in self._ca_secrets.values()
-            ),
-            asyncio.create_task(
-                supervised(
-                    "unconfirmed",
-                    lambda: UnconfirmedCertificates(self.services).run(_WITHDRAWING_SECONDS),
-                )
-            ),
-        ]
-        server = self._config.server
-        return await listen(self.listener, server.listen_host, server.listen_port, "server")
-
-    async def _compare_seals(self) -> None:
-        """Tell when other gateways seal by a key that this one has not; each goes on with what it can open itself.
-
-        Whoever can write to Redis can change the mark, and is not to keep a gateway from starting by that.
-        """
-        if isinstance(self.store, RedisStore) and not await self.store.has_our_mark():
-            log.error(
-                "store.other_seal_key",
-                key=self.store.mark_key,
-                detail="the gateways that share this Redis seal by a key that is not in store.seal_key_paths: they "
-                "do not believe each other's transactions, and base stations fail that come to another one",
-                todo=f"{OTHER_SEAL_KEY} {self.store.mark_key}",
+    async def handle(
+        self, der: bytes, *, endpoint: str, profile: str, operation: str, peer: str
+    ) -> Reply:
+        """Answer one message (`CMPHandler`)."""
+        self._in_flight += 1
+        self._quiet.clear()
+        try:
+            return await self.gateway.handle(
+                der, endpoint=endpoint, profile=profile, operation=operation, peer=peer
             )
+        finally:
+            self._in_flight -= 1
+            if not self._in_flight:
+                self._quiet.set()
 
-    async def stop(self) -> None:
-        """Answer what was accepted, then close everything."""
+    async def start(self) -> None:
+        """Fetch CRLs, so that no device waits for them, and begin what goes on beside the messages."""
+        await self.revocation.start()
+        watched = [("ra.credential", self._ra.watch)]
+        watched += [("upstream.secret", secret.watch) for secret in self._ca_secrets.values()]
+        watched += [("unconfirmed", self._withdraw)]
+        self._background = [asyncio.create_task(supervised(*item)) for item in watched]
+
+    async def _withdraw(self) -> None:
+        await UnconfirmedCertificates(self.services).run(_WITHDRAWING_SECONDS)
+
+    async def stop(self, seconds: float) -> None:
+        """Answer what came here, then close everything but what outlives it.
+
+        Args:
+            seconds: Time for that.
+        """
         background, self._background = self._background, []
         await ended(*background)
+        left_at = time.monotonic() + seconds
         async with AsyncExitStack() as stack:
-            stack.push_async_callback(self.store.close)
             for secret_file in self._secrets.values():
                 stack.push_async_callback(secret_file.close)
             stack.push_async_callback(self.revocation.stop)
-            for core in self._cores.values():
+            for core in self.cores.values():
                 stack.push_async_callback(core.close)
-            if self._bundled is not None:
-                stack.push_async_callback(self._bundled.stop)
-            left_at = time.monotonic() + self._config.server.drain_seconds
-            await self.listener.drain(self._config.server.drain_seconds)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._quiet.wait()
             # Devices that were told to wait: what their CA still answers in time need not be asked for again.
             await self.services.drain(max(left_at - time.monotonic(), 0.0))

@@ -7,6 +7,7 @@ import errno
 import gc
 import signal
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Final, Protocol, TypeVar, cast
 
 import structlog
@@ -17,8 +18,11 @@ from ra_gateway.config.service_tables import ServerConfig
 from ra_gateway.errors import ConfigError, GatewayError, ServiceFailure
 from ra_gateway.events import Component, EventSink
 from ra_gateway.logs import LogSink, fan_out
+from ra_gateway.metrics import Metrics
 from ra_gateway.server.cmp import CMPHandler, CMPListener
 from ra_gateway.server.listener import ListenerLimits
+from ra_gateway.tasks import ended as tasks_ended
+from ra_gateway.tasks import supervised
 
 C = TypeVar("C")
 
@@ -26,9 +30,13 @@ STEADY: Final = SteadyClock()
 """Whether the wall clock of this process can be believed for what cannot be undone."""
 
 
-def event_sink() -> EventSink:
-    """Return what takes the facts of a service (`ra_gateway.events`): every sink stands here."""
-    return fan_out(LogSink())
+def event_sink(metrics: Metrics, told: EventSink | None = None) -> EventSink:
+    """Return what takes the facts of a service (`ra_gateway.events`): every sink stands here.
+
+    Args:
+        told: In place of the log.
+    """
+    return fan_out(LogSink() if told is None else told, metrics)
 
 
 class CannotListen(GatewayError):
@@ -116,6 +124,9 @@ class Service(Protocol):
     async def start(self) -> tuple[str, int]:
         """Take requests; returns host and port."""
 
+    async def reload(self) -> None:
+        """Read the configuration again and go by it; or raise `ConfigError` and go on as before."""
+
     async def stop(self) -> None:
         """Answer what was accepted, then close everything."""
 
@@ -133,8 +144,16 @@ def check(make: Callable[[C], Service], config: C) -> None:
     asyncio.run(open_and_close())
 
 
+async def _reload_when(asked: asyncio.Event, service: Service) -> None:
+    while True:
+        await asked.wait()
+        asked.clear()
+        with suppress(ConfigError):  # of which the service has told
+            await service.reload()
+
+
 async def run_until_signalled(service: Service, started: Callable[[str, int], None]) -> None:
-    """Serve until SIGTERM or SIGINT, then drain.
+    """Serve until SIGTERM or SIGINT, then drain; at SIGHUP reload.
 
     Args:
         started: Called with host and port when requests are taken.
@@ -143,6 +162,8 @@ async def run_until_signalled(service: Service, started: Callable[[str, int], No
         ConfigError, StoreUnavailable, CannotListen: The service could not start.
     """
     ended = catch_signals()  # before anybody can know that it is up, and end it
+    asked = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, asked.set)
     try:
         host, port = await service.start()
     except (ConfigError, ServiceFailure, CannotListen):
@@ -150,6 +171,8 @@ async def run_until_signalled(service: Service, started: Callable[[str, int], No
         raise
     _settle_memory()
     started(host, port)
+    reloading = asyncio.create_task(supervised("reload", lambda: _reload_when(asked, service)))
     await ended.wait()
+    await tasks_ended(reloading)
     structlog.get_logger().info("draining", host=host, port=port)
     await service.stop()

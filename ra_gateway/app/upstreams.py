@@ -84,7 +84,10 @@ def answer_trust(
         roots = anchors(config.trust_anchors_paths, f"{setting}.trust_anchors_paths")
     else:
         return operator, ()
-    return TrustDomain(name, DomainKind.operator, roots, operator.intermediates), pinned
+    # The operator's root speaks by the same CAs, wherever it is named.
+    only_known = operator.only_known and not set(roots).isdisjoint(operator.anchors)
+    known = operator.intermediates
+    return TrustDomain(name, DomainKind.operator, roots, known, only_known=only_known), pinned
 
 
 def sent_to_cas(config: GatewayConfig) -> list[str]:

@@ -9,21 +9,25 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
 
+from ra_gateway.app.idle import of_idle
+from ra_gateway.app.issuance import of_issuance
 from ra_gateway.app.profile_warnings import of_ca, of_keys, of_ra
 from ra_gateway.app.trust import certificates
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.crl import (
+    CRLContent,
+    decode_crl,
     distribution_point_names,
     distribution_point_urls,
     open_crl,
     split_crls,
 )
-from ra_gateway.cmp.names import CanonicalName, canonical
+from ra_gateway.cmp.names import CanonicalName, canonical, rfc4514
 from ra_gateway.cmp.ocsp import responder_urls
 from ra_gateway.config.ca_tables import CAConfig
 from ra_gateway.config.tables import CAServiceConfig, GatewayConfig, IdentityConfig, VendorConfig
 from ra_gateway.config.trust_tables import RevocationConfig
-from ra_gateway.errors import ConfigError, CRLRefused, Problem
+from ra_gateway.errors import ConfigError, CRLRefused, MalformedMessage, Problem
 from ra_gateway.keys import names_hsm_key
 from ra_gateway.ra.policy import InventoryUse
 from ra_gateway.revocation.sources import Mode
@@ -31,6 +35,9 @@ from ra_gateway.upstream.tables import AnswerTrust
 
 EXPIRES_SOON: Final = timedelta(days=90)
 """A vendor's new root or an operator's new CA takes its time."""
+
+CA_EXPIRES_SOON: Final = timedelta(days=30)
+"""What is renewed by one command, and without anybody else."""
 
 _WILDCARDS: Final = frozenset("*?.")
 
@@ -49,7 +56,12 @@ def warnings(config: GatewayConfig, now: datetime) -> list[Problem]:
     Args:
         now: Aware UTC.
     """
-    return [*of_safety(config), *_of_expiry(_certificate_paths(config), now)]
+    return [
+        *of_safety(config),
+        *_of_expiry(_certificate_paths(config), now),
+        *_of_crls(config, now),
+        *(() if config.ca is None else of_ca_expiry(config.ca, now)),
+    ]
 
 
 def ca_warnings(config: CAServiceConfig, now: datetime) -> list[Problem]:
@@ -85,6 +97,8 @@ def of_safety(config: GatewayConfig) -> list[Problem]:
         *(() if config.ca is None else of_ca(config.ca)),
         *of_keys("ra.certificate_path", [config.ra.certificate_path]),
         *of_ra(config.ra.certificate_path, config.ca),
+        *of_idle(config),
+        *of_issuance(config),
     ]
 
 
@@ -362,6 +376,60 @@ def _expiring(setting: str, found: Iterable[Certificate], now: datetime) -> Iter
         yield Problem(
             setting, what, "Give the certificate that follows it; roots may stand beside each other"
         )
+
+
+def of_ca_expiry(ca: CAConfig, now: datetime) -> Iterator[Problem]:
+    """Yield which of the bundled CA's own certificates somebody has to renew, the CRL of its root among them.
+
+    Args:
+        now: Aware UTC.
+    """
+    try:
+        from ra_gateway.ca.keys import expiries  # the extra `ca`
+
+        found = expiries(ca.directory_path)
+    except (ConfigError, ModuleNotFoundError):
+        return  # whoever starts the CA says what is wrong
+    for item in found:
+        if item.not_after - now < CA_EXPIRES_SOON:
+            until = f"{item.not_after:%Y-%m-%d %H:%M} UTC"
+            left = f"expires in {(item.not_after - now).days} days, at {until}"
+            yield Problem(
+                "ca.directory_path",
+                f"{item.file}, {item.subject}, {left if now <= item.not_after else f'expired at {until}'}",
+                "Run: ra-gateway ca renew-signers, ca roll-issuing, ca roll-root, ca cross-sign or ca root-crl",
+            )
+
+
+def _of_crls(config: GatewayConfig, now: datetime) -> Iterator[Problem]:
+    """Yield which CRLs in files are over, or soon will be: nobody but whoever put them there can renew them."""
+    tables = {f"vendors.{name}": vendor.revocation for name, vendor in config.vendors.items()}
+    for where, revocation in {"operator": config.operator.revocation, **tables}.items():
+        for path in revocation.crl_paths if revocation.mode is not Mode.off else ():
+            for issuer_der, content in _crls(path):
+                if content.next_update is None:
+                    continue
+                left = content.next_update - now
+                life = content.next_update - content.this_update
+                if left >= min(CA_EXPIRES_SOON, life / 4):
+                    continue
+                until = f"{content.next_update:%Y-%m-%d %H:%M} UTC"
+                over = f"was good until {until}: nobody can tell whether a certificate is revoked"
+                yield Problem(
+                    f"{where}.revocation.crl_paths",
+                    f"{path}, the CRL of {rfc4514(issuer_der)}, "
+                    f"{over if left < timedelta() else f'is good until {until} only'}",
+                    "Put the next one there by renaming; or have it fetched, by crl_urls",
+                )
+
+
+def _crls(path: Path) -> Iterator[tuple[bytes, CRLContent]]:
+    try:
+        for part in split_crls(path.read_bytes()):
+            opened = open_crl(part)
+            yield opened.issuer_der, decode_crl(opened)
+    except (OSError, ValueError, CRLRefused, MalformedMessage):
+        return  # whoever reads it to use it says what is wrong
 
 
 def _vendor_paths(vendors: Mapping[str, VendorConfig]) -> Iterator[tuple[str, Sequence[Path]]]:

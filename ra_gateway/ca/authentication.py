@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
@@ -52,6 +52,7 @@ from ra_gateway.cmp.verification import (
 )
 from ra_gateway.errors import (
     AlreadyRevoked,
+    CMPError,
     HeaderRefused,
     NotAuthorized,
     PKIFailureInfo,
@@ -127,7 +128,12 @@ class Authentication:
         except NotAuthorized:
             # A certificate of ours that protects what it says: it may have been registered a moment ago.
             registered = await self.registered.certificates(besides=registered)
-            outer = ask(registered=registered.keys())
+            try:
+                outer = ask(registered=registered.keys())
+            except NotAuthorized as error:
+                if message.body_type is BodyType.nested:
+                    raise
+                raise self._not_registered(ask, error) from error
         check_message_time(header, self.rules[mode], now)
         self.registered.require_not_revoked(outer.signer)
         authority = registered[outer.signer]
@@ -145,6 +151,24 @@ class Authentication:
         if inner.body_type not in _TAKEN:
             raise HeaderRefused(f"{inner.body_type.name} inside nested", rule="R9")
         return Received(inner, authority.name, authority, outer, nested=True)
+
+    def _not_registered(
+        self, ask: Callable[..., AuthenticatedMessage], error: NotAuthorized
+    ) -> SignerNotTrusted:
+        """Return what is told somebody with a certificate of ours that no RA signs with, or a blocked one."""
+        blocked = self.registered.blocked
+        try:
+            signer = ask(registered=blocked.keys()).signer if blocked else None
+        except CMPError:
+            signer = None
+        if signer is None:
+            phrase = "The certificate that protects the message is registered for no RA here."
+            return SignerNotTrusted(error.detail, rule="R123", phrase=phrase)
+        return SignerNotTrusted(
+            f"{signer.subject} is registered for the RA {blocked[signer]}, which is blocked",
+            rule="R123",
+            phrase="The RA that the certificate is registered for is blocked here.",
+        )
 
     async def authenticate_request(self, received: Received, now: datetime) -> RequestContext:
         """Return whom a message speaks for.

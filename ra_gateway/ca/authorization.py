@@ -117,6 +117,8 @@ class RegisteredAuthorities:
         self._clock = clock
         self._known: dict[Certificate, Authority] = {}
         self._revoked: frozenset[Certificate] = frozenset()
+        self.blocked: Mapping[Certificate, str] = {}
+        """Certificates of authorities that are blocked, and their names."""
         self._good_until = float("-inf")
         self._refreshing = asyncio.Lock()
 
@@ -141,6 +143,12 @@ class RegisteredAuthorities:
                     load_certificate(der): authority
                     for authority in map(self._with_profiles, authorities)
                     if authority.enabled
+                    for der in authority.certificates
+                }
+                self.blocked = {
+                    load_certificate(der): authority.name
+                    for authority in authorities
+                    if not authority.enabled
                     for der in authority.certificates
                 }
                 self._revoked = await self._ledger.revoked_among(self._known, self._clock())

@@ -54,14 +54,13 @@ from ra_gateway.ca.transaction import (
 from ra_gateway.clocks import always_steady, elapsed_seconds
 from ra_gateway.cmp.bodies import (
     PKICONF_BODY,
-    PKIStatusInfo,
     RevRepContent,
     gen_msg_body,
     nested_body,
     rev_rep_body,
 )
 from ra_gateway.cmp.certificates import Certificate, load_certificate
-from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType, PKIStatus
+from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType
 from ra_gateway.cmp.contradictions import require_consistent
 from ra_gateway.cmp.crmf import CertId
 from ra_gateway.cmp.header_checks import (
@@ -77,8 +76,8 @@ from ra_gateway.cmp.messages import InfoTypeAndValue, PKIHeader, PKIMessage, ass
 from ra_gateway.cmp.names import canonical, directory_name, rfc4514, same_name
 from ra_gateway.cmp.protection import Credential, protect
 from ra_gateway.cmp.requests import (
-    REMOVE_FROM_CRL,
     AuthenticatedRevocation,
+    done_status,
     read_confirmation,
     read_revocation,
 )
@@ -473,7 +472,7 @@ class BundledCA:
         cert_id = CertId(directory_name(wanted.issuer_der), wanted.serial_number)
         answer = await self._sign(
             received.message.header,
-            rev_rep_body(RevRepContent((_done(wanted.reason),), (cert_id,))),
+            rev_rep_body(RevRepContent((done_status(wanted.reason),), (cert_id,))),
             now,
             nonce=operation.response_nonce,
         )
@@ -557,12 +556,6 @@ class BundledCA:
 
     def _nonce(self) -> bytes:
         return self._random_octets(NONCE_OCTETS)
-
-
-def _done(reason: int) -> PKIStatusInfo:
-    released = reason == REMOVE_FROM_CRL
-    text = "The certificate is released from hold." if released else "The certificate is revoked."
-    return PKIStatusInfo(PKIStatus.accepted, (text,))
 
 
 def _refusal(error: CMPError) -> _Learned:

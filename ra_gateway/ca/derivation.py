@@ -297,7 +297,7 @@ def _form(value: object) -> SubjectForm:
 
 def _domains(value: object) -> tuple[str, ...]:
     names = _strings(value)
-    wrong = [name for name in names if _DOMAIN.fullmatch(name) is None]
+    wrong = [name for name in names if DOMAIN.fullmatch(name) is None]
     if wrong:
         raise _WrongValue(
             f"holds {_listed(wrong)}, which is no DNS domain", 'Write it like "ran.example.net"'
@@ -305,7 +305,7 @@ def _domains(value: object) -> tuple[str, ...]:
     return names
 
 
-_DOMAIN: Final = re.compile(r"(?=.{1,253}$)[A-Za-z0-9-]{1,63}(\.[A-Za-z0-9-]{1,63})*")
+DOMAIN: Final = re.compile(r"(?=.{1,253}$)[A-Za-z0-9-]{1,63}(\.[A-Za-z0-9-]{1,63})*")
 
 
 def _nf_types(value: object) -> frozenset[str]:

@@ -322,7 +322,9 @@ def ca_serve(port: PortOption = None, config: ConfigOption = CONFIG) -> None:
         config = config.with_setting("--port", "ca.server.listen_port", port)
     settings = load_ca(config)
     logs.configure(settings.log.format, settings.log.level)
-    serve_until_signalled(CAService(settings), _warnings(config, settings))
+    serve_until_signalled(
+        CAService(settings, read=lambda: load_ca(config)), _warnings(config, settings)
+    )
 
 
 def _warnings(source: Source, settings: CAServiceConfig) -> list[str]:
@@ -343,6 +345,8 @@ def check_ca_config(source: Source) -> None:
     """
     from ra_gateway.app.ca import CAService
     from ra_gateway.app.running import check
+    from ra_gateway.app.warnings import of_ca_expiry
+    from ra_gateway.clocks import now
     from ra_gateway.config.reading import load_ca
 
     settings = load_ca(source)
@@ -352,7 +356,7 @@ def check_ca_config(source: Source) -> None:
         say(f"{source}: good. A CA in RA mode.")
     else:
         say(f"{source}: good. A CA in RA mode and in client mode, {len(client.vendors)} vendor(s).")
-    for warning in _warnings(source, settings):
+    for warning in (*_warnings(source, settings), *of_ca_expiry(settings.ca, now())):
         say(f"warning: {warning}")
 
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ra_gateway.app.gateway import Application
+from ra_gateway.app.application import Application
 from ra_gateway.app.running import catch_signals
 from ra_gateway.cli.setup import require_empty, usable_port, write_setup
 from ra_gateway.clocks import now
@@ -81,6 +81,7 @@ async def demonstrate(console: Console, directory: Path, *, port: int, keep: boo
         now=now(),
         port=port,
         status_port=usable_port(0),
+        management_port=usable_port(0),
         implicit_confirm="relay",
     )
     events = _Events()
@@ -97,6 +98,7 @@ async def demonstrate(console: Console, directory: Path, *, port: int, keep: boo
             )
             _write_result(directory / "device", "renewed", *renewed)
         ended = catch_signals()  # before anybody can know that it serves, and end it
+        _write_at_once(directory / "management_url", application.management.url + "\n")
         _write_at_once(directory / "url", url + "\n")
         _print_what_next(console, directory, url, keep=keep)
         if keep:
@@ -180,6 +182,7 @@ def _print_what_next(console: Console, directory: Path, url: str, *, keep: bool)
         ("device/", "what the base station got: enrolled.pem, renewed.pem, their keys"),
         ("ca/ledger.sqlite", "what the bundled CA issued"),
         ("url", "the URL to post to"),
+        ("management_url", "the URL of /metrics, /livez and /readyz"),
     ):
         table.add_row(path, what)
     console.print(Text.assemble("\nFiles in ", (printable(str(directory)), "bold"), ":"))
@@ -195,8 +198,8 @@ def _print_what_next(console: Console, directory: Path, url: str, *, keep: bool)
         f"  cd {directory} && openssl ecparam -name prime256v1 -genkey -noout -out new.key &&\n"
         f"  openssl cmp -cmd ir -server {server} -path /{path} \\\n"
         "    -cert vendor/device.pem -key vendor/device.key -extracerts vendor/sub.pem \\\n"
-        f"    -trusted operator/root.pem -subject '/CN=enb-0002.ran.example.net' \\\n"
-        "    -newkey new.key -certout new.pem",
+        "    -trusted operator/root.pem -newkey new.key -certout new.pem \\\n"
+        "    -subject '/CN=enb-0002.ran.example.net' -sans enb-0002.ran.example.net",
         highlight=False,
         markup=False,
         soft_wrap=True,

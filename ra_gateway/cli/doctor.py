@@ -46,7 +46,9 @@ def doctor(
     ] = False,
     explain: Annotated[
         str | None,
-        typer.Option(help="Explain a text out of a log instead, and look at nothing."),
+        typer.Option(
+            help="Explain a text or a line out of a log, of the gateway or a CA, instead of looking at anything."
+        ),
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Leave out what is well.")] = False,
 ) -> None:
@@ -96,16 +98,21 @@ def _of_ca(config: Source) -> list[Result]:
 
 def _explain(text: str, *, as_json: bool) -> None:
     """Print what may be behind a text; exit code 1 if nothing is known of it."""
-    from ra_gateway.app.doctor.known_errors import explain_text
+    from ra_gateway.app.doctor.own_texts import explain_line
 
-    rows = explain_text(text)
-    pairs = [(row.cause, row.setting.replace("{name}", "<name>")) for row in rows]
+    found = explain_line(text)
     if as_json:
-        typer.echo(json.dumps([{"cause": cause, "setting": setting} for cause, setting in pairs]))
+        rows = [{"who": row.who, "cause": row.cause, "setting": row.todo} for row in found]
+        typer.echo(json.dumps(rows))
     else:
-        show_table(_COLUMNS[-2:], pairs)
-    if not pairs:
-        fail(["Nothing is known of this text. The log of the CA has more."], 1)
+        show_table(_COLUMNS[-2:], [(row.cause, row.todo) for row in found])
+    if not found:
+        fail(
+            [
+                "Nothing is known of this text: it is none of ours. If a CA said it, its log has more."
+            ],
+            1,
+        )
 
 
 def _unusable_files(config: Source) -> list[Result]:

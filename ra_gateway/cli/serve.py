@@ -107,14 +107,16 @@ def init(
 def serve(port: PortOption = None, config: ConfigOption = CONFIG) -> None:
     """Serve base stations until SIGTERM or Ctrl-C; what was accepted is answered first."""
     from ra_gateway import logs
-    from ra_gateway.app.gateway import Application
+    from ra_gateway.app.application import Application
     from ra_gateway.config.reading import load
 
     if port is not None:
         config = config.with_setting("--port", "server.listen_port", port)
     settings = load(config)
     logs.configure(settings.log.format, settings.log.level)
-    serve_until_signalled(Application(settings), _warnings(config, settings))
+    serve_until_signalled(
+        Application(settings, read=lambda: load(config)), _warnings(config, settings)
+    )
 
 
 def _warnings(source: Source, settings: GatewayConfig) -> list[str]:
@@ -137,7 +139,8 @@ def check_config(
     config: ConfigOption = CONFIG,
 ) -> None:
     """Read the configuration and every file it names, and say everything that is wrong."""
-    from ra_gateway.app.gateway import Application
+    from ra_gateway.app.application import Application
+    from ra_gateway.app.idle import of_inventory
     from ra_gateway.app.running import check
     from ra_gateway.app.upstreams import sent_to_cas
     from ra_gateway.config.reading import is_of_ca_alone, load
@@ -157,7 +160,7 @@ def check_config(
         f"{config}: good. {len(settings.endpoints)} endpoint(s), {len(settings.vendors)} vendor(s), "
         f"{len(settings.upstreams)} upstream(s), store {settings.store.kind}."
     )
-    for warning in _warnings(config, settings):
+    for warning in (*_warnings(config, settings), *of_inventory(settings)):
         say(f"warning: {warning}")
     for sentence in sent_to_cas(settings):
         say(sentence)

@@ -35,7 +35,7 @@ _HEAD = """\
 [server]
 listen_host = "{host}"
 listen_port = {port}
-
+{management}
 [log]
 format = "{log_format}"
 level = "info"
@@ -75,6 +75,18 @@ paths = ["/.well-known/cmp", "/pkix"]
 vendors = [{vendors}]
 upstream = "bundled"
 implicit_confirm = "{implicit_confirm}"
+"""
+
+_MANAGEMENT = """
+# Metrics (/metrics) and health (/livez, /readyz), for this machine alone, 1000 above the port above.
+# [management]
+# listen_port = 9080
+"""
+
+_OTHER_PORT = """
+# Metrics (/metrics) and health (/livez, /readyz), for this machine alone.
+[management]
+listen_port = {}
 """
 
 _TRIAL = """
@@ -151,6 +163,7 @@ def write_setup(
     host: str = "127.0.0.1",
     port: int = 8080,
     status_port: int = 8082,
+    management_port: int | None = None,
     subjects: Mapping[str, str] = MappingProxyType({}),
     key_kind: str = "p256",
     log_format: str = "console",
@@ -165,6 +178,7 @@ def write_setup(
             None lets every base station of a vendor have any name it asks for, under a profile that takes it.
         now: Aware UTC; certificates are valid from a little earlier.
         status_port: Where the CA serves its CRLs.
+        management_port: Where metrics and health are; None for the default.
         subjects: "root", "issuing", "cmp", "ocsp", "ra" to a subject, RFC 4514.
         key_kind: Of CA and RA keys.
 
@@ -207,6 +221,7 @@ def write_setup(
         status_port=status_port,
         host=host,
         port=port,
+        management=_MANAGEMENT if management_port is None else _OTHER_PORT.format(management_port),
         log_format=log_format,
         implicit_confirm=implicit_confirm,
         vendors=", ".join(f'"{name}"' for name in vendors),

@@ -214,13 +214,74 @@ def escape_rfc4514(value: str) -> str:
     return escaped[:-1] + "\\ " if value.endswith(" ") and len(value) > 1 else escaped
 
 
+_ATTRIBUTE_TYPES: Final = OID.commonName.rpartition(".")[0]  # id-at
+_WRITTEN: Final = {
+    name.casefold(): short_name(dotted)
+    for name, dotted in vars(OID).items()
+    if name[:1] != "_" and dotted.rpartition(".")[0] == _ATTRIBUTE_TYPES
+} | {
+    **{name.casefold(): name for name in _SHORT_NAMES.values()},
+    "userid": "UID",
+    "domaincomponent": "DC",
+    "emailaddress": short_name(OID.emailAddress),
+    "email": short_name(OID.emailAddress),
+    "e": short_name(OID.emailAddress),
+}
+"""Attributes by what people and other programs call them, whatever the case, and as `rfc4514` writes them."""
+
+_SEPARATED: Final = re.compile(r"((?:[^\\,+]|\\.)*)([,+]?)", re.DOTALL)
+
+
+def plain_rfc4514(text: str) -> str:
+    """Return a name that somebody wrote, or a pattern of names, as `rfc4514` writes it.
+
+    Attributes may be called by their long names ("serialNumber=12"), in any case, and blanks may stand around them, as
+    openssl and directories print names. What is no such string stays as unfit as it is.
+    """
+    return "".join(_plain_attribute(part) + sign for part, sign in _SEPARATED.findall(text))
+
+
+def _plain_attribute(text: str) -> str:
+    kind, equals, value = text.partition("=")
+    if not equals:
+        return text.strip(" ")
+    kind = kind.strip(" ")
+    value = value.lstrip(" ")
+    kept = value.rstrip(" ")
+    if kept != value and (len(kept) - len(kept.rstrip("\\"))) % 2:
+        kept += " "  # which is escaped
+    return f"{_WRITTEN.get(kind.casefold(), kind)}={kept}"
+
+
+_DOTTED_OID: Final = re.compile(r"[0-9]+(\.[0-9]+)+")
+_GLOB: Final = frozenset("*?[")
+
+
+def unfit_attribute(plain: str) -> str:
+    """Return why no name has one of the attributes of a text of `plain_rfc4514`, "" where all is well."""
+    parts = [part for part, _ in _SEPARATED.findall(plain)][:-1]
+    for part in (*parts, "") if plain.endswith((",", "+")) else parts:
+        kind, equals, _ = part.partition("=")
+        if not equals and _GLOB.isdisjoint(part):
+            return f"{part[:80]!r} is no attribute and value, like CN=enb1; in a value, , and + need a \\ before them"
+        known = kind in _WRITTEN.values() or _DOTTED_OID.fullmatch(kind)
+        if equals and not known and _GLOB.isdisjoint(kind):
+            return f"no attribute is known as {kind[:80]!r}: write its OID, like 2.5.4.13=..."
+    return ""
+
+
 def from_rfc4514(text: str) -> bytes:
-    """Return the DER of a Name given as an RFC 4514 string.
+    """Return the DER of a Name given as an RFC 4514 string, or as `plain_rfc4514` takes one.
 
     Raises:
         ValueError: Not such a string, or a value an attribute cannot have.
     """
-    return x509.Name.from_rfc4514_string(text).public_bytes()
+    plain = plain_rfc4514(text)
+    try:
+        return x509.Name.from_rfc4514_string(plain).public_bytes()
+    except ValueError as error:
+        why = str(error) or unfit_attribute(plain)
+        raise ValueError(why or "a value has a character that needs a \\ before it") from error
 
 
 _BLANK: Final = "\x7f\x7f"
@@ -282,7 +343,6 @@ def _alike(text: str) -> str:
     return ",".join("+".join(sorted(rdn)) for rdn in rdns)
 
 
-_SEPARATED: Final = re.compile(r"((?:[^\\,+]|\\.)*)([,+]?)", re.DOTALL)
 _ESCAPED: Final = re.compile(r"((?:\\[0-9A-Fa-f]{2})+)|\\(.)", re.DOTALL)
 
 
@@ -369,6 +429,28 @@ def _general_name_der(text: str) -> bytes:
     )
 
 
+def plain_general_name(text: str) -> str:
+    """Return a text of a GeneralName that somebody wrote, or a pattern of such, as `general_names` has it."""
+    kind, colon, value = text.partition(":")
+    value = value.strip(" ")
+    return kind + colon + (plain_rfc4514(value) if kind == "dn" else value)
+
+
+def unfit_general_name(plain: str) -> str:
+    """Return why no GeneralName fits a pattern of `plain_general_name`, "" where one may."""
+    kind, _, value = plain.partition(":")
+    if kind == "dn":
+        return "" if value == "*" else unfit_attribute(value)
+    if not value or " " in value:
+        return "it has a blank" if value else "there is nothing behind its kind"
+    if kind == "ip" and "{" not in value and ("/" in value or _GLOB.isdisjoint(value)):
+        try:
+            ipaddress.ip_address(value)
+        except ValueError:
+            return "it is no address; those of a network are written with *, like ip:192.0.2.*"
+    return ""
+
+
 _BETWEEN_NAMES: Final = re.compile(rf"\s+(?=(?:{'|'.join(GENERAL_NAME_KINDS)}))")
 
 
@@ -420,17 +502,32 @@ def fits_general_name(name: str, pattern: str) -> bool:
     text, glob = normalized_general_name(name), normalized_general_name(pattern)
     if not fnmatchcase(text, glob):
         return False
-    # A wildcard in the authority of a URI is for a part of it: the rest of a URI is not its host (RFC 3986 3.2).
-    parts = _URI_WITH_AUTHORITY.fullmatch(text)
-    if parts is None or _ANY_URI.fullmatch(glob):
+    return not text.startswith("uri:") or bool(_ANY_URI.fullmatch(glob)) or _fits_uri(text, glob)
+
+
+def _fits_uri(text: str, glob: str) -> bool:
+    """Tell whether the parts of a URI fit those of a glob: scheme, what is before "@", host with port, and the rest.
+
+    A wildcard in one of them is for no other: what is said of a host must not be had by what only looks like it
+    (RFC 3986 3.2). URIs without an authority have their host behind "@" too (sip, mailto), but those of names (urn).
+    """
+    parts, wanted = _URI_PARTS_APART.fullmatch(text), _GLOB_PARTS_APART.fullmatch(glob)
+    if parts is None or wanted is None:
+        return False
+    scheme, place, rest = parts.groups()
+    if scheme == "uri:urn:":
         return True
-    wanted = _GLOB_WITH_AUTHORITY.fullmatch(glob)
-    return wanted is not None and all(map(fnmatchcase, parts.groups(), wanted.groups()))
+    places, globs = place.split("@"), wanted[2].split("@")
+    return (
+        place.startswith("//") is wanted[2].startswith("//")
+        and len(places) == len(globs)
+        and all(map(fnmatchcase, (scheme, rest, *places), (wanted[1], wanted[3], *globs)))
+    )
 
 
-_URI_WITH_AUTHORITY: Final = re.compile(r"(uri:[^:]*:)(//[^/?#]*)(.*)", re.DOTALL)
-_GLOB_WITH_AUTHORITY: Final = re.compile(
-    r"(uri:[^:]*:)(//[^/#]*)(.*)", re.DOTALL
+_URI_PARTS_APART: Final = re.compile(r"(uri:[^:]*:)(//[^/?#]*|[^/;?#]*)(.*)", re.DOTALL)
+_GLOB_PARTS_APART: Final = re.compile(
+    r"(uri:[^:]*:)(//[^/#]*|[^/;#]*)(.*)", re.DOTALL
 )  # "?" is a wildcard
 _ANY_URI: Final = re.compile(r"\*|uri:([^*?\[:]*:)?\*")
 

@@ -58,3 +58,52 @@ def _decoded(text: bytes, label: str) -> bytes:
     except binascii.Error:
         raise PEMRefused(f"the base64 of PEM with {label} is damaged") from None
     return bytes(decoded)
+
+
+_PKCS7: Final = bytes.fromhex("06092a864886f70d0107")
+_OF_DER: Final = (
+    (b"\x30", "a certificate in DER", "openssl x509 -inform DER -in {file} -out {file}.pem"),
+    (_PKCS7, "PKCS#7 in DER", "openssl pkcs7 -inform DER -print_certs -in {file} -out {file}.pem"),
+    (b"\x02\x01\x03", "PKCS#12", "openssl pkcs12 -nokeys -in {file} -out {file}.pem"),
+)
+_OF_PEM: Final = (
+    (b"PKCS7", "PKCS#7", "openssl pkcs7 -print_certs -in {file} -out {file}.pem"),
+    (b"TRUSTED CERTIFICATE", "in openssl's own form", "openssl x509 -in {file} -out {file}.pem"),
+    (b"CERTIFICATE REQUEST", "a request for a certificate", ""),
+)
+_KEYS_IN_DER: Final = (
+    (b"\x02\x01\x00", "a key in DER", "openssl pkey -inform DER -in {file} -out {file}.pem"),
+    (b"\x02\x01\x01", "a key in DER", "openssl pkey -inform DER -in {file} -out {file}.pem"),
+    (
+        b"\x30",
+        "a key or a certificate in DER",
+        "openssl pkey -inform DER -in {file} -out {file}.pem",
+    ),
+    (b"\x02\x01\x03", "PKCS#12", "openssl pkcs12 -nocerts -in {file} -out {file}.pem"),
+)
+
+
+def looks_like(octets: bytes, *, key: bool = False) -> tuple[str, str] | None:
+    """Return what a file without the PEM that was wanted seems to be, and the command that makes PEM of it, or "".
+
+    Args:
+        key: Whether a private key was wanted; otherwise certificates.
+
+    Returns:
+        None where nothing is to be said; `{file}` in the command stands for its name.
+    """
+    if octets.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return "text in UTF-16", "iconv -f UTF-16 -t UTF-8 {file} > {file}.pem"
+    if octets[:1] == b"\x30" and len(octets) > 2:
+        length = octets[1] - 0x80 if octets[1] > 0x80 else 0
+        inside = octets[2 + length : 32]
+        rows = _KEYS_IN_DER if key else _OF_DER
+        return next(((what, todo) for first, what, todo in rows if inside.startswith(first)), None)
+    for label, what, todo in () if key else _OF_PEM:
+        if b"-----BEGIN " + label + b"-----" in octets:
+            return what, todo
+    if not key and b"PRIVATE KEY-----" in octets:
+        return "a private key", ""
+    if key and b"-----BEGIN CERTIFICATE-----" in octets and b"PRIVATE KEY-----" not in octets:
+        return "a certificate", ""
+    return None

@@ -597,6 +597,17 @@ class AuthenticatedRevocation:
         )
 
 
+def done_status(reason: int) -> PKIStatusInfo:
+    """Return the status of an rp that says what was done.
+
+    Args:
+        reason: CRLReason that was asked for.
+    """
+    released = reason == REMOVE_FROM_CRL
+    text = "The certificate is released from hold." if released else "The certificate is revoked."
+    return PKIStatusInfo(PKIStatus.accepted, (text,))
+
+
 def read_revocation(
     authenticated: AuthenticatedMessage, rules: HeaderRules
 ) -> AuthenticatedRevocation:

@@ -304,7 +304,7 @@ class CAConfig(Table):
             OSError: The file with the URL cannot be read.
         """
         if self.ledger_url_path is not None:
-            return self.ledger_url_path.read_text(encoding="utf-8", errors="replace").strip()
+            return self.ledger_url_path.read_text(encoding="utf-8-sig", errors="replace").strip()
         if self.ledger_url is not None:
             return self.ledger_url
         assert self.ledger_path is not None  # one of the three: rules.py sees to it

@@ -10,6 +10,8 @@ from ra_gateway.config.values import RedisURL
 from ra_gateway.settings.files import SecretPath
 from ra_gateway.settings.values import Name, Seconds, Table, WholeSeconds
 
+_MANAGEMENT_PORTS_ABOVE = 1000
+
 
 class ServerConfig(Table):
     """The HTTP listener for CMP, and what it bears before it says no."""
@@ -50,6 +52,28 @@ class ServerConfig(Table):
     """Time after SIGTERM for accepted requests to be answered, in seconds. The default is twice an upstream's deadline,
     and what Kubernetes grants a pod.
     """
+
+
+class ManagementConfig(Table):
+    """Metrics (/metrics) and health (/livez, /readyz), on a listener of their own that base stations do not reach."""
+
+    enabled: bool = True
+    """Whether it listens."""
+    listen_host: str = Field(default="127.0.0.1", min_length=1)
+    """Address to listen on. By default this machine alone can ask; on others, let only your monitoring reach it."""
+    listen_port: int | None = Field(default=None, ge=0, le=65535)
+    """TCP port; 0 takes a free one. By default 1000 above the port of the service, below it where there is none so
+    high; several processes with ports of their own then do not meet.
+    """
+
+    def port_beside(self, service_port: int) -> int:
+        """Return the port, for a service that listens on another."""
+        if self.listen_port is not None:
+            return self.listen_port
+        if not service_port:
+            return 0
+        above = service_port + _MANAGEMENT_PORTS_ABOVE
+        return above if above <= 65535 else service_port - _MANAGEMENT_PORTS_ABOVE
 
 
 class LogConfig(Table):

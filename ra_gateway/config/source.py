@@ -119,7 +119,7 @@ class Source:
         Raises:
             ConfigError: The file cannot be read, or is not TOML, or has no place for a setting.
         """
-        return overlaid(parsed(_read(self.path), self.path.name), self.overrides)
+        return overlaid(parsed(_read(self.path), str(self.path)), self.overrides)
 
 
 def overlaid(raw: dict[str, Any], overrides: Iterable[Override]) -> Tables:
@@ -227,11 +227,12 @@ def parsed(text: str, name: str) -> dict[str, Any]:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")  # editors may begin it with a mark
     except OSError as error:
         what, todo = f"cannot be read: {error.strerror}", "".join(_where_else(path))
     except UnicodeDecodeError as error:
-        what, todo = f"is not UTF-8 text (byte {error.start})", "Save it as UTF-8."
+        other = "" if error.start else ": it seems to be UTF-16"
+        what, todo = f"is not UTF-8 text (byte {error.start}){other}", "Save it as UTF-8."
     raise ConfigError([Problem(str(path), what, todo)])
 
 

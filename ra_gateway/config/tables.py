@@ -10,7 +10,12 @@ from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.header_checks import Quirk, Strictness
 from ra_gateway.config.ca_tables import CAConfig
 from ra_gateway.config.dialects import DialectConfig
-from ra_gateway.config.service_tables import LogConfig, ServerConfig, StoreConfig
+from ra_gateway.config.service_tables import (
+    LogConfig,
+    ManagementConfig,
+    ServerConfig,
+    StoreConfig,
+)
 from ra_gateway.config.trust_tables import (
     AlgorithmsConfig,
     OperatorConfig,
@@ -56,9 +61,9 @@ class IdentityConfig(Table):
     inventory is required.
     """
     allowed_subjects: tuple[SubjectPattern, ...] = ()
-    """Patterns (* and ?) over the RFC 4514 form of a subject the device asks for (serialNumber has no short name there:
-    2.5.4.5=ENB-0001), each wildcard within one attribute ("*" alone allows every subject); may hold the same
-    placeholders. An attribute that is rarer than those of RFC 5280 has to stand here by its OID. Empty allows none;
+    """Patterns (* and ?) over the RFC 4514 form of a subject the device asks for, each wildcard within one attribute
+    ("*" alone allows every subject); may hold the same placeholders. Attributes go by their short or long names, like
+    serialNumber=ENB-0001; one that is rarer than those of RFC 5280 has to stand here by name or OID. Empty allows none;
     needed for keep and derive.
     """
     san_template: tuple[SANTemplate, ...] = ()
@@ -113,7 +118,8 @@ class VendorConfig(Table):
     """Patterns over the subjects of operator certificates that this vendor's devices have, like
     "CN=*.ran.example.net,O=Example", as of a route's `subjects`: what this vendor's devices are forgiven is forgiven
     to them, also where it is not remembered: where they enrolled before their quirks were listed, or elsewhere, or the
-    store was lost.
+    store was lost. Where it is remembered, that counts: with such patterns, of every certificate, so that a device of
+    another vendor has nothing of a name that fits.
     """
     revocation: RevocationConfig = RevocationConfig()
     """How it is known which of this vendor's certificates were revoked."""
@@ -229,7 +235,7 @@ class RouteConfig(Table):
     """Who vouched for the device: names of `[vendors.<name>]`, "operator" for one that has an operator certificate."""
     body_types: tuple[RequestType, ...] = ()
     """Types of request."""
-    subjects: tuple[str, ...] = ()
+    subjects: tuple[IssuedSubjectPattern, ...] = ()
     """Patterns like "CN=*.ran.example.net,O=Example" for the subject that is asked for; where the request names none,
     or the vendor's own rules replace it, for the one that these give. Case and blanks make no difference.
     """
@@ -387,6 +393,8 @@ class GatewayConfig(Table):
 
     server: ServerConfig = ServerConfig()
     """The HTTP listener."""
+    management: ManagementConfig = ManagementConfig()
+    """Metrics and health."""
     log: LogConfig = LogConfig()
     """Logging."""
     store: StoreConfig = StoreConfig()
@@ -415,8 +423,10 @@ class GatewayConfig(Table):
 
 
 class CAServiceConfig(Table):
-    """What `ra-gateway ca serve` is told: `[log]`, `[ca]`, `[vendors]`, alone or in a gateway's file."""
+    """What `ra-gateway ca serve` is told: `[ca]`, `[vendors]`, `[management]`, `[log]`; alone or beside a gateway's."""
 
+    management: ManagementConfig = ManagementConfig()
+    """Metrics and health."""
     log: LogConfig = LogConfig()
     """Logging."""
     vendors: Named[VendorConfig] = Field(default={})

@@ -13,11 +13,17 @@ from pydantic import AfterValidator, ValidationInfo
 from pydantic_core import PydanticCustomError
 
 from ra_gateway import ldap
-from ra_gateway.ca.derivation import require_crl_url
+from ra_gateway.ca.derivation import DOMAIN, require_crl_url
 from ra_gateway.ca.postgres_url import PostgresURL, UnusableURL, parse_postgres_url
 from ra_gateway.cmp.codes import RESPONSE_TO, BodyType
 from ra_gateway.cmp.identity import DOTTED_OID, PLACEHOLDERS, SERIAL_NUMBER_OR_FQDN, placeholders
-from ra_gateway.cmp.names import GENERAL_NAME_KINDS
+from ra_gateway.cmp.names import (
+    GENERAL_NAME_KINDS,
+    plain_general_name,
+    plain_rfc4514,
+    unfit_attribute,
+    unfit_general_name,
+)
 from ra_gateway.cmp.x520 import alternative_name_text_faults, subject_text_faults
 from ra_gateway.errors import ConfigError
 from ra_gateway.settings.files import check_file, checks_files, resolve, secret_file
@@ -134,7 +140,13 @@ def _subject_template(template: str) -> str:
 
 def _subject_pattern(pattern: str) -> str:
     _fill(pattern, "x")
-    return pattern
+    plain = plain_rfc4514(pattern)
+    if why := unfit_attribute(plain):
+        raise wrong(
+            f"fits no subject: {why}",
+            'Write it like "CN=*.ran.example.net,O=Example", with all attributes of the subject.',
+        )
+    return plain
 
 
 def _san_kind(entry: str) -> None:
@@ -179,9 +191,13 @@ def _san_name(name: str) -> str:
 
 def _san_pattern(pattern: str) -> str:
     _fill(pattern, "x")
-    if pattern != "*":
-        _san_kind(pattern)
-    return pattern
+    if pattern == "*":
+        return pattern
+    _san_kind(pattern)
+    plain = plain_general_name(pattern)
+    if why := unfit_general_name(plain):
+        raise wrong(f"fits no name: {why}", f"Write it like {_SAN_EXAMPLES[plain.split(':')[0]]}.")
+    return plain
 
 
 def _crl_url(text: str) -> str:
@@ -197,7 +213,7 @@ def _crl_url(text: str) -> str:
 
 
 def _domain(text: str) -> str:
-    if not re.fullmatch(r"(?=.{1,253}$)[A-Za-z0-9-]{1,63}(\.[A-Za-z0-9-]{1,63})*", text):
+    if not DOMAIN.fullmatch(text):
         raise wrong("is no DNS domain", "Write it like ran.example.net, without *.")
     return text
 
@@ -263,7 +279,7 @@ def _database_url_file(path: Path, info: ValidationInfo) -> Path:
     path = secret_file(path, info)
     if checks_files(info):
         try:
-            text = path.read_text(encoding="utf-8").strip()
+            text = path.read_text(encoding="utf-8-sig").strip()
         except ValueError:
             text = ""
         _postgres_url(text)
@@ -286,7 +302,7 @@ def _issued_subject_pattern(pattern: str) -> str:
     """Check a pattern over subjects of certificates that were issued: no vendor certificate is at hand then."""
     if "{" in pattern:
         raise wrong(
-            "has a placeholder, which nothing fills in when a device renews",
+            "has a placeholder, which nothing fills in here",
             'Write * in its place, like "CN=*.ran.example.net,O=Example".',
         )
     return _subject_pattern(pattern)

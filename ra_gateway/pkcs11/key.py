@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -41,7 +42,7 @@ _PSS_HASHES: Final = MappingProxyType(
 )
 
 
-class HSMKey:
+class HSMKey(ABC):
     """What all keys in an HSM have in common: they sign there, and never leave it."""
 
     weakness = ""
@@ -100,13 +101,13 @@ class HSMKey:
                 "Find out who put it there; it signs nothing for the certificate of the key of before",
             )
 
+    @abstractmethod
     def _try(self, private: Any) -> None:
         """Make sure that a key in the HSM signs what this public key verifies.
 
         Raises:
             InvalidSignature: It does not.
         """
-        raise NotImplementedError
 
     def _sign(self, octets: bytes, mechanism: Mechanism, parameter: Any = None) -> bytes:
         def work(connection: Connection) -> bytes:

@@ -1,7 +1,8 @@
 """Step 8, first half: who sent an answer, to which message, and what a CA's error means.
 
-A CA that says no in an error, under its protection, is believed as one that says no in an ip: what it says of the
-request reaches the device. What it says of the RA, of itself, or without protection is a failure here.
+A CA that says no in an error, under its protection: what it says of the request reaches the device, as the no of an ip
+does, but nothing else comes of it, as the CA may have issued. What it says of the RA, of itself, or without protection
+is a failure here.
 """
 
 from __future__ import annotations

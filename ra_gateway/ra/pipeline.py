@@ -189,17 +189,14 @@ async def _open(services: Services, context: RequestContext) -> bytes:
     if live is not None:
         return await retransmission.respond(services, context, live)
     transaction = await _prepare(services, context, authenticated, key, operation, now)  # step 5
+    if authenticated.domain.forgives:
+        await forgiveness.note_taken(services, context, authenticated, now)
     if operation.held:
-        response_der = await approval.hold(services, context, transaction, now)
-        if authenticated.domain.forgives:
-            await forgiveness.note_taken(services, context, authenticated, now)
-        return response_der
+        return await approval.hold(services, context, transaction, now)
     repeatable = ca_exchange.may_ask_again(context.upstream, transaction)
     live = await services.store.create(transaction, repeatable=repeatable)  # step 6
     if live is not None:
         return await retransmission.respond(services, context, live)
-    if authenticated.domain.forgives:
-        await forgiveness.note_taken(services, context, authenticated, now)
     return await ca_exchange.ask(services, context, transaction)  # steps 7 to 10
 
 
@@ -305,7 +302,7 @@ async def _prepare(
         profile=context.profile,
         ca_transaction_id=b"" if ids is None else ids.transaction_id,
         credential_digest=credential.certificate.digest,
-        quirks_of=authenticated.domain.origin,
+        quirks_of=endpoint.origin_of(authenticated.domain),
         relay_digest=context.nested_by,
         asked_as="" if asked_type is message.body_type else asked_type.name,
     )

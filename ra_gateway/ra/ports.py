@@ -145,8 +145,22 @@ class DeviceRecords(Protocol):
             text: At most 5,000 octets.
         """
 
+    async def remember_entry(
+        self, what: DeviceRecord, key: bytes, entry: str, *, limit: int, keep_until: datetime
+    ) -> None:
+        """Add an entry to those that are remembered, unless it is among them; atomic, whoever else adds one.
+
+        Args:
+            key: 32 octets.
+            entry: At most 64 octets, no blanks.
+            limit: Most entries that are kept, at most 64: the last ones.
+        """
+
     async def remembered(self, what: DeviceRecord, key: bytes) -> str:
-        """Return the text that is remembered, "" for none."""
+        """Return the text that is remembered, or the entries with blanks between them; "" for none.
+
+        Requests that cannot be read are not none: `StoreUnavailable`.
+        """
 
 
 class CACore(Protocol):

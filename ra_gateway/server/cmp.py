@@ -161,11 +161,16 @@ class CMPListener(Listener):
         **settings: Unpack[ListenerSettings],
     ) -> None:
         super().__init__(**settings)
-        self._handler = handler
-        self._routes = Routes(routes, profiles)
+        self.serve(handler, routes, profiles)
+
+    def serve(
+        self, handler: CMPHandler, routes: Mapping[str, str], profiles: Mapping[str, str]
+    ) -> None:
+        """Have what comes from now on answered by another handler, under other paths."""
+        self._served = handler, Routes(routes, profiles)
 
     async def respond(self, request: web.BaseRequest, peer: str) -> web.Response:
-        route = self._routes.resolve(request.raw_path)
+        route = self._served[1].resolve(request.raw_path)
         if route is None:
             raise Refusal(HTTPStatus.NOT_FOUND)
         if request.method != "POST":
@@ -176,8 +181,11 @@ class CMPListener(Listener):
         der = await self.body(request)
         if not der:
             raise Refusal(HTTPStatus.BAD_REQUEST)
+        handler, routes = self._served  # others, maybe, than when the head came
+        if (route := routes.resolve(request.raw_path)) is None:
+            raise Refusal(HTTPStatus.NOT_FOUND)
         reply = await self.handled(
-            self._handler.handle,
+            handler.handle,
             der,
             endpoint=route.endpoint,
             profile=route.profile,

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import shlex
 import stat
+from itertools import islice
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 from pydantic import AfterValidator, ValidationInfo
 
-from ra_gateway.settings.values import wrong
+from ra_gateway.settings.values import did_you_mean, wrong
 
 
 def resolve(path: Path, info: ValidationInfo) -> Path:
@@ -31,21 +32,41 @@ def _refuse_pem(path: Path) -> None:
         )
 
 
-def _shown(path: Path, secret: bool) -> str:
-    return "the file it names (not shown: it might be the secret itself)" if secret else str(path)
+_OF_FILES: Final = frozenset(
+    (".key", ".pem", ".der", ".p12", ".pfx", ".url", ".txt", ".csv", ".pin", ".password", ".secret", ".token")
+)  # fmt: skip
 
 
-def check_file(path: Path, *, secret: bool) -> None:
-    """Refuse a file that cannot be read, or a secret that others can read."""
+def _shown(path: Path, secret: bool, directory: Path | None) -> str:
+    """Return what a file is called in a text: a secret may have been written where its file's name belongs.
+
+    Args:
+        directory: Of the configuration; a path that leads on from there, into one that exists, is no secret.
+    """
+    is_path = path.suffix.lower() in _OF_FILES or (
+        directory is not None and path.parent.is_dir() and path.parent not in (directory, Path("/"))
+    )
+    if secret and not is_path:
+        return f"the file it names in {path.parent} (not shown: it might be the secret itself)"
+    return str(path)
+
+
+def check_file(path: Path, *, secret: bool, directory: Path | None = None) -> None:
+    """Refuse a file that cannot be read, or a secret that others can read.
+
+    Args:
+        directory: Of the configuration that names it.
+    """
     _refuse_pem(path)
-    shown = _shown(path, secret)
+    shown = _shown(path, secret, directory)
     try:
         status = path.stat()
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not a possible file name"
         raise wrong(
             f"cannot use {shown}: {reason}",
-            "Give the path of an existing file; a relative path starts at this file's directory.",
+            "Give the path of an existing file; a relative path starts at this file's directory."
+            f"{_neighbour(path)}",
         ) from None
     if not stat.S_ISREG(status.st_mode):
         raise wrong(f"{shown} is not a file", "Give the path of a file.")
@@ -62,11 +83,23 @@ def check_file(path: Path, *, secret: bool) -> None:
         )
 
 
+def _neighbour(path: Path) -> str:
+    """Return a question with the file in the same directory that has nearly the name of one that is not there."""
+    try:
+        return did_you_mean(
+            path.name, tuple(item.name for item in islice(path.parent.iterdir(), 1000))
+        )
+    except (OSError, ValueError):
+        return ""
+
+
 def _read_file(path: Path, info: ValidationInfo, *, secret: bool) -> Path:
     _refuse_pem(path)
     path = resolve(path, info)
     if checks_files(info):
-        check_file(path, secret=secret)
+        check_file(
+            path, secret=secret, directory=info.context["directory"] if info.context else None
+        )
     return path
 
 

@@ -74,11 +74,11 @@ def require_dn(text: str) -> str:
     """Return a distinguished name, if it is one in the form of RFC 4514."""
     try:
         from_rfc4514(text)
-    except ValueError:
+    except ValueError as error:
         raise wrong(
-            "is not a distinguished name in the form of RFC 4514",
-            'Write it like "CN=enb1.example.net,O=Example": most specific part first, no blank '
-            'after a comma, dotted numbers for rarer attributes ("2.5.4.5=12" for serialNumber).',
+            f"is not a distinguished name in the form of RFC 4514: {error}",
+            'Write it like "CN=enb1.example.net,O=Example": most specific part first, dotted numbers for rarer '
+            'attributes ("2.5.4.13=one" for description).',
         ) from None
     return text
 

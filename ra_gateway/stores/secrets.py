@@ -26,6 +26,7 @@ from ra_gateway.cmp.names import (
     from_rfc4514,
     general_names,
     general_names_der,
+    plain_rfc4514,
     split_general_names,
 )
 from ra_gateway.cmp.x520 import alternative_name_text_faults, subject_text_faults
@@ -72,6 +73,10 @@ class _Buckets:
     def __len__(self) -> int:
         return len(self._buckets)
 
+    def take(self, others: _Buckets) -> None:
+        """Begin with what others have counted."""
+        self._buckets = others._buckets.copy()
+
     def level(self, key: tuple[bytes, bytes], now: datetime) -> float:
         """Return how many failures there are still."""
         bucket = self._buckets.get(key)
@@ -88,6 +93,88 @@ class _Buckets:
             self._buckets.popitem(last=False)
 
 
+class _UsedSecrets:
+    """Who holds which secret for single use, in a file that one process writes.
+
+    Args:
+        path: None has none.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self.users = 1
+        self._holders: dict[str, str] = {}
+        self._file: int | None = None
+        self._writing = asyncio.Lock()
+
+    async def claim(self, key: str, holder: str) -> Claim:
+        """Record that somebody uses a secret.
+
+        Raises:
+            StoreUnavailable: It cannot be recorded.
+        """
+        async with self._writing:
+            try:
+                await asyncio.to_thread(self._open)
+                found = self._holders.get(key)
+                if found is not None:
+                    return Claim.held if found == holder else Claim.refused
+                await asyncio.to_thread(self._append, key, holder)
+            except OSError as error:
+                raise _unavailable(error) from error
+            self._holders[key] = holder
+            return Claim.taken
+
+    async def release(self, key: str, holder: str) -> None:
+        """Record that this holder uses it no longer.
+
+        Raises:
+            StoreUnavailable: It cannot be recorded.
+        """
+        async with self._writing:
+            if self._holders.get(key) != holder:
+                return
+            try:
+                await asyncio.to_thread(self._append, key, "")
+            except OSError as error:
+                raise _unavailable(error) from error
+            del self._holders[key]
+
+    async def close(self) -> None:
+        """Let another process have the file, once the last user has closed it."""
+        self.users -= 1
+        async with self._writing:
+            if not self.users and self._file is not None:
+                os.close(self._file)
+                self._file = None
+
+    def _open(self) -> None:
+        if self._file is not None:
+            return
+        if self.path is None:
+            raise OSError("no file to record it in")
+        file = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._holders = _holders(self.path.read_text(encoding="ascii"))
+        except OSError:
+            os.close(file)
+            raise
+        except ValueError as error:
+            os.close(file)
+            raise OSError(f"{self.path} is damaged") from error
+        self._file = file
+
+    def _append(self, key: str, holder: str) -> None:
+        if self._file is None:
+            raise OSError("the file is closed")
+        # One leading newline: a line that a crash cut short must not swallow the next.
+        line = f"\n{key} {holder}\n".encode("ascii")
+        if os.write(self._file, line) != len(line):
+            raise OSError("the line was not written whole")
+        os.fsync(self._file)
+
+
 class SecretFile:
     """Shared secrets by reference, read once.
 
@@ -98,6 +185,7 @@ class SecretFile:
         used_path: Where the fingerprints of secrets for single use go that were used; None refuses such secrets.
         lockout_failures: So many wrong MACs a peer may send under one reference within the time, at once or not.
         lockout_seconds: The time; beyond, the peer gets one try each time it divided by that number has passed.
+        before: What this takes the place of: who has guessed, and what was used, does not begin anew.
 
     Raises:
         ConfigError: Every unusable line, at once; no text repeats a secret.
@@ -111,18 +199,23 @@ class SecretFile:
         used_path: Path | None = None,
         lockout_failures: int = 5,
         lockout_seconds: float = 900.0,
+        before: SecretFile | None = None,
     ) -> None:
         self._clock = clock
-        self._used_path = used_path
         self._lockout_failures = lockout_failures
         self._secrets: dict[bytes, SharedSecret] = {}
         drain_seconds = lockout_seconds / lockout_failures
         self._by_reference = _Buckets(drain_seconds)
         self._by_network = _Buckets(drain_seconds / _NETWORK_SHARE)
-        self._holders: dict[str, str] = {}
-        self._file: int | None = None
-        self._writing = asyncio.Lock()
+        self._used = _UsedSecrets(used_path)
+        if before is not None:
+            self._by_reference.take(before._by_reference)
+            self._by_network.take(before._by_network)
+            if before._used.path == used_path:
+                self._used = before._used
         refuse(list(self._read(path)))
+        if before is not None and self._used is before._used:
+            self._used.users += 1
 
     def __repr__(self) -> str:
         return f"SecretFile({len(self._secrets)} secrets)"
@@ -143,7 +236,7 @@ class SecretFile:
                 continue
             if secret.reference in self._secrets:
                 yield Problem(where, "its reference is listed twice", "Remove one of the lines")
-            if secret.single_use and self._used_path is None:
+            if secret.single_use and self._used.path is None:
                 yield Problem(
                     where,
                     "is for single use, but nothing records what was used",
@@ -179,18 +272,7 @@ class SecretFile:
         Raises:
             StoreUnavailable: It cannot be recorded.
         """
-        key = reference_fingerprint(reference).hex()
-        async with self._writing:
-            try:
-                await asyncio.to_thread(self._open)
-                found = self._holders.get(key)
-                if found is not None:
-                    return Claim.held if found == holder else Claim.refused
-                await asyncio.to_thread(self._append, key, holder)
-            except OSError as error:
-                raise _unavailable(error) from error
-            self._holders[key] = holder
-            return Claim.taken
+        return await self._used.claim(reference_fingerprint(reference).hex(), holder)
 
     async def release(self, reference: bytes, holder: str) -> None:
         """Give back what this holder claimed.
@@ -198,48 +280,11 @@ class SecretFile:
         Raises:
             StoreUnavailable: It cannot be recorded.
         """
-        key = reference_fingerprint(reference).hex()
-        async with self._writing:
-            if self._holders.get(key) != holder:
-                return
-            try:
-                await asyncio.to_thread(self._append, key, "")
-            except OSError as error:
-                raise _unavailable(error) from error
-            del self._holders[key]
+        await self._used.release(reference_fingerprint(reference).hex(), holder)
 
     async def close(self) -> None:
-        """Close the file, and let another process have it."""
-        async with self._writing:
-            if self._file is not None:
-                os.close(self._file)
-                self._file = None
-
-    def _open(self) -> None:
-        if self._file is not None:
-            return
-        if self._used_path is None:
-            raise OSError("no file to record it in")
-        file = os.open(self._used_path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._holders = _holders(self._used_path.read_text(encoding="ascii"))
-        except OSError:
-            os.close(file)
-            raise
-        except ValueError as error:
-            os.close(file)
-            raise OSError(f"{self._used_path} is damaged") from error
-        self._file = file
-
-    def _append(self, key: str, holder: str) -> None:
-        if self._file is None:
-            raise OSError("the file is closed")
-        # One leading newline: a line that a crash cut short must not swallow the next.
-        line = f"\n{key} {holder}\n".encode("ascii")
-        if os.write(self._file, line) != len(line):
-            raise OSError("the line was not written whole")
-        os.fsync(self._file)
+        """Close the record, unless who took this one's place still writes it."""
+        await self._used.close()
 
 
 def _holders(text: str) -> dict[str, str]:
@@ -276,7 +321,7 @@ def _secret(row: dict[str, str]) -> SharedSecret:
     subject = row["subject"]
     if not subject:
         raise ValueError("subject is empty")
-    pattern = subject if _is_pattern(subject) else ""
+    pattern = plain_rfc4514(subject) if _is_pattern(subject) else ""
     try:
         subject_der = NULL_DN if pattern else from_rfc4514(subject)
         if pattern != "*":

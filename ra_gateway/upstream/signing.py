@@ -42,7 +42,13 @@ from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.cmp.names import NULL_DN, general_names, same_name
 from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.protection import Credential
-from ra_gateway.cmp.requests import AuthenticatedRequest, read_request, read_revocation
+from ra_gateway.cmp.requests import (
+    REMOVE_FROM_CRL,
+    AuthenticatedRequest,
+    done_status,
+    read_request,
+    read_revocation,
+)
 from ra_gateway.cmp.responder import protect_reply, refusal_body, reply_header
 from ra_gateway.cmp.trust import TrustDomain
 from ra_gateway.cmp.verification import AuthenticatedMessage, authenticate_registered
@@ -160,6 +166,16 @@ def not_offered(sentence: str) -> RequestRefused:
         sentence: What it can do instead, for whoever configures device and gateway; the device is told it too.
     """
     return RequestRefused(sentence, fail_info=PKIFailureInfo.badRequest, phrase=sentence)
+
+
+def require_revocation(reason: int) -> None:
+    """Refuse a release from hold where the CA's API does nothing but revoke, and for good.
+
+    Raises:
+        RequestRefused: badRequest.
+    """
+    if reason == REMOVE_FROM_CRL:
+        raise not_offered("The certification authority releases no certificate from hold.")
 
 
 def csr_of(request: SigningRequest) -> bytes:
@@ -299,8 +315,7 @@ class SigningCA:
             ),
             deadline_seconds,
         )
-        told = PKIStatusInfo(PKIStatus.accepted, ("The certificate is revoked.",))
-        return rev_rep_body(RevRepContent((told,)))
+        return rev_rep_body(RevRepContent((done_status(asked.reason),)))
 
     async def _guarded(self, call: Awaitable[T], deadline_seconds: float) -> T:
         """Await a signer, which may be anybody's: what it may raise is made what the RA expects."""

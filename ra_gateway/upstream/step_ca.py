@@ -36,7 +36,12 @@ from ra_gateway.settings.files import PublicPath, SecretPath
 from ra_gateway.settings.values import APIURL
 from ra_gateway.upstream import rest
 from ra_gateway.upstream.plugins import UpstreamContext
-from ra_gateway.upstream.signing import SignedCertificate, SigningRequest, csr_of
+from ra_gateway.upstream.signing import (
+    SignedCertificate,
+    SigningRequest,
+    csr_of,
+    require_revocation,
+)
 
 TOKEN_SECONDS: Final = 60
 """How long a token is good for: longer than any request is under way, and step-ca forgives a minute of skew."""
@@ -195,9 +200,11 @@ class StepCASigner:
         """Have a certificate revoked, "passively": step-ca knows no other way, and has one issuing CA.
 
         Raises:
-            RequestRefused: step-ca refuses; with certRevoked where it was revoked before.
+            RequestRefused: step-ca refuses; with certRevoked where it was revoked before. Or it is to release it from
+                hold.
             UpstreamUnavailable, UpstreamBroken: As `sign`.
         """
+        require_revocation(reason)
         serial = str(serial_number)
         token = await self._provisioner.token(
             self._client.target("1.0/revoke"), serial, token_id=secrets.token_hex(32)

@@ -12,7 +12,12 @@ from ra_gateway.settings.files import SecretPath
 from ra_gateway.settings.values import APIURL, PathSegments
 from ra_gateway.upstream import rest
 from ra_gateway.upstream.plugins import UpstreamContext
-from ra_gateway.upstream.signing import SignedCertificate, SigningRequest, csr_of
+from ra_gateway.upstream.signing import (
+    SignedCertificate,
+    SigningRequest,
+    csr_of,
+    require_revocation,
+)
 
 _OUR_FAULT: Final = (
     "unknown role",
@@ -96,9 +101,10 @@ class VaultSigner:
         """Have a certificate revoked; once more is harmless. The engine needs no issuer, and keeps no reason.
 
         Raises:
-            RequestRefused: The engine does not know it (badCertId), or refuses (400).
+            RequestRefused: The engine does not know it (badCertId), refuses (400), or is to release it from hold.
             UpstreamUnavailable, UpstreamBroken: As `sign`.
         """
+        require_revocation(reason)
         octets = serial_number.to_bytes((serial_number.bit_length() + 7) // 8 or 1, "big")
         data = await self._post(
             self._revoke_path, {"serial_number": octets.hex(":")}, deadline_seconds

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from tests.support.desk import Desk, open_client
+from tests.support.chain import local_ra
+from tests.support.desk import Desk, open_client, open_desk
 from tests.support.harness import MakeWorld, World
-from tests.support.pki import OperatorPKI, VendorPKI
+from tests.support.pki import Credential, OperatorPKI, VendorPKI
 from tests.support.respelling import SPELLINGS, TWIN, everything_respelt
 
 DIALOGUES = frozenset(
@@ -45,6 +46,28 @@ def certificates(request: pytest.FixtureRequest) -> Iterator[None]:
     else:
         with everything_respelt(SPELLINGS[spelling]):
             yield
+
+
+@pytest.fixture(scope="module")
+def ra(operator_pki: OperatorPKI) -> Credential:
+    """An RA at another site, which a gateway may know."""
+    return local_ra(operator_pki)
+
+
+@pytest.fixture
+async def ca(operator_pki: OperatorPKI, tmp_path: Path) -> AsyncIterator[Desk]:
+    """The bundled CA in RA mode."""
+    async with open_desk(operator_pki, tmp_path / "ca.db") as desk:
+        yield desk
+
+
+@pytest.fixture
+async def client(
+    operator_pki: OperatorPKI, vendor_pki: VendorPKI, tmp_path: Path
+) -> AsyncIterator[Desk]:
+    """The bundled CA in client mode, beside the one in RA mode."""
+    async with open_client(operator_pki, vendor_pki, tmp_path / "client.db") as desk:
+        yield desk
 
 
 @pytest.fixture

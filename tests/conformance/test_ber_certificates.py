@@ -13,7 +13,7 @@ from cryptography import x509
 
 from ra_gateway.app.trust import anchors, vendor_domains
 from ra_gateway.cmp import ber
-from ra_gateway.cmp.asn1 import tlv
+from ra_gateway.cmp.asn1 import oid_der, tlv
 from ra_gateway.cmp.bodies import PKICONF_BODY, cert_rep_message
 from ra_gateway.cmp.certificates import Certificate, load_certificate
 from ra_gateway.cmp.codes import BodyType
@@ -256,6 +256,12 @@ def test_a_file_that_holds_no_certificate_says_what_it_holds(
         load_certificates(path, "operator.anchors_paths[0]")
 
 
+EXTENSION = tlv(
+    0x30, oid_der(OID.keyUsage), tlv(0x04, tlv(0x30, *[b"\x05\x00"] * (ber.MAX_BER_ELEMENTS // 2)))
+)
+"""With half of the elements that a whole certificate may have."""
+
+
 # --- what it costs ------------------------------------------------------------------------------------------------
 
 
@@ -265,7 +271,10 @@ def test_a_file_that_holds_no_certificate_says_what_it_holds(
         (tlv(0x30, tlv(0x30, *[b"\x05\x00"] * 15_000)), "more than"),
         (b"\x30\x84\x00\x00\x00\x02" * 200 + b"\x05\x00", "do not fit"),
         (b"\x30\x80" * 100 + b"\x00\x00" * 100, "indefinite"),
+        (tlv(0x30, *[EXTENSION] * 3), "more than"),
         (b"\x30", "do not fit"),
+        (b"", "do not fit"),
+        (b"\x30\x00\x30\x00", "do not fit"),
         (b"\x1f\x81\x01\x00", "do not fit"),
         (tlv(0x30, b"\x17\x0bxxxxxxxxxxx"), "a time that is none"),
         (tlv(0x30, b"\x17\x0b2513010000Z"), "a time that is none"),

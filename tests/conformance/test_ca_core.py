@@ -282,7 +282,7 @@ async def test_the_new_key_does_not_sign_certconf(desk: Desk) -> None:
     """It is no registered RA's."""
     enrolment = await desk.enrol()
     der = await desk.confirmation(enrolment, signer=enrolment.entity)
-    assert await desk.refused(der) == (BodyType.error, PKIFailureInfo.notAuthorized)
+    assert await desk.refused(der) == (BodyType.error, PKIFailureInfo.signerNotTrusted)
     assert await desk.status(enrolment.certificate) is CertificateStatus.issued
 
 
@@ -617,10 +617,10 @@ async def test_a_foreign_ra_is_refused(desk: Desk, vendor_pki: VendorPKI) -> Non
 async def test_an_operator_certificate_that_is_not_registered_is_refused(
     desk: Desk, eku: list[str]
 ) -> None:
-    """notAuthorized: also for the registered RA's own name, and with cmcRA."""
+    """signerNotTrusted: also for the registered RA's own name, and with cmcRA."""
     other = desk.operator.issuing.issue(desk.operator.ra.certificate.subject, eku=eku)
     der = await desk.request(signer=cmp_credential(other))
-    assert await desk.refused(der) == (BodyType.ip, PKIFailureInfo.notAuthorized)
+    assert await desk.refused(der) == (BodyType.error, PKIFailureInfo.signerNotTrusted)
     await assert_nothing_issued(desk)
 
 
@@ -673,10 +673,13 @@ async def test_changes_of_the_registered_are_heard_while_the_ca_runs(
     """A blocked RA, and a certificate that was removed, are heard no more; what is added is."""
     monkeypatch.setattr("ra_gateway.ca.authorization.AUTHORITIES_SECONDS", 0.0)
     registry, signer = desk.ledger.registry, desk.ra.certificate
-    refused = (BodyType.ip, PKIFailureInfo.notAuthorized)
+    refused = (BodyType.error, PKIFailureInfo.signerNotTrusted)
     await desk.enrol()
     await registry.set_authority_enabled("ra1", False, "test", NOW)
     assert await desk.refused(await desk.request()) == refused
+    answer = await desk.send(await desk.request())
+    (told,) = error_msg_content(answer.body_content).status_info.status_string
+    assert told == "The RA that the certificate is registered for is blocked here."
     await registry.set_authority_enabled("ra1", True, "test", NOW)
     await desk.enrol()
     new = desk.operator.issuing.issue("CN=RA new", eku=[pki.CMC_RA])
@@ -694,7 +697,7 @@ async def test_what_was_registered_a_moment_ago_is_heard_at_once(
     """An operator's script need not wait between issuing and installing; what stays unknown is asked for once."""
     registry = desk.ledger.registry
     new = desk.operator.issuing.issue("CN=RA new", eku=[pki.CMC_RA])
-    refused = (BodyType.ip, PKIFailureInfo.notAuthorized)
+    refused = (BodyType.error, PKIFailureInfo.signerNotTrusted)
     await desk.enrol()
     assert await desk.refused(await desk.request(signer=cmp_credential(new))) == refused
     await registry.add_authority_certificate(

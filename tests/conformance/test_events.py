@@ -9,6 +9,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
@@ -16,7 +17,8 @@ from structlog.testing import capture_logs
 
 from ra_gateway import events
 from ra_gateway.app import credential
-from ra_gateway.app.gateway import Application
+from ra_gateway.app.application import Application
+from ra_gateway.app.ca import CAService
 from ra_gateway.ca.crl import CRLPublisher, CRLSettings
 from ra_gateway.ca.ledger import database
 from ra_gateway.ca.ledger.database import SQLiteDatabase
@@ -33,7 +35,7 @@ from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import BodyType, PKIStatus
 from ra_gateway.cmp.messages import InfoTypeAndValue, PKIMessage
 from ra_gateway.cmp.oids import OID
-from ra_gateway.config.reading import load
+from ra_gateway.config.reading import load, load_ca
 from ra_gateway.errors import PKIFailureInfo, StoreUnavailable, UpstreamUnavailable
 from ra_gateway.events import (
     CertificateConfirmed,
@@ -470,3 +472,33 @@ async def test_one_sink_for_gateway_and_ca(
         assert changed.serial_number == f"{renewed.certificate.serial_number:x}"
     finally:
         await application.stop()
+
+
+@pytest.mark.parametrize("by", [GATEWAY, CA])
+async def test_a_service_tells_what_its_http_refuses(
+    tmp_path: Path, vendor_pki: VendorPKI, by: Component
+) -> None:
+    """A device that posts to a wrong path is found in the log of whom it reached."""
+    path = make_setup(tmp_path, vendors={"acme": vendor_pki})
+    with capture_logs() as lines:
+        service = Application(load(path)) if by is GATEWAY else CAService(load_ca(path))
+        host, port = await service.start()
+        try:
+            async with aiohttp.ClientSession() as session:
+                url = f"http://{host}:{port}/cmp"
+                async with session.post(url, data=b"x") as response:
+                    assert response.status == 404
+        finally:
+            await service.stop()
+    (told,) = (item for item in lines if item["event"] == "http.refused")
+    assert told.pop("reason")
+    assert told == {
+        "event": "http.refused",
+        "log_level": "warning",
+        "by": by,
+        "peer": "127.0.0.1",
+        "method": "POST",
+        "path": "/cmp",
+        "status": 404,
+        "refused": 1,
+    }

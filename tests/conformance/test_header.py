@@ -71,6 +71,29 @@ async def refuses_to_read(world: World, der: bytes) -> PKIMessage:
     return answer
 
 
+@pytest.mark.requirement(1, 114)
+@pytest.mark.parametrize("length, kept", [(0, False), (1, True), (64, True), (65, False)])
+def test_of_octets_that_are_no_message_little_is_repeated(length: int, kept: bool) -> None:
+    """IDs that no header may have are none; nor does a sender of any length come back."""
+    name = asn1.tlv(0x86, bytes(1020))
+
+    def header(item: bytes, sender: bytes = name) -> bytes:
+        tagged = (asn1.tlv(0xA4, item), asn1.tlv(0xA5, asn1.tlv(0x04, b"n")))
+        return asn1.tlv(0x30, asn1.tlv(0x30, b"\x02\x01\x02", sender, ANYONE, *tagged))
+
+    octets = b"i" * length
+    found = header_of(header(asn1.tlv(0x04, octets)))
+    assert found is not None
+    assert found.transaction_id == (octets if kept else None)
+    assert (found.sender_der, found.sender_nonce) == (name, b"n")
+    longer = header_of(header(asn1.tlv(0x04, b"i"), asn1.tlv(0x86, bytes(1021))))
+    assert longer is not None
+    assert longer.sender_der == ANYONE
+    other = header_of(header(asn1.tlv(0x0C, octets)))
+    assert other is not None
+    assert other.transaction_id is None
+
+
 def _indefinite(der: bytes) -> bytes:
     """BER: the outer SEQUENCE with indefinite length."""
     return b"\x30\x80" + asn1.content(asn1.element(der)) + b"\x00\x00"

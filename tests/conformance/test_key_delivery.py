@@ -205,6 +205,27 @@ async def test_a_key_that_cannot_sign_is_proved_by_reading_its_certificate(
         assert (live.state, live.certificate_der) == (State.CONFIRMED, b"")
 
 
+@pytest.mark.requirement(3, 72)
+@pytest.mark.parametrize("strictness", [Strictness.lenient, Strictness.strict])
+async def test_an_encrypted_certificate_asked_for_with_pvno_2(
+    open_site: OpenSite, vendor_pki: VendorPKI, strictness: Strictness
+) -> None:
+    """As OpenSSL asks, too; strict, it is for pvno 3 alone."""
+    async with open_site(ENCRYPTION, rules=HeaderRules(strictness=strictness)) as (world, _, core):
+        credential = device(vendor_pki)
+        operation = world.enrollment(
+            credential, new_key=mlkem.MLKEM768PrivateKey.generate(), pvno=3, encr_cert=True
+        )
+        answer = await world.ask(await signed_again(await operation.request(), credential, pvno=2))
+        if strictness is Strictness.strict:
+            assert (answer.body_type, fail_names(answer)) == (BodyType.ip, ["unsupportedVersion"])
+            assert core.received == []
+            return
+        (response,) = cert_rep_message(answer.body_content).responses
+        assert response.encrypted_cert_der is not None, response.status_info
+        assert (response.certificate_der, answer.header.pvno) == (None, 2)
+
+
 @pytest.mark.requirement(72)
 @pytest.mark.parametrize("certconf", [CertConf.local, CertConf.implicit])
 async def test_a_ca_that_is_not_sent_cert_conf_cannot_be_proved_anything(

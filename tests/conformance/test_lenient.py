@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -24,7 +23,7 @@ from tests.support import requests
 from tests.support.answers import fail_names, follow, status_of
 from tests.support.asserts import assert_refused, assert_served
 from tests.support.credentials import cmp_certificate, cmp_credential
-from tests.support.desk import Desk, enrolled, open_client, open_desk
+from tests.support.desk import Desk, enrolled
 from tests.support.harness import World
 from tests.support.pki import OperatorPKI, VendorPKI, make_key
 from tests.support.polling import EVERY_TYPE, Operation, approve
@@ -44,22 +43,6 @@ def make_world(vendor_pki: VendorPKI, operator_pki: OperatorPKI) -> MakeWorld:
         )
 
     return make
-
-
-@pytest.fixture
-async def ca(operator_pki: OperatorPKI, tmp_path: Path) -> AsyncIterator[Desk]:
-    """The bundled CA in RA mode."""
-    async with open_desk(operator_pki, tmp_path / "ledger.db") as desk:
-        yield desk
-
-
-@pytest.fixture
-async def client(
-    operator_pki: OperatorPKI, vendor_pki: VendorPKI, tmp_path: Path
-) -> AsyncIterator[Desk]:
-    """The bundled CA in client mode."""
-    async with open_client(operator_pki, vendor_pki, tmp_path / "client.db") as desk:
-        yield desk
 
 
 # --- rr -------------------------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ from ra_gateway.errors import PKIFailureInfo
 from tests.support import pki, requests
 from tests.support.answers import fail_names, status_of
 from tests.support.asserts import assert_answers, assert_refused
-from tests.support.chain import ALL_TYPES, local_ra, nest, registered
+from tests.support.chain import ALL_TYPES, nest, registered
 from tests.support.credentials import cmp_certificate, cmp_credential
 from tests.support.desk import Desk, open_client, open_desk
 from tests.support.harness import World
@@ -277,11 +277,6 @@ PARTS = (
     "a certReqId that is a text",
     "no template",
 )
-
-
-@pytest.fixture
-def ra(operator_pki: OperatorPKI) -> pki.Credential:
-    return local_ra(operator_pki)
 
 
 @pytest.fixture

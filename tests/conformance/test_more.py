@@ -10,7 +10,7 @@ import pytest
 from cryptography import x509
 
 from ra_gateway.app import now
-from ra_gateway.app.gateway import Application
+from ra_gateway.app.application import Application
 from ra_gateway.app.profiles import ca_profiles
 from ra_gateway.cli.setup import write_setup
 from ra_gateway.cmp.messages import PKIMessage, confirm_wait_time_of

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,38 +13,35 @@ from ra_gateway.ca.records import CertificateStatus
 from ra_gateway.cmp.bodies import rev_rep_content
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import BodyType, PKIStatus
+from ra_gateway.cmp.contradictions import require_consistent
 from ra_gateway.cmp.crmf import (
     RA_VERIFIED_POPO_DER,
     CertId,
     CertTemplate,
     Control,
+    Extension,
     cert_id_der,
     cert_req_messages,
 )
 from ra_gateway.cmp.header_checks import HeaderRules, Strictness
 from ra_gateway.cmp.names import directory_name, from_rfc4514
 from ra_gateway.cmp.oids import OID
-from ra_gateway.errors import PKIFailureInfo, SignerNotTrusted
+from ra_gateway.errors import PKIFailureInfo, RequestRefused, SignerNotTrusted
 from ra_gateway.ra.endpoints import POP
 from ra_gateway.ra.policy import IdentityRules
 from ra_gateway.ra.signer_status import SignerStatus
 from tests.support import pki, requests
 from tests.support.answers import status_of
 from tests.support.asserts import assert_refused, assert_served
-from tests.support.chain import ALL_TYPES, local_ra, registered
+from tests.support.chain import ALL_TYPES, registered
 from tests.support.credentials import cmp_certificate, cmp_credential
-from tests.support.desk import SUBJECT, Desk, enrolled, open_client, open_desk
+from tests.support.desk import SUBJECT, Desk, enrolled
 from tests.support.harness import World, make_gateway
 from tests.support.pki import OperatorPKI, VendorPKI, make_key
 from tests.support.requests import san_extension, spki
 
 MakeWorld = Callable[..., World]
 OTHER_NAME = from_rfc4514("CN=enb-2.ran.example.net")
-
-
-@pytest.fixture(scope="module")
-def ra(operator_pki: OperatorPKI) -> pki.Credential:
-    return local_ra(operator_pki)
 
 
 @pytest.fixture
@@ -69,22 +65,6 @@ def make_world(vendor_pki: VendorPKI, operator_pki: OperatorPKI, ra: pki.Credent
     return make
 
 
-@pytest.fixture
-async def ca(operator_pki: OperatorPKI, tmp_path: Path) -> AsyncIterator[Desk]:
-    """The bundled CA in RA mode."""
-    async with open_desk(operator_pki, tmp_path / "ledger.db") as desk:
-        yield desk
-
-
-@pytest.fixture
-async def client(
-    operator_pki: OperatorPKI, vendor_pki: VendorPKI, tmp_path: Path
-) -> AsyncIterator[Desk]:
-    """The bundled CA in client mode."""
-    async with open_client(operator_pki, vendor_pki, tmp_path / "client.db") as desk:
-        yield desk
-
-
 # --- rr: what it says of the certificate ----------------------------------------------------------------------
 
 CONTRADICTIONS: dict[str, dict[str, Any]] = {
@@ -94,6 +74,7 @@ CONTRADICTIONS: dict[str, dict[str, Any]] = {
     "notAfter": {"not_after": datetime(2050, 1, 1, tzinfo=UTC)},
     "version": {"version": 0},
     "subjectAltName": {"extensions": (san_extension("dns:enb-2.ran.example.net"),)},
+    "extension 2.5.29.15": {"extensions": (Extension(OID.keyUsage, True, b"\x03\x02\x05\x20"),)},
 }
 
 
@@ -108,6 +89,20 @@ async def test_an_rr_that_contradicts_its_certificate(make_world: MakeWorld, fie
     der = await requests.rr(world, device, asked)
     await assert_refused(world, der, "badCertId", rule="R131", body_type=BodyType.rp)
     assert field in world.events[-1].detail
+
+
+@pytest.mark.requirement(131)
+@pytest.mark.parametrize("field", ["issuerUID", "subjectUID", "serialNumber"])
+def test_what_no_certificate_has_contradicts_it(operator_pki: OperatorPKI, field: str) -> None:
+    """RFC 5280 4.1.2.8; signingAlg, which RFC 4211 5 leaves to the CA, says nothing."""
+    certificate = cmp_certificate(operator_pki.device().certificate)
+    require_consistent(CertTemplate(reserved=("signingAlg",)), certificate)
+    asked = CertTemplate(reserved=(field,))
+    if field == "serialNumber":
+        asked = CertTemplate(serial_number=certificate.serial_number + 1)
+    with pytest.raises(RequestRefused, match=f"another {field}") as caught:
+        require_consistent(asked, certificate)
+    assert caught.value.fail_info is PKIFailureInfo.badCertId
 
 
 @pytest.mark.requirement(130, 131)

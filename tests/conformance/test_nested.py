@@ -48,12 +48,6 @@ from tests.support.pki import CMC_RA, Credential, OperatorPKI, VendorPKI, make_k
 from tests.support.requests import confirmation, details
 
 
-@pytest.fixture(scope="module")
-def ra(operator_pki: OperatorPKI) -> Credential:
-    """An RA at another site, which the gateway knows."""
-    return local_ra(operator_pki)
-
-
 @pytest.fixture
 def make_world(vendor_pki: VendorPKI, operator_pki: OperatorPKI, ra: Credential) -> MakeWorld:
     """Worlds whose gateway knows the RA; arguments are what it may do."""

@@ -150,6 +150,48 @@ async def test_its_rights_are_its_own(world: World, operator_pki: OperatorPKI) -
     await assert_refused(world, der, "notAuthorized", rule="R67", body_type=BodyType.rp)
 
 
+@pytest.mark.requirement(123)
+async def test_who_is_listed_too_has_the_rights_of_the_list(
+    vendor_pki: VendorPKI, operator_pki: OperatorPKI
+) -> None:
+    """Besides its own names; those of the name are for its next certificate."""
+    listed = occm(operator_pki)
+    stations = IdentityRules(allowed_subjects=("CN=*.ran.example.net",))
+    authorities = registered(operator_pki, listed, names=(OCCM,), identity=stations)
+    world = make(vendor_pki, operator_pki, endpoint={"registration_authorities": authorities})
+    await assert_served(world, await asked_by(world, listed, "CN=enb-1.ran.example.net"))
+    await assert_served(world, await asked_by(world, listed, SUBJECT, (SAN,)))
+    der = await asked_by(world, listed, FUNCTION)
+    await requests.assert_refused_in_body(world, der, "notAuthorized", rule="R67")
+    await assert_served(world, await asked_by(world, occm(operator_pki), FUNCTION))
+
+
+@pytest.mark.requirement(67, 123, 130)
+@pytest.mark.parametrize("first", [True, False], ids=["its row first", "its row last"])
+async def test_each_row_has_rights_of_its_own(
+    vendor_pki: VendorPKI, operator_pki: OperatorPKI, first: bool
+) -> None:
+    """Of two RAs with one subject, by different CAs of the operator, neither has what the other may."""
+    east = operator_pki.root.issue_ca("East CA", path_length=0)
+    subject = from_rfc4514("CN=ra.example.net")
+    rows = [
+        RegisteredName(
+            subject,
+            issuers=frozenset({cmp_certificate(authority.certificate)}),
+            rights=RARights(IdentityRules(allowed_subjects=(pattern,))),
+        )
+        for authority, pattern in [
+            (operator_pki.issuing, "CN=*.west.example.net"),
+            (east, "CN=*.east.example.net"),
+        ]
+    ]
+    world = make(vendor_pki, operator_pki, *(rows if first else rows[::-1]))
+    west = operator_pki.issuing.issue("CN=ra.example.net", "p256")
+    der = await asked_by(world, west, "CN=a.east.example.net")
+    await requests.assert_refused_in_body(world, der, "notAuthorized", rule="R67")
+    await assert_served(world, await asked_by(world, west, "CN=a.west.example.net"))
+
+
 # --- whose certificate makes an RA ----------------------------------------------------------------------------
 
 
@@ -158,7 +200,12 @@ FUNCTION = "CN=amf-1.nf.example.net"
 
 def ras_certificates(operator: OperatorPKI, vendor: VendorPKI) -> dict[str, Credential]:
     """What is no certificate of the RA, for one reason each."""
+    authority = operator.root.issue_ca(
+        SUBJECT, "p256", path_length=0, san=[SAN], key_usage=["digitalSignature", "keyCertSign"]
+    )
     return {
+        "a CA's": Credential(authority.certificate, authority.private_key, authority.chain),
+        "no usages": occm(operator, key_usage=None),
         "another subject": occm(operator, "CN=occm2.core.example.net,O=Example Operator"),
         "one attribute more": occm(operator, f"{SUBJECT},OU=x"),
         "no names": occm(operator, san=[]),
@@ -180,6 +227,8 @@ def ras_certificates(operator: OperatorPKI, vendor: VendorPKI) -> dict[str, Cred
         "a vendor's",
         "another operator's",
         "no signatures",
+        "a CA's",
+        "no usages",
     ],
 )
 async def test_what_only_looks_like_it_is_no_ra(

@@ -24,22 +24,19 @@ from ra_gateway.cmp.messages import InfoTypeAndValue, PKIMessage
 from ra_gateway.cmp.names import from_rfc4514
 from ra_gateway.cmp.oids import OID
 from ra_gateway.errors import PKIFailureInfo
+from ra_gateway.ra.endpoints import Approval
 from tests.support import pki, requests
 from tests.support.answers import fail_names, follow
 from tests.support.asserts import assert_refused, assert_served, signed_again
-from tests.support.chain import ALL_TYPES, local_ra, nest, registered
+from tests.support.chain import ALL_TYPES, nest, registered
 from tests.support.credentials import cmp_certificate, cmp_credential
 from tests.support.desk import SUBJECT, open_client, open_desk
 from tests.support.harness import World
 from tests.support.pki import OperatorPKI, VendorPKI, make_key
+from tests.support.polling import Operation
 
 MakeWorld = Callable[..., World]
 FORGIVING = (Strictness.lenient, Strictness.three_gpp)
-
-
-@pytest.fixture(scope="module")
-def ra(operator_pki: OperatorPKI) -> pki.Credential:
-    return local_ra(operator_pki)
 
 
 @pytest.fixture
@@ -151,6 +148,42 @@ async def test_a_certconf_has_a_nonce_of_its_own(make_world: MakeWorld) -> None:
             assert (await world.ask(confirmation)).body_type is BodyType.pkiconf
         else:
             assert (await world.ask(replayed)).body_type is BodyType.pkiconf
+
+
+@pytest.mark.requirement(37, 117)
+async def test_a_poll_req_has_a_nonce_of_its_own(make_world: MakeWorld) -> None:
+    """badSenderNonce; the next pollReq is taken."""
+    for strictness in Strictness:
+        world = make_world(strictness, approval=Approval.required)
+        operation = await Operation.begin(world, BodyType.ir)
+        operation.answer = await world.ask(operation.sent)
+        operation.assert_waiting()
+        nonce = PKIMessage.from_der(operation.sent).header.sender_nonce
+        replayed = await operation.poll_req(sender_nonce=nonce)
+        if strictness is Strictness.strict:
+            await assert_refused(world, replayed, "badSenderNonce", rule="R37")
+            await operation.poll()
+        else:
+            operation.answer = await world.ask(replayed)
+        operation.assert_not_yet()
+
+
+@pytest.mark.requirement(37)
+@pytest.mark.parametrize("strictness", [Strictness.lenient, Strictness.strict])
+async def test_the_bundled_ca_wants_a_new_nonce_in_a_certconf(
+    operator_pki: OperatorPKI, vendor_pki: VendorPKI, tmp_path: Path, strictness: Strictness
+) -> None:
+    """From its own devices."""
+    rules = HeaderRules(strictness=strictness)
+    async with open_client(operator_pki, vendor_pki, tmp_path / "client.db", rules=rules) as desk:
+        issued = await desk.enrol(template=CertTemplate(subject_der=from_rfc4514(SUBJECT)))
+        nonce = PKIMessage.from_der(issued.request).header.sender_nonce
+        replayed = await desk.confirmation(issued, sender_nonce=nonce)
+        if strictness is Strictness.strict:
+            assert await desk.refused(replayed) == (BodyType.error, PKIFailureInfo.badSenderNonce)
+            await desk.confirm(issued)
+        else:
+            assert (await desk.send(replayed)).body_type is BodyType.pkiconf
 
 
 @pytest.mark.requirement(107)

@@ -12,9 +12,9 @@ import structlog
 from redis.asyncio import Redis
 
 from ra_gateway.app import ca, credential, gateway
+from ra_gateway.app.application import Application
 from ra_gateway.app.ca import BundledService
 from ra_gateway.app.credential import CredentialFiles
-from ra_gateway.app.gateway import Application
 from ra_gateway.app.running import STEADY
 from ra_gateway.app.trust import operator_domain
 from ra_gateway.ca.keys import expiries

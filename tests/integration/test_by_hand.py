@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import subprocess
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 
 from ra_gateway.keys import load_certificates
 from tests.support.commandline import run, succeeded
 from tests.support.crls import make_crl
-from tests.support.pki import KeyKind, VendorPKI, make_key, make_root
-from tests.support.setups import make_setup
+from tests.support.pki import KeyKind, PrivateKey, VendorPKI, make_key, make_root
+from tests.support.setups import edit, make_setup
 
 FQDN: Final = "seg1.example.net"
 
@@ -27,7 +27,7 @@ def config(tmp_path: Path, vendor_pki: VendorPKI) -> Path:
 
 
 def write_request(
-    path: Path, subject: str, *extensions: x509.ExtensionType, key: KeyKind = "p256"
+    path: Path, subject: str, *extensions: x509.ExtensionType, key: KeyKind | PrivateKey = "p256"
 ) -> Path:
     """Write a PKCS #10 in PEM."""
     builder = x509.CertificateSigningRequestBuilder().subject_name(
@@ -35,7 +35,8 @@ def write_request(
     )
     for extension in extensions:
         builder = builder.add_extension(extension, critical=False)
-    made = builder.sign(make_key(key), hashes.SHA256())
+    private_key: Any = make_key(key) if isinstance(key, str) else key
+    made = builder.sign(private_key, hashes.SHA256())
     path.write_bytes(made.public_bytes(Encoding.PEM))
     return path
 
@@ -73,7 +74,8 @@ def test_a_request_is_signed(encoding: str, config: Path, tmp_path: Path) -> Non
 @pytest.mark.requirement("T25")
 def test_its_names_are_the_operators_to_give(config: Path, tmp_path: Path) -> None:
     """Subject and SubjectAltName of the command line take the place of the request's."""
-    request = write_request(tmp_path / "seg.csr", "CN=factory")
+    factory = x509.SubjectAlternativeName([x509.DNSName("factory.example.net")])
+    request = write_request(tmp_path / "seg.csr", "CN=factory", factory)
     out = tmp_path / "seg.pem"
     options = ["--subject", f"CN={FQDN},O=Example Operator", "--san", f"dns:{FQDN}", "--days", "30"]
     succeeded("ca", "sign", request, "--out", out, *options, "--config", config)
@@ -100,7 +102,18 @@ def test_what_it_lacks_is_supplied_as_to_a_device(config: Path, tmp_path: Path) 
 
 @pytest.mark.requirement("T25", 65)
 @pytest.mark.parametrize(
-    "case", ["proof", "ca", "long name", "weak key", "no request", "two", "profile"]
+    "case",
+    [
+        "proof",
+        "ca",
+        "long name",
+        "weak key",
+        "no request",
+        "two",
+        "profile",
+        "of the PKI",
+        "one label",
+    ],
 )
 def test_a_request_that_is_refused(case: str, config: Path, tmp_path: Path) -> None:
     """With the reason; no file, and nothing in the ledger."""
@@ -126,6 +139,10 @@ def test_a_request_that_is_refused(case: str, config: Path, tmp_path: Path) -> N
         path.write_bytes(2 * path.read_bytes())
     elif case == "profile":
         options = ["--profile", "absent"]
+    elif case == "of the PKI":
+        options = ["--profile", "ra"]
+    elif case == "one label":
+        options = ["--san", "dns:seg1"]
     out = tmp_path / "x.pem"
     ended = run("ca", "sign", path, "--out", out, *options, "--config", config)
     assert ended.exit_code == 2
@@ -137,10 +154,25 @@ def test_a_request_that_is_refused(case: str, config: Path, tmp_path: Path) -> N
         "no request": "is refused",
         "two": "one by one",
         "profile": "is no profile",
+        "of the PKI": "the profile ra is for the PKI's own",
+        "one label": "has a host that is not fully qualified",
     }
     assert said[case] in ended.stderr
     assert not out.exists()
     assert len(succeeded("ca", "list", "--config", config).splitlines()) <= 1
+
+
+@pytest.mark.requirement("T25")
+def test_a_key_is_one_end_entitys(config: Path, tmp_path: Path) -> None:
+    """Also by hand; unless ca.unique_key says otherwise."""
+    request = write_request(tmp_path / "a.csr", f"CN={FQDN},O=y")
+    other = ("--subject", "CN=seg2.example.net,O=y", "--config", config)
+    succeeded("ca", "sign", request, "--out", tmp_path / "a.pem", "--config", config)
+    ended = run("ca", "sign", request, "--out", tmp_path / "b.pem", *other)
+    assert ended.exit_code == 2
+    assert "another end entity holds a valid certificate for this key" in ended.stderr
+    edit(config, "\n[ca]\n", "\n[ca]\nunique_key = false\n")
+    succeeded("ca", "sign", request, "--out", tmp_path / "b.pem", *other)
 
 
 # --- other operators' CAs (7.3) ---------------------------------------------------------------------------------
@@ -201,6 +233,28 @@ def test_another_operators_ca_is_certified_and_revoked(tmp_path: Path) -> None:
     checked = openssl("verify", "-CAfile", ours / "root.pem", "-CRLfile", pem, "-crl_check", cross)
     assert "certificate revoked" in checked.stderr
     assert "root.crl" in succeeded("ca", "expiries", ours)
+
+
+@pytest.mark.requirement("T26")
+def test_a_cross_certificate_keeps_to_its_root(tmp_path: Path) -> None:
+    """To how many CAs may be below it, and to its validity; what the request says of a CA's powers is no matter."""
+    ours, began = tmp_path / "ours", datetime.now(UTC).replace(microsecond=0)
+    succeeded("ca", "create", ours, "--organisation", "Op One")
+    root = make_root("CN=Op One Root,O=Op One", path_length=1, not_before=began,
+                     not_after=began + timedelta(days=100))  # fmt: skip
+    root.write(ours, "root")
+    request = write_request(
+        tmp_path / "ca.csr", "CN=SEG CA,O=Op Two", x509.BasicConstraints(True, None)
+    )
+    sign = ("ca", "cross-sign", ours, request, "--crl-url", CRL_URL)
+    ended = run(*sign, "--path-length", "1")
+    assert ended.exit_code == 2
+    assert "allows 1 CAs below it" in ended.stderr
+    succeeded(*sign)
+    (cross,) = (ours / "cross").iterdir()
+    found = x509.load_pem_x509_certificate(cross.read_bytes())
+    assert found.not_valid_before_utc >= began
+    assert found.not_valid_after_utc == root.certificate.not_valid_after_utc
 
 
 @pytest.mark.requirement("T26")
@@ -280,6 +334,8 @@ def test_the_roots_crl_goes_on_from_what_it_said_before(tmp_path: Path) -> None:
         "no name",
         "own name",
         "a signer's name",
+        "own key",
+        "long name",
         *PERMITS,
         "strong key",
         "no key",
@@ -297,9 +353,12 @@ def test_what_the_root_does_not_sign(case: str, tmp_path: Path) -> None:
         "no name": "",
         "own name": root.subject,
         "a signer's name": load_certificates(ours / "cmp.pem", "cmp")[0].subject,
+        "long name": f"CN=SEG CA,OU={'u' * 65}",
     }.get(case, "CN=Op Two SEG CA,O=Op Two")
-    kind: KeyKind = "p384" if case == "strong key" else "p256"
-    request = write_request(tmp_path / "ca.csr", subject, key=kind)
+    key: Any = make_key("p384" if case == "strong key" else "p256")
+    if case == "own key":
+        key = load_pem_private_key((ours / "issuing.key").read_bytes(), None)
+    request = write_request(tmp_path / "ca.csr", subject, key=key)
     url = CRL_URL.replace("http:", "https:") if case == "https" else CRL_URL
     command: list[str | Path] = ["ca", "cross-sign", ours, request, "--crl-url", url]
     if case in PERMITS:
@@ -316,6 +375,8 @@ def test_what_the_root_does_not_sign(case: str, tmp_path: Path) -> None:
         "no name": "has no subject",
         "own name": "has the name or the key of",
         "a signer's name": "has the name or the key of",
+        "own key": "has the name or the key of",
+        "long name": "OU has 65 characters",
         **dict.fromkeys(PERMITS, "--permit"),
         "strong key": "weaker than that (TS 33.310 6.1.1)",
         "no key": "root's key is needed",

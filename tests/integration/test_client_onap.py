@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from cryptography import x509
 
-from ra_gateway.app.gateway import Application
+from ra_gateway.app.application import Application
 from ra_gateway.cmp.bodies import cert_rep_message
 from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.messages import PKIMessage

@@ -9,10 +9,12 @@ import os
 import re
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -22,6 +24,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
+from ra_gateway.ca.profiles import PROFILES, SEG
+from ra_gateway.keys import load_certificates
+from tests.support.linting import certificate_errors, crl_errors
 from tests.support.openssl import load_certificate, openssl_cmp, public_key_der
 from tests.support.patience import PATIENCE_SECONDS
 from tests.support.pki import Authority, Credential, make_key, make_name, write_key
@@ -108,6 +113,26 @@ def test_the_demo_ends_by_itself(tmp_path: Path) -> None:
     assert [name for name in INTERFACE if not (tmp_path / "d" / name).is_file()] == []
 
 
+def test_what_the_demo_issues_passes_the_linter(kept: Kept) -> None:
+    """Its factory's and its CA's certificates, those of its ledger, and the CRLs."""
+    (ledger,) = kept.directory.rglob("ledger.sqlite")
+    with closing(sqlite3.connect(ledger)) as connection:
+        rows = connection.execute("SELECT profile, der FROM certificates WHERE der IS NOT NULL")
+        issued = [(profile, der) for profile, der in rows]
+        crls = [der for (der,) in connection.execute("SELECT der FROM crls")]
+    assert len(issued) > 1
+    own = {
+        (SEG.name, item.der)
+        for path in kept.directory.rglob("*.pem")
+        for item in load_certificates(path, "test")
+    }
+    assert len(own) > 5
+    for profile, der in (*issued, *own):
+        assert certificate_errors(PROFILES.get(profile, SEG), der) == []
+    assert crls
+    assert [error for der in crls for error in crl_errors(der)] == []
+
+
 def test_the_kept_demo_holds_the_interface_files(kept: Kept) -> None:
     """DIR has the promised files, the vendor's and no others in vendor/, and keys are the owner's alone."""
     assert [name for name in INTERFACE if not (kept.directory / name).is_file()] == []
@@ -123,6 +148,28 @@ def test_the_kept_demo_holds_the_interface_files(kept: Kept) -> None:
     modes = {path.name: path.stat().st_mode & 0o777 for path in kept.directory.rglob("*.key")}
     assert set(modes.values()) == {0o600}, modes
     assert messages(kept.output) == BOTH_DIALOGUES
+
+
+def test_the_printed_openssl_command_enrols_by_the_name_that_it_asks_for(kept: Kept) -> None:
+    """As it stands, and with that name as the certificate's only other name, not the vendor certificate's."""
+    give_up_at = time.monotonic() + PATIENCE_SECONDS
+    printed = re.compile(r"  cd /.*(?:(?:\\|&&)\n.*)+(?<!\\)\n")
+    while (command := printed.search(kept.output)) is None:
+        assert time.monotonic() < give_up_at, kept.output
+        time.sleep(0.02)
+    done = subprocess.run(
+        ["bash", "-ec", command[0]],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    certificate = load_certificate(kept.directory / "new.pem")
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    host = "enb-0002.ran.example.net"
+    assert certificate.subject == make_name(f"CN={host}")
+    assert list(names) == [x509.DNSName(host)]
 
 
 @pytest.mark.parametrize("kind", ["p256", "rsa2048"])

@@ -141,6 +141,36 @@ async def test_tls_from_the_first_octet(slapd: Slapd) -> None:
     assert await Downloader().get(url, LIMITS) == CRL
 
 
+@pytest.mark.parametrize("first", [True, False])
+async def test_the_directory_has_the_name_that_is_configured(first: bool, slapd: Slapd) -> None:
+    """Its certificate is for 127.0.0.1; the same address by another name is nobody's, with ldaps and StartTLS."""
+    port = slapd.tls_port if first else slapd.port
+    other = directory(
+        slapd, host="127.1", port=port, tls=first, start_tls=not first, ca_path=root(slapd)
+    )
+    with pytest.raises(ldap.LDAPFailure, match="mismatch"):
+        await asyncio.to_thread(other.write, f"cn=x,{SUFFIX}", {"cACertificate": CRL}, 60.0)
+
+
+async def test_a_referral_is_not_followed(slapd: Slapd) -> None:
+    """Whoever may write an entry could else have the gateway speak to anybody."""
+    dn = f"cn=elsewhere,{SUFFIX}"
+    with socket.create_server(("127.0.0.1", 0)) as trap:
+        trap.setblocking(False)
+        ref = f"ldap://127.0.0.1:{trap.getsockname()[1]}/cn=x"
+
+        def refer() -> None:
+            with directory(slapd).connected(1_000_000, 60.0) as connection:
+                classes = ["referral", "extensibleObject"]
+                assert connection.add(dn, classes, {"ref": ref}), connection.result
+
+        await asyncio.to_thread(refer)
+        with pytest.raises(StatusRefused, match="referral"):
+            await Downloader().get(crl_url(slapd, dn), LIMITS)
+        with pytest.raises(BlockingIOError):
+            trap.accept()
+
+
 @pytest.mark.parametrize(
     "dn, attribute, limit, reason",
     [
@@ -159,6 +189,16 @@ async def test_a_crl_that_is_not_to_be_had(
     await asyncio.to_thread(directory(slapd).write, f"cn=large,{SUFFIX}", values, 60.0)
     with pytest.raises(StatusRefused, match=reason):
         await Downloader().get(crl_url(slapd, dn, attribute), Limits(limit, 60.0))
+
+
+async def test_an_answer_of_many_entries_is_refused(slapd: Slapd) -> None:
+    """A distribution point is one entry, or a few; the first of many are not all that was revoked."""
+    for number in range(11):
+        values = {"certificateRevocationList": CRL}
+        await asyncio.to_thread(directory(slapd).write, f"cn=many-{number},{SUFFIX}", values, 60.0)
+    url = crl_url(slapd, SUFFIX, "certificateRevocationList;binary?sub")
+    with pytest.raises(StatusRefused, match="sizeLimitExceeded"):
+        await Downloader().get(url, LIMITS)
 
 
 @pytest.fixture

@@ -857,7 +857,7 @@ def test_the_bundled_ca_over_http_gets_ok_only(tmp_path: Path, vendor_pki: Vendo
         (
             ("ra", "block", "gateway"),
             "ir",
-            "the CA's rights of the RA; bundled CA: ra-gateway ca ra list",
+            "the CA: ra-gateway ca ra list, and ca ra unblock NAME",
         ),
         (
             ("role", "add", "ra", "--privilege", "issue", "--privilege", "revoke"),

@@ -11,19 +11,16 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
-from pkilint import loader, pkix
-from pkilint.pkix import crl, extension, name
-from pkilint.validation import ValidationFindingSeverity
 
 from ra_gateway.ca.crl import CRLPublisher, CRLSettings
 from ra_gateway.ca.cross import RootKey, cross_certify, make_root_crl
 from ra_gateway.ca.keys import create_operator_pki
-from ra_gateway.ca.lint import lint_certificate
 from ra_gateway.ca.profiles import SEG, Profile
 from ra_gateway.ca.ra_credential import issue_ra_certificate
 from ra_gateway.ca.records import Reason
 from ra_gateway.ca.rollover import roll_issuing, roll_root
 from ra_gateway.keys import load_certificates
+from tests.support.linting import certificate_errors, crl_errors
 from tests.support.pki import KeyKind, make_key
 from tests.support.status import status_ca
 
@@ -36,8 +33,7 @@ def errors_of(profile: Profile, path: Path) -> list[str]:
     return [
         finding
         for certificate in load_certificates(path, "test")
-        for finding in lint_certificate(profile, certificate.der)
-        if finding.startswith(("error ", "fatal "))
+        for finding in certificate_errors(profile, certificate.der)
     ]
 
 
@@ -64,28 +60,6 @@ def test_the_cas_own_certificates(kind: str, tmp_path: Path) -> None:
     paths = sorted(tmp_path.rglob("*.pem"))
     assert len(paths) > 8
     assert {str(path): errors_of(SEG, path) for path in paths if errors_of(SEG, path)} == {}
-
-
-def crl_errors(der: bytes, kind: str = "CRL") -> list[str]:
-    """Return pkilint's errors about a CRL."""
-    validator = crl.create_pkix_crl_validator_container(
-        [
-            pkix.create_attribute_decoder(name.ATTRIBUTE_TYPE_MAPPINGS),
-            pkix.create_extension_decoder(extension.EXTENSION_MAPPINGS),
-        ],
-        [
-            crl.create_issuer_validator_container([]),
-            crl.create_validity_validator_container([]),
-            crl.create_extensions_validator_container([]),
-        ],
-    )
-    document = loader.RFC5280CertificateListDocumentLoader().load_der_document(der, kind)
-    return [
-        f"{description.finding.code} at {result.node.path}"
-        for result in validator.validate(document.root)
-        for description in result.finding_descriptions
-        if description.finding.severity <= ValidationFindingSeverity.ERROR
-    ]
 
 
 @pytest.mark.requirement(129, "T23")

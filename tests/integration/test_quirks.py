@@ -2,50 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from redis.asyncio import Redis
 
-from ra_gateway.app import Application
 from ra_gateway.cmp.codes import BodyType
-from ra_gateway.cmp.messages import PKIMessage
-from ra_gateway.config.reading import load
-from ra_gateway.events import RequestHandled
 from tests.support.answers import fail_names
-from tests.support.harness import handled_only
+from tests.support.nodes import running
 from tests.support.old_device import OldDevice
 from tests.support.pki import VendorPKI
 from tests.support.setups import edit, make_setup
 
 QUIRKS = 'quirks = ["short_ids", "wrong_clock", "sha1"]\n'
-
-
-@dataclass
-class Node:
-    """A gateway in this process."""
-
-    application: Application
-    events: list[RequestHandled] = field(default_factory=list)
-
-    async def ask(self, der: bytes) -> PKIMessage:
-        endpoint = next(iter(self.application.services.endpoints))
-        reply = await self.application.gateway.handle(der, endpoint=endpoint)
-        return PKIMessage.from_der(reply.der)
-
-
-@asynccontextmanager
-async def running(config: Path) -> AsyncIterator[Node]:
-    events: list[RequestHandled] = []
-    application = Application(load(config), sink=handled_only(events.append))
-    await application.start()
-    try:
-        yield Node(application, events)
-    finally:
-        await application.stop()
 
 
 async def test_a_device_renews_after_restarts_and_losses(

@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from ra_gateway.app import now
-from ra_gateway.app.gateway import Application
+from ra_gateway.app.application import Application
 from ra_gateway.cmp.algorithms import digest
 from ra_gateway.cmp.bodies import (
     CertStatus,
@@ -57,6 +57,7 @@ from ra_gateway.upstream.vault import VaultUpstream
 from tests.support import requests
 from tests.support.answers import fail_names, follow, status_of
 from tests.support.asserts import assert_answers
+from tests.support.chain import local_ra, registered
 from tests.support.credentials import cmp_certificate, cmp_credential
 from tests.support.harness import ManualClock, World, handled_only
 from tests.support.pki import OperatorPKI, VendorPKI, make_key, other_operator, write_certificates
@@ -375,7 +376,8 @@ async def test_a_device_has_its_certificate_revoked(opened: Open, kind: str) -> 
         site.api.issued.append(own)
         answer = await site.ask(await rr(world, device))
         assert answer.body_type is BodyType.rp
-        assert status_of(answer).status is PKIStatus.accepted
+        done = ("The certificate is revoked.",)
+        assert status_of(answer) == PKIStatusInfo(PKIStatus.accepted, done)
         assert site.api.revoked == {own.serial_number: 0 if kind == "vault" else 1}
         assert world.events[-1].outcome == "revoked"
 
@@ -409,6 +411,29 @@ async def test_an_api_without_revocation(opened: Open) -> None:
     async with opened("rest", rest={"revoke_url": None}) as site:
         answer = await site.ask(await rr(site.world, site.world.operator.device(NAME)))
         assert (answer.body_type, fail_names(answer)) == (BodyType.rp, ["badRequest"])
+
+
+@pytest.mark.requirement(129)
+@pytest.mark.parametrize("kind", KINDS)
+async def test_who_asks_for_the_release_from_hold_has_nothing_revoked(
+    opened: Open, operator_pki: OperatorPKI, kind: str
+) -> None:
+    """An RA, since no device may; step-ca and Vault know no other deed than to revoke for good: badRequest."""
+    ra = local_ra(operator_pki)
+    known = registered(operator_pki, ra)
+    async with opened(kind, endpoint={"registration_authorities": known}) as site:
+        held = cmp_certificate(operator_pki.device(NAME).certificate)
+        site.api.issued.append(held)
+        answer = await site.ask(await rr(site.world, ra, requests.details(held, reason=8)))
+        assert answer.body_type is BodyType.rp
+        if kind == "rest":
+            done = ("The certificate is released from hold.",)
+            assert status_of(answer) == PKIStatusInfo(PKIStatus.accepted, done)
+            assert site.api.revoked == {held.serial_number: 8}
+        else:
+            assert fail_names(answer) == ["badRequest"]
+            assert "hold" in site.detail
+            assert (site.api.asked, site.api.revoked) == ([], {})
 
 
 async def test_a_certificate_of_another_ca_is_not_revoked(

@@ -336,7 +336,8 @@ async def test_a_body_above_the_limit_is_413_and_not_read_to_its_end() -> None:
 
 async def test_a_body_of_thousands_of_chunks_is_cut_off() -> None:
     """Each chunk costs something, and a body within the limit could have as many as octets."""
-    async with served() as (listener, echo, _, connect):
+    facts: list[Any] = []
+    async with served(sink=facts.append) as (listener, echo, _, connect):
         for count, is_taken in ((1500, True), (3000, False)):
             client = await connect()
             client.send(request(b"", length=-1, headers="Transfer-Encoding: chunked\r\n"))
@@ -347,6 +348,8 @@ async def test_a_body_of_thousands_of_chunks_is_cut_off() -> None:
                 assert await client.is_closed()
         assert [call[0] for call in echo.calls] == [b"x" * 1500]
         assert listener.counters.requests_refused == 1
+        (told,) = facts
+        assert (told.peer, told.status, "lines" in told.reason) == ("127.0.0.1", None, True)
 
 
 @pytest.mark.parametrize(
@@ -633,10 +636,13 @@ async def test_for_a_connection_too_many_the_longest_idle_one_goes() -> None:
 
 async def test_a_connection_with_a_request_in_flight_never_goes() -> None:
     """Where all are at work, it is the newcomer that is closed, at once; one that leaves makes room."""
-    async with served(max_connections=2) as (listener, echo, _, connect):
+    facts: list[Any] = []
+    async with served(max_connections=2, sink=facts.append) as (listener, echo, _, connect):
         working = await under_way(listener, echo, connect, 2)
         assert await (await connect()).is_closed()
         assert (listener.connections_count, listener.counters.connections_refused) == (2, 1)
+        (told,) = facts
+        assert (told.peer, told.status, told.reason) == ("127.0.0.1", None, "too many connections")
         echo.may_answer.set()
         assert [(await client.response()).status for client in working] == [200, 200]
         assert (await (await connect()).post(b"z")).status == 200

@@ -10,9 +10,13 @@ from pathlib import Path
 import pytest
 
 from ra_gateway.app import warnings
+from ra_gateway.app.warnings import of_ca_expiry
 from ra_gateway.config.reading import load
+from ra_gateway.keys import load_private_key
 from tests.support.commandline import run, succeeded
-from tests.support.pki import VendorPKI, make_root, write_certificates
+from tests.support.crls import make_crl
+from tests.support.openssl import load_certificate
+from tests.support.pki import Authority, VendorPKI, make_root, write_certificates
 from tests.support.processes import GatewayProcess
 from tests.support.setups import edit, http_upstream, keep_to_the_standard, make_setup, set_upstream
 
@@ -21,7 +25,7 @@ from tests.support.setups import edit, http_upstream, keep_to_the_standard, make
 def config(tmp_path: Path, vendor_pki: VendorPKI) -> Path:
     """A gateway that nothing is to be said of."""
     path = make_setup(tmp_path, vendors={"acme": vendor_pki})
-    edit(path, 'allowed_subjects = ["*"]', 'allowed_subjects = ["CN={cn}.ran.example.net"]')
+    edit(path, 'allowed_subjects = ["*"]', f"allowed_subjects = [{NAME}]")
     edit(path, 'allowed_sans = ["*"]', 'allowed_sans = ["dns:{cn}.ran.example.net"]')
     (tmp_path / "ca" / "root.key").unlink()
     keep_to_the_standard(path)
@@ -35,7 +39,7 @@ SUBJECTS = "vendors.acme.identity.allowed_subjects"
 SANS = "vendors.acme.identity.allowed_sans"
 ANY = "may have the name of any"
 OFFLINE = "Move it offline"
-NAME = '"CN={cn}.ran.example.net"'
+NAME = '"CN={cn}.ran.example.net,O=Example Operator"'
 SAN = '"dns:{cn}.ran.example.net"'
 
 CASES: dict[str, tuple[Change, str, str]] = {}
@@ -170,11 +174,75 @@ def replaced(old: str, new: str) -> Change:
     return lambda config: edit(config, old, new)
 
 
+@warned_of("a vendor in no endpoint", "vendors.rivet: ", 'Add "rivet" to vendors of an endpoint')
+def a_vendor_in_no_endpoint(config: Path) -> None:
+    rivet = f'[vendors.rivet]\nanchors_paths = ["acme/root.pem"]\n[vendors.rivet.identity]\nallowed_subjects = [{NAME}]'
+    config.write_text(f"{config.read_text()}\n{rivet}\n")
+
+
+@warned_of(
+    "an upstream that nobody names", "upstreams.other: ", "Name it in an endpoint or a route"
+)
+def an_upstream_that_nobody_names(config: Path) -> None:
+    config.write_text(f'{config.read_text()}\n[upstreams.other]\nkind = "bundled"\n')
+
+
+@warned_of("an inventory that nobody looks at", "inventory: ", 'Set inventory = "required"')
+def an_inventory_that_nobody_looks_at(config: Path) -> None:
+    inventory(config, "acme,1,,,true")
+
+
+def inventory(config: Path, *lines: str) -> None:
+    """Give a configuration an inventory."""
+    header = "domain,identity,subject,san,enabled"
+    (config.parent / "devices.csv").write_text("\n".join((header, *lines, "")))
+    config.write_text(f'{config.read_text()}\n[inventory]\ncsv_path = "devices.csv"\n')
+
+
+def crl_of(config: Path, days: int) -> None:
+    """Have the operator's CRL read from a file that is good for so many days of a hundred."""
+    end = datetime.now(UTC) + timedelta(days=days)
+    key = load_private_key(config.parent / "ca" / "issuing.key", None, "key")
+    issuing = Authority(load_certificate(config.parent / "operator" / "issuing.pem"), key)
+    crl = make_crl(issuing, this_update=end - timedelta(days=100), lifetime=timedelta(days=100))
+    (config.parent / "issuing.crl").write_bytes(crl)
+    table = '[operator.revocation]\nmode = "soft"\ncrl_paths = ["issuing.crl"]\n'
+    config.write_text(f"{config.read_text()}\n{table}")
+
+
 CASES |= {
+    "a subject of another domain": (
+        replaced(NAME, '"CN={cn}.other.example,O=Example Operator"'),
+        "vendors.acme.identity: makes or allows only names that ne_ipsec",
+        "Write names as the CA certifies them; or change ca.domains",
+    ),
+    "a subject of another organisation": (
+        replaced(NAME, '"CN={cn}.ran.example.net,O=Other"'),
+        "O is none of the operator's own",
+        "ca.organisations",
+    ),
+    "a subject of another form": (
+        replaced(NAME, '"CN={cn}.ran.example.net"'),
+        "the subject is not of the form",
+        "ca.profile",
+    ),
+    "a template of another domain": (
+        replaced(
+            'subject = "keep"',
+            'subject = "replace"\nsubject_template = "CN={host}.x.example,O=Example Operator"',
+        ),
+        "lies in no domain of the operator",
+        "ca.domains",
+    ),
+    "names of another domain": (
+        replaced('subject = "keep"', 'subject = "keep"\nsan_template = ["dns:{host}.x.example"]'),
+        "lies in no domain of the operator",
+        "ca.domains",
+    ),
     "any subject": (replaced(NAME, '"CN=a.example", "*"'), SUBJECTS, ANY),
-    "any CN": (replaced(NAME, '"CN=*"'), SUBJECTS, ANY),
+    "any CN": (replaced(NAME, f'"CN=*", {NAME}'), SUBJECTS, ANY),
     "a shared CN": (
-        replaced(NAME, '"CN=*.ran.example.net,O=Example"'),
+        replaced(NAME, '"CN=*.ran.example.net,O=Example Operator"'),
         SUBJECTS,
         "of any other that fits",
     ),
@@ -220,6 +288,45 @@ def test_what_is_warned_of(case: str, config: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "days, said", [(26, ""), (24, "is good until"), (-1, "was good until")], ids=str
+)
+def test_a_crl_in_a_file_is_warned_of_in_the_last_quarter_of_its_life(
+    days: int, said: str, config: Path
+) -> None:
+    """However short that is: whoever replaces it each day needs no warning."""
+    crl_of(config, days)
+    found = warnings(load(config), datetime.now(UTC))
+    assert [problem.path for problem in found] == ["operator.revocation.crl_paths"] * bool(said)
+    assert all(said in problem.what for problem in found)
+
+
+def test_lines_of_the_inventory_that_help_nobody(config: Path) -> None:
+    """Of a vendor that there is not, and two devices with one subject however it is written; each with its line."""
+    edit(config, "[vendors.acme.identity]", '[vendors.acme.identity]\ninventory = "optional"')
+    inventory(
+        config,
+        "foo,1,,,true",
+        'acme,2,"CN=a,O=Example",,true',
+        'acme,3,"cn=A, O = Example",,true',
+        "acme,4,CN={serial_number},,true",
+        "acme,5,CN={serial_number},,true",
+        *(f"bar,{number},,,true" for number in range(6)),
+    )
+    said = [
+        line.partition("devices.csv:")[2]
+        for line in succeeded("check-config", "--config", config).splitlines()
+        if "devices.csv:" in line
+    ]
+    assert said[0].startswith("2: there is no vendor 'foo'")
+    assert "Write one of: acme" in said[0]
+    assert said[1].startswith("4: has the subject of line 3")
+    assert [line[:1] for line in said[2:6]] == ["7", "8", "9", "1"]
+    assert "2 more lines with such a vendor" in said[6]
+    rows = json.loads(run("doctor", "--json", "--quiet", "--config", config).stdout)
+    assert sum(row["subject"] == "inventory" for row in rows) == 7
+
+
 def test_what_is_advised_for_a_remote_ca_is_not_warned_of(config: Path) -> None:
     """Its CRL, and its issuing CA listed."""
     hard(config)
@@ -244,6 +351,17 @@ def test_a_key_in_an_hsm_is_not_beside(config: Path) -> None:
     (config.parent / "ca" / "root.key").write_text("pkcs11:token=t;object=root?pin-source=pin\n")
     (config.parent / "ca" / "root.key").chmod(0o600)
     assert warnings(load(config), datetime.now(UTC)) == []
+
+
+def test_the_ca_s_own_certificates_that_end(config: Path) -> None:
+    """In the last 30 days, and after; what is told of each is its file."""
+    settings = load(config)
+    assert settings.ca is not None
+    now = datetime.now(UTC)
+    assert [*of_ca_expiry(settings.ca, now)] == []
+    later = [problem.what for problem in of_ca_expiry(settings.ca, now + timedelta(days=36500))]
+    assert any(what.startswith("cmp.pem, ") and "expired at" in what for what in later)
+    assert any(what.startswith("root.pem, ") for what in later)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 
+from ra_gateway.ca.profiles import SEG
 from tests.support import pki
+from tests.support.linting import certificate_errors
 from tests.support.openssl import (
     OpensslMockCA,
     Result,
@@ -21,7 +23,16 @@ from tests.support.openssl import (
     openssl_path,
     public_key_der,
 )
-from tests.support.pki import KeyKind, OperatorPKI, VendorPKI, make_key, make_root, resign_with_sha1
+from tests.support.pki import (
+    KeyKind,
+    OperatorPKI,
+    VendorPKI,
+    make_key,
+    make_operator_pki,
+    make_root,
+    make_vendor_pki,
+    resign_with_sha1,
+)
 
 
 def assert_chain(leaf: x509.Certificate, chain: tuple[x509.Certificate, ...]) -> None:
@@ -38,6 +49,18 @@ def test_a_chain_of_every_key_kind_is_valid(kind: KeyKind) -> None:
     leaf = root.issue_ca("Sub", kind).issue("leaf", kind)
     assert_chain(leaf.certificate, leaf.chain)
     assert len({public_key_der(c) for c in (leaf.certificate, *leaf.chain)}) == 3
+
+
+@pytest.mark.parametrize("kind", get_args(KeyKind))
+def test_the_linter_finds_no_error_in_the_usual_certificates(kind: KeyKind) -> None:
+    """Those of vendors, operators and their devices are as orderly as the bundled CA's."""
+    vendor, operator = make_vendor_pki(key=kind), make_operator_pki(key=kind)
+    usual = (
+        *(vendor.root, vendor.sub, vendor.device(key=kind)),
+        *(operator.root, operator.issuing, operator.ra, operator.cmp_signer),
+        operator.device(key=kind, san=["dns:enb1.example.net"]),
+    )
+    assert [certificate_errors(SEG, item.der) for item in usual] == [[]] * len(usual)
 
 
 def test_key_identifiers_link_the_chain(vendor_pki: VendorPKI) -> None:

@@ -77,6 +77,12 @@ def _very_long_length(tbs: Node) -> None:
     node.head = node.tag + b"\x84\x00\x00\x00" + bytes((len(node.encode()) - 2,))
 
 
+def _padded_length(tbs: Node) -> None:
+    node = tbs.at(_TBS_EXTENSIONS, 0)
+    length = len(asn1.inner(node.encode()))
+    node.head = node.tag + b"\x83" + length.to_bytes(3, "big")
+
+
 def _time(tag: bytes, text: bytes) -> Shape:
     def change(tbs: Node) -> None:
         tbs.at(_TBS_VALIDITY).content[0] = Node(tag, text)
@@ -110,6 +116,7 @@ SHAPES: Final[dict[str, tuple[Shape, str]]] = {
     "unused bits": (_unused_bits, "unused bits"),
     "long length": (_long_length, "a length"),
     "very long length": (_very_long_length, "a length"),
+    "padded length": (_padded_length, "a length"),
     "no seconds": (_time(b"\x17", b"2501010000Z"), "a time"),
     "an offset": (_time(b"\x17", b"250101010000+0100"), "a time"),
     "a fraction": (_time(b"\x18", b"20250101000000.0Z"), "a time"),

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from ra_gateway.cli.main import main as ra_gateway
+from tests.support import linting
 from tests.support.patience import PATIENCE_SECONDS
 
 _FORKING: Final = multiprocessing.get_context("forkserver")
@@ -44,6 +45,7 @@ class Command:
                 errors_path,
                 dict(os.environ),
                 Path.cwd(),
+                linting.delivery(),
             ),
             daemon=True,  # what a failing test leaves ends with the tests
         )
@@ -101,7 +103,9 @@ def _run(
     errors_path: Path | None,
     environment: Mapping[str, str],
     directory: Path,
+    delivery: Path | None,
 ) -> None:
+    linting.deliver(delivery)
     appending = os.O_WRONLY | os.O_CREAT | os.O_APPEND
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(os.open(output_path, appending, 0o600), 1)

@@ -42,6 +42,7 @@ from ra_gateway.ca.ledger import ledger as ledger_module
 from ra_gateway.ca.ledger import revoking as revoking_module
 from ra_gateway.ca.ledger.database import _PostgresTransaction, _SQLiteThread
 from ra_gateway.ca.ledger.ledger import Ledger, LedgerLocation, open_ledger
+from tests.support import linting
 from tests.support.desk import NOW, Clock, Desk, open_desk
 from tests.support.pki import Authority, Credential, OperatorPKI
 
@@ -132,7 +133,13 @@ class Nursery:
     def __enter__(self) -> Self:
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "tests.support.crashing", str(self._directory)],
+                [
+                    sys.executable,
+                    "-m",
+                    "tests.support.crashing",
+                    str(self._directory),
+                    str(linting.delivery() or ""),
+                ],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -375,8 +382,10 @@ def _serve(operator: OperatorPKI, jobs: BinaryIO, outcomes: BinaryIO) -> None:
         outcomes.flush()
 
 
-def main(directory: Path) -> None:
+def main(directory: Path, delivery: str) -> None:
     """Do jobs from standard input until its end."""
+    linting.watch()
+    linting.deliver(Path(delivery) if delivery else None)
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     jobs, outcomes = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
@@ -391,4 +400,4 @@ if __name__ == "__main__":
     # By its name, so that jobs are unpickled as what they were pickled.
     from tests.support import crashing
 
-    crashing.main(Path(sys.argv[1]))
+    crashing.main(Path(sys.argv[1]), sys.argv[2])

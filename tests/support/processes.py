@@ -101,6 +101,20 @@ class ServerProcess(LocalServer):
         self._process = None
         return exit_code
 
+    def hang_up(self) -> None:
+        """Have it read its configuration again (SIGHUP)."""
+        self._running.send_signal(signal.SIGHUP)
+
+    def await_event(self, name: str) -> dict[str, Any]:
+        """Wait for a line of the log, and return it."""
+        give_up_at = time.monotonic() + PATIENCE_SECONDS
+        while time.monotonic() < give_up_at:
+            for event in self.events:
+                if event["event"] == name:
+                    return event
+            time.sleep(POLL_SECONDS)
+        raise AssertionError(f"no line {name}:\n{self.log}")
+
     def kill(self) -> None:
         """End it with SIGKILL, as a crash does, and wait; nothing if it does not run."""
         if self._process is not None:
@@ -136,6 +150,8 @@ class ServerProcess(LocalServer):
             flags=re.MULTILINE,
         )
         assert count == 1, f"[{self.table}] of {self.config_path} has no listen_port"
+        if "\n[management]" not in text:  # a thousand above a port that happened to be free is not
+            text += "\n[management]\nlisten_port = 0\n"
         copy = self.config_path.with_name(f"{self.config_path.stem}-{self.port}.toml")
         copy.write_text(text)
         return copy

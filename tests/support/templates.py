@@ -21,7 +21,7 @@ EVERY_EXTENSION: Final = replace(
     delta_crl_url="http://a.example.net/d.crl",
     ocsp_url="http://o.example.net/",
     ca_issuers_url="http://a.example.net/{issuer}.cer",
-    certificate_policies=("1.2.3",),
+    certificate_policies=("1.2.3.4",),
 )
 """A profile with all that a profile adds by itself."""
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import socket
+import time
+
 import pytest
 
-from ra_gateway.ldap import LDAPURL, parse_url
+from ra_gateway.ldap import LDAPURL, _Bounded, parse_url
 
 
 @pytest.mark.parametrize(
@@ -50,3 +53,19 @@ def test_what_is_no_url_of_a_crl(url: str) -> None:
     """Nothing else is ever asked for."""
     with pytest.raises(ValueError, match=r"."):
         parse_url(url)
+
+
+def test_what_a_directory_says_has_an_end() -> None:
+    """By octets, which TLS goes on with, and by time: also where something has come."""
+    far = time.monotonic() + 1000.0
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.sendall(b"abcdef")
+        bounded = _Bounded(ours, 5, far)
+        assert bounded.recv(3) == b"abc"
+        assert 0.0 < ours.gettimeout() <= 1000.0  # type: ignore[operator]
+        with pytest.raises(OSError, match="more than is read"):
+            bounded.around(ours).recv(3)
+        theirs.sendall(b"x")
+        with pytest.raises(TimeoutError, match="takes too long"):
+            _Bounded(ours, 5, time.monotonic()).recv(1)

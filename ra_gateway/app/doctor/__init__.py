@@ -42,7 +42,7 @@ async def examine(
     found += await examine_store(config.store)
     found += examine_inventory(config)
     if config.ca is not None:
-        found += await _examine_ledger(config.ca, clock())
+        found += await _examine_bundled_ca(config, config.ca, clock())
     found += examine_safety(of_safety(config))
     found += examine_codec()
     examiner = UpstreamExaminer(config, subject=subject, san=san, clock=clock)
@@ -51,9 +51,19 @@ async def examine(
     return found
 
 
-async def _examine_ledger(config: CAConfig, moment: datetime) -> list[Result]:
-    try:
-        from ra_gateway.app.doctor.ledger import examine_ledger  # the extra `ca`
+async def _examine_bundled_ca(
+    config: GatewayConfig, ca: CAConfig, moment: datetime
+) -> list[Result]:
+    try:  # the extra `ca`
+        from ra_gateway.app.doctor.directory import examine_directory
+        from ra_gateway.app.doctor.ledger import examine_ledger
+        from ra_gateway.app.doctor.registered import examine_registered
     except ModuleNotFoundError as error:
         return Check("ledger", "look at it").problems(missing_extra("ca", error))
-    return await examine_ledger(config, moment)
+    is_ours = any(upstream.kind == "bundled" for upstream in config.upstreams.values())
+    own_path = config.ra.certificate_path if is_ours else None
+    return [
+        *await examine_ledger(ca, moment),
+        *await examine_registered(ca, moment, own_path),
+        *await examine_directory(ca),
+    ]

@@ -7,8 +7,10 @@ from datetime import datetime
 from typing import Final
 
 from ra_gateway.app.ca import EXPIRY_WARNING, CAService
+from ra_gateway.app.doctor.directory import examine_directory
 from ra_gateway.app.doctor.environment import examine_codec, examine_safety
 from ra_gateway.app.doctor.ledger import examine_ledger
+from ra_gateway.app.doctor.registered import examine_registered
 from ra_gateway.app.doctor.results import Check, Result, Verdict
 from ra_gateway.app.doctor.revocation import examine_vendors
 from ra_gateway.app.running import now
@@ -35,6 +37,8 @@ async def examine_ca(
         *_certificates(config, clock()),
         *await examine_vendors(vendors, clock()),
         *await examine_ledger(config.ca, clock()),
+        *await examine_registered(config.ca, clock()),
+        *await examine_directory(config.ca),
         *examine_safety(ca_warnings(config, clock())),
         *examine_codec(),
     ]

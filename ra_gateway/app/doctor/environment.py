@@ -10,8 +10,9 @@ import cryptography
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from ra_gateway.app.application import OTHER_SEAL_KEY, transaction_store
 from ra_gateway.app.doctor.results import Check, Result, Verdict
-from ra_gateway.app.gateway import OTHER_SEAL_KEY, transaction_store
+from ra_gateway.app.idle import of_inventory
 from ra_gateway.cmp.selfcheck import require_codec
 from ra_gateway.config.service_tables import StoreConfig
 from ra_gateway.config.tables import GatewayConfig
@@ -89,7 +90,7 @@ async def _eviction(config: StoreConfig) -> Result:
 async def _memory(config: StoreConfig) -> dict[str, Any]:
     url = config.redis_url or ""
     if config.redis_url_path is not None:
-        url = config.redis_url_path.read_text().strip()
+        url = config.redis_url_path.read_text(encoding="utf-8-sig").strip()
     client = Redis.from_url(url, socket_connect_timeout=config.redis_timeout_seconds)
     try:
         async with asyncio.timeout(config.redis_timeout_seconds):
@@ -127,6 +128,11 @@ def examine_inventory(config: GatewayConfig) -> list[Result]:
         return []
     check = Check("inventory", f"read {config.inventory.csv_path}")
     try:
-        return [check.ok(f"{len(CSVInventory(config.inventory.csv_path))} devices")]
+        found = [check.ok(f"{len(CSVInventory(config.inventory.csv_path))} devices")]
     except ConfigError as error:
         return check.problems(error)
+    idle = "no device is served by it, or two are by one name"
+    return found + [
+        Check("inventory", problem.path).warning(problem.what, idle, problem.todo)
+        for problem in of_inventory(config)
+    ]

@@ -8,6 +8,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, cast
 
+from ra_gateway.app.application import Application
 from ra_gateway.app.doctor.certificates import authorities
 from ra_gateway.app.doctor.connectivity import examine_connectivity
 from ra_gateway.app.doctor.known_errors import explain
@@ -26,7 +27,6 @@ from ra_gateway.app.doctor.responses import (
     shown_by,
 )
 from ra_gateway.app.doctor.results import Check, Result, Verdict
-from ra_gateway.app.gateway import Application
 from ra_gateway.app.running import now
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import BodyType
@@ -323,6 +323,7 @@ class _ProbedUpstream:
             for place, row in self._alone.items():
                 if found[place].verdict is Verdict.fault:
                     found[place] = row
+        found = _told_once(found)
         found += _different(self._proofs)
         if self._responses:
             check = ResponseCheck(self._way, self._named, self._clock(), self._is_ejbca)
@@ -343,6 +344,17 @@ class _ProbedUpstream:
         if renewing and first is not None and kur_wants_the_device(first, response):
             return of_kur(self._way.name, probe, response)
         return row
+
+
+def _told_once(results: Iterable[Result]) -> list[Result]:
+    """Return the results with one row for what went wrong with several probes in the same way."""
+    found: dict[tuple[str, str, str, str], Result] = {}
+    for item in results:
+        key = (item.came_back, item.cause, item.setting, "" if item.cause else item.tried)
+        first = found.setdefault(key, item)
+        if first is not item:
+            found[key] = replace(first, tried=f"{first.tried}; {item.tried}")
+    return list(found.values())
 
 
 def _different(results: Iterable[Result]) -> list[Result]:

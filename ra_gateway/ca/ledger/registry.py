@@ -49,7 +49,13 @@ from ra_gateway.ca.records import (
 )
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.identity import fqdn_of
-from ra_gateway.cmp.names import GENERAL_NAME_KINDS
+from ra_gateway.cmp.names import (
+    GENERAL_NAME_KINDS,
+    plain_general_name,
+    plain_rfc4514,
+    unfit_attribute,
+    unfit_general_name,
+)
 from ra_gateway.errors import CMPError, ConfigError
 
 RESERVED_NAMES: Final = frozenset({CLIENT, "ca", "migration", "operator"})
@@ -232,11 +238,12 @@ class Registry:
             ConfigError: Its name cannot be used, or it lets nothing be done.
         """
         _require_role(role)
+        subjects, sans = _patterns(f"role {role.name}", role.subjects, role.sans)
         values = {
             "privileges": json.dumps(sorted(role.privileges)),
             "profiles": json.dumps(role.profiles),
-            "subjects": json.dumps(role.subjects),
-            "sans": json.dumps(role.sans),
+            "subjects": json.dumps(subjects),
+            "sans": json.dumps(sans),
             "others": int(role.others),
         }
 
@@ -299,7 +306,7 @@ class Registry:
         certificate = (
             None if certificate_der is None else _authority_certificate(name, certificate_der, now)
         )
-        _require_patterns(f"ra {name}", subjects or (), sans or ())
+        own_subjects, own_sans = _patterns(f"ra {name}", subjects or (), sans or ())
         _require_name("ra", name)
         if name in RESERVED_NAMES:
             raise ConfigError.of(
@@ -313,8 +320,11 @@ class Registry:
                 _unknown_role(role_name)
             values = {"role": role_name} | {
                 column: json.dumps(patterns)
-                for column, patterns in (("subjects", subjects), ("sans", sans))
-                if patterns is not None
+                for column, given, patterns in (
+                    ("subjects", subjects, own_subjects),
+                    ("sans", sans, own_sans),
+                )
+                if given is not None
             }
             made = {"enabled": 1, "created_at": seconds(now)}
             detail = _put(connection, _authorities, name, values, made)
@@ -416,7 +426,10 @@ def _role(name: str, row: AnyRow) -> Role:
     )
 
 
-def _require_patterns(where: str, subjects: Iterable[str], sans: Iterable[str]) -> None:
+def _patterns(
+    where: str, subjects: Iterable[str], sans: Iterable[str]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return patterns of subjects and of other names as they are compared, if names can fit them."""
     for pattern in (*subjects, *sans):
         if not 0 < len(pattern) <= LONGEST_TEXT or not pattern.isprintable():
             raise ConfigError.of(
@@ -433,6 +446,14 @@ def _require_patterns(where: str, subjects: Iterable[str], sans: Iterable[str]) 
                 "Begin it with the kind of name, such as dns:enb-*.example.net or ip:192.0.2.*; uri:, email: and dn: "
                 "are others",
             )
+    subjects = tuple(map(plain_rfc4514, subjects))
+    sans = tuple(map(plain_general_name, sans))
+    unfit = [*map(unfit_attribute, subjects)]
+    unfit += [unfit_general_name(pattern) for pattern in sans if pattern != "*"]
+    for why in filter(None, unfit):
+        todo = "Write patterns like CN=enb-*,O=Operator, with all attributes, and dns:enb-*.example.net"
+        raise ConfigError.of(where, f"a pattern fits no name: {why}", todo)
+    return subjects, sans
 
 
 def _require_role(role: Role) -> None:
@@ -449,7 +470,6 @@ def _require_role(role: Role) -> None:
             "names no certificate profile, or one twice",
             "Name those it may ask for, the usual one first; `ra-gateway ca profiles` lists them",
         )
-    _require_patterns(f"role {role.name}", role.subjects, role.sans)
     if role.others and not (role.subjects or role.sans):
         raise ConfigError.of(
             f"role {role.name}",

@@ -130,8 +130,13 @@ def test_forms_of_a_subject(ca: Certificate, profile: Profile) -> None:
         )
     ]
     # fmt: on
-    joined = asn1.tlv(0x31, *(asn1.inner(asn1.parts(name(item), 1, "")[0]) for item in (CN, O)))
-    for subject_der in (*bad, asn1.tlv(0x30, joined)):
+    # The attributes of one RDN stand in the order of their octets (X.690 11.6).
+    short = (OID.organizationName, 0x0C, "Op")
+    bad += [
+        asn1.tlv(0x30, asn1.tlv(0x31, *(asn1.inner(asn1.inner(name(item))) for item in joined)))
+        for joined in ((CN, O), (short, CN))
+    ]
+    for subject_der in bad:
         error = refused(profile, template(subject_der=subject_der, extensions=san), ca)
         assert error.rule == "T8"
         assert "not of the form (C), O, CN" in error.detail
@@ -268,6 +273,19 @@ def test_hosts_of_uris_lie_in_the_domain(ca: Certificate, uri: str, host: str, g
         planned(own, asked, ca)
     else:
         assert refused(own, asked, ca).rule == "T1"
+
+
+@pytest.mark.requirement("T1")
+def test_a_dot_of_a_host_in_a_uri_may_be_escaped(ca: Certificate) -> None:
+    """It is a dot to whoever resolves the URI (RFC 3986 2.4)."""
+    own = replace(loose(NE_IPSEC), domains=("ran.example.net", "example.net"))
+    for host, good in (("a%2Eran%2eexample%2Enet", True), ("a%2Eevil%2Eorg", False)):
+        san = asn1.tlv(0x30, asn1.tlv(0x86, f"sip:u@{host}".encode()))
+        asked = template(extensions=(Extension(OID.subjectAltName, False, san),))
+        if good:
+            planned(own, asked, ca)
+        else:
+            assert refused(own, asked, ca).rule == "T1"
 
 
 @pytest.mark.requirement("T1")
@@ -644,6 +662,9 @@ def test_scp_and_sepp(ca: Certificate) -> None:
     ):
         asked = template(subject_der=NF_SUBJECT, extensions=(san_extension(f"dns:{bad}"),))
         assert refused(SEPP, asked, ca).rule == "T22"
+    client = Extension(OID.extKeyUsage, False, asn1.tlv(0x30, asn1.oid_der(OID.clientAuth)))
+    nameless = (san_extension("ip:192.0.2.1"), client)
+    assert refused(SEPP, template(subject_der=NF_SUBJECT, extensions=nameless), ca).rule == "T22"
 
 
 @pytest.mark.requirement("T21")

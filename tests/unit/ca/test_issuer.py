@@ -154,7 +154,7 @@ async def test_certificates_are_what_x509_wants(kind: pki.KeyKind) -> None:
 @pytest.mark.requirement(153)
 async def test_octets_are_those_of_another_encoder(operator_pki: OperatorPKI) -> None:
     """`CertificateBuilder` makes the same TBSCertificate of the same values, whatever the extensions."""
-    policies = replace(EVERY_EXTENSION, certificate_policies=("1.2.3", "1.2.4"))
+    policies = replace(EVERY_EXTENSION, certificate_policies=("1.2.3.4", "1.2.3.5"))
     for profile, asked in (
         (NE_IPSEC, template(extensions=(SAN,))),
         (policies, template("rsa2048")),
@@ -378,6 +378,7 @@ async def test_the_last_check_looks_at_the_octets(
         ("subjectKeyIdentifier", {"subject_key_identifier": False}),
         ("authorityKeyIdentifier", {"authority_key_identifier": False}),
         ("notBefore", {"not_before": NOW + timedelta(days=1)}),
+        ("notBefore", {"not_before": NOW - timedelta(days=10_000)}),
         ("notAfter", {"not_after": NOW - timedelta(days=1)}),
         ("notAfter", {"not_after": NOW + timedelta(days=366)}),
         ("signature algorithm", {"hash": hashes.SHA384()}),
@@ -414,6 +415,31 @@ def test_the_last_check_knows_what_no_certificate_may_have(
     plan = plan_tbs(NE_IPSEC, template(subject_der=bad.subject_der, spki_der=bad.spki_der), ca, NOW)
     with pytest.raises(ServiceFailure, match=f"violates ne_ipsec: .*{what}"):
         require_conforming(bad.tbs_der, plan, NE_IPSEC, ca, NOW)
+
+
+@pytest.mark.requirement(153)
+@pytest.mark.parametrize("critical", [False, True])
+def test_the_last_check_knows_what_is_never_critical(
+    operator_pki: OperatorPKI, ca: Certificate, critical: bool
+) -> None:
+    """authorityKeyIdentifier and NFTypes, right but for that (RFC 5280 4.2.1.1, RFC 9310 3)."""
+    types = asn1.tlv(0x30, asn1.tlv(0x16, b"AMF"))
+    issuing: Any = operator_pki.issuing.certificate.public_key()
+    extensions = [
+        (x509.AuthorityKeyIdentifier.from_issuer_public_key(issuing), critical),
+        (x509.UnrecognizedExtension(x509.ObjectIdentifier(OID.nfTypes), types), critical),
+    ]
+    until = NOW + timedelta(days=300)
+    made = operator_pki.device(
+        authority_key_identifier=False, extensions=extensions, not_before=NOW, not_after=until
+    )
+    bad, profile = Certificate.from_der(made.der), replace(NE_IPSEC, nf_types=frozenset({"AMF"}))
+    plan = plan_tbs(NE_IPSEC, template(subject_der=bad.subject_der, spki_der=bad.spki_der), ca, NOW)
+    if critical:
+        with pytest.raises(ServiceFailure, match=": authorityKeyIdentifier, NFTypes "):
+            require_conforming(bad.tbs_der, plan, profile, ca, NOW)
+    else:
+        require_conforming(bad.tbs_der, plan, profile, ca, NOW)
 
 
 @pytest.mark.parametrize(

@@ -375,7 +375,7 @@ def test_extensions_that_follow_from_the_profile(ca: Certificate) -> None:
         access("1.3.6.1.5.5.7.48.2", b"http://a.example.net/" + identifier + b".cer"),
     )
     assert found[OID.ocspNoCheck] == b"\x05\x00"
-    assert found[OID.certificatePolicies] == bytes.fromhex("3006300406022a03")
+    assert found[OID.certificatePolicies] == bytes.fromhex("3007300506032a0304")
 
 
 def test_asking_for_what_is_given_anyway_changes_nothing(ca: Certificate) -> None:

@@ -348,7 +348,7 @@ async def test_no_line_is_cut_or_folded(made: dict[str, bytes]) -> None:
 def test_the_command_prints_what_there_is_whatever_the_terminal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, operator_pki: pki.OperatorPKI
 ) -> None:
-    """Forty columns, or a pipe: fingerprints are whole, from a file and from standard input."""
+    """Forty columns, or a pipe: fingerprints and texts are whole, of a message in octets and of one in hex."""
     monkeypatch.setenv("COLUMNS", "40")
     der = bare_message(body(BodyType.cann, operator_pki.root.der))
     file = tmp_path / "cann.txt"
@@ -357,6 +357,11 @@ def test_the_command_prints_what_there_is_whatever_the_terminal(
     assert f"SHA-256: {digest('sha256', operator_pki.root.der).hex()}\n" in told
     members = json.loads(succeeded("show", "--json", file))["members"]
     assert [item["name"] for item in members] == ["header", "body", "protection"]
+    long = bare_message(error_body(PKIStatusInfo(PKIStatus.rejection, ("x" * 600,))))
+    file.write_bytes(long)
+    told = succeeded("show", file)
+    assert "x" * 600 in told
+    assert told.splitlines() == [line.plain for line in lines_of(describe(long))]
 
 
 def members_of(shown: dict[str, Any], name: str) -> list[dict[str, Any]]:

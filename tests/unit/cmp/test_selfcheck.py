@@ -9,7 +9,7 @@ from typing import Any
 import cryptography
 import pytest
 
-from ra_gateway.app.gateway import Application
+from ra_gateway.app.application import Application
 from ra_gateway.cmp import asn1, selfcheck, structures
 from ra_gateway.config.reading import load
 from ra_gateway.errors import ConfigError, MalformedMessage

@@ -183,6 +183,22 @@ def test_octets_that_are_no_name_are_told(octets: bytes) -> None:
     assert alternative_name_faults(asn1.tlv(0x30, asn1.tlv(0xA4, octets)))
 
 
+def test_an_rdn_has_an_attribute_once() -> None:
+    """X.501 9.3: two values would be one name in two orders; another attribute may stand beside it."""
+
+    def joined(*attributes: tuple[str, bytes]) -> bytes:
+        found = [
+            asn1.tlv(0x30, asn1.oid_der(oid), asn1.tlv(UTF8_STRING, value))
+            for oid, value in attributes
+        ]
+        return asn1.tlv(0x30, asn1.tlv(0x31, *found))
+
+    good, bad = ((oid, b"enb-2") for oid in (OID.organizationName, OID.commonName))
+    assert subject_faults(joined((OID.commonName, b"enb-1"), good)) == []
+    (fault,) = subject_faults(joined((OID.commonName, b"enb-1"), bad))
+    assert fault.why == "has an attribute twice in one RDN"
+
+
 def test_no_subject_is_no_fault() -> None:
     """Whether it may be absent is not the question here."""
     assert subject_faults(NULL_DN) == []
@@ -278,7 +294,9 @@ BAD = {
     "a BMPString": (0xA4, name(OID.commonName, BMP, b"\0x")),
     "no other name": (0xA0, b""),
     "no type": (0xA0, b"\xa0\x03\x0c\x01a"),
+    "a type that is no OID": (0xA0, b"\x04" + UPN[1:] + b"\xa0\x03\x0c\x01a"),
     "no value": (0xA0, UPN),
+    "a value with another tag": (0xA0, UPN + b"\xa1\x03\x0c\x01a"),
     "an empty value": (0xA0, UPN + b"\xa0\x00"),
     "two values": (0xA0, UPN + b"\xa0\x06\x0c\x01a\x0c\x01b"),
     "a control character": (0xA0, UPN + b"\xa0\x03\x0c\x01\x1b"),
@@ -321,6 +339,9 @@ def test_a_wildcard_is_for_who_may_have_one() -> None:
     assert [fault.why for fault in alternative_name_faults(san, wildcard=False)] == [
         "is a wildcard"
     ]
+    require_certifiable(NULL_DN, san)
+    with pytest.raises(TemplateRefused, match="dNSName is a wildcard"):
+        require_certifiable(NULL_DN, san, qualified=True)
 
 
 @pytest.mark.parametrize(

@@ -443,8 +443,25 @@ WRONG = {
         "store.redis_url", "not a usable URL", "redis://host:port/path"),
     "no CA URL": (written(upstream='[upstreams.main]\nkind = "cmp_http"\nurl = "ca.example.net:80"'),
         "upstreams.main.url", "not a usable URL", "http://host:port/path"),
-    "no recipient": (adding("upstream", 'recipient = "CN=a, O=b"'),
-        "upstreams.main.recipient", "not a distinguished name", "no blank after a comma"),
+    "no recipient": (adding("upstream", 'recipient = "CN=a,b"'),
+        "upstreams.main.recipient", "not a distinguished name", "most specific part first"),
+    "a pattern without attributes": (written(identity=IDENTITY + 'allowed_subjects = ["{cn}.ran.example.net"]'),
+        "vendors.acme.identity.allowed_subjects[0]", "fits no subject: '{cn}.ran", "Write it like"),
+    "a pattern of an attribute that is none": (written(identity=IDENTITY + 'allowed_subjects = ["CN={cn},Town=X"]'),
+        "vendors.acme.identity.allowed_subjects[0]", "known as 'Town'", "Write it like"),
+    "a pattern with slashes": (written(identity=IDENTITY + 'allowed_subjects = ["/CN={cn}/O=X"]'),
+        "vendors.acme.identity.allowed_subjects[0]", "known as '/CN'", "Write it like"),
+    "a pattern with a comma at its end": (written(identity=IDENTITY + 'allowed_subjects = ["CN={cn},"]'),
+        "vendors.acme.identity.allowed_subjects[0]", "is no attribute and value", "Write it like"),
+    "a pattern of a network": (adding("identity", 'allowed_sans = ["ip:192.0.2.0/24"]'),
+        "vendors.acme.identity.allowed_sans[0]", "written with *, like ip:192.0.2.*", "Write it like"),
+    "a pattern of a name with blanks": (adding("identity", 'allowed_sans = ["dns:a b"]'),
+        "vendors.acme.identity.allowed_sans[0]", "it has a blank", "Write it like"),
+    "a directory name without attributes": (adding("identity", 'allowed_sans = ["dn:enb-*,O"]'),
+        "vendors.acme.identity.allowed_sans[0]", "is no attribute and value", "Write it like"),
+    "a route's placeholder": (
+        adding("endpoint", '[[endpoints.ran.routes]]\nsubjects = ["CN={cn}"]\nupstream = "main"'),
+        "endpoints.ran.routes[0].subjects[0]", "which nothing fills in here", "Write * in its place"),
     "no template to derive from": (written(identity=IDENTITY + 'subject = "derive"\nallowed_subjects = ["*"]'),
         "vendors.acme.identity.subject_template", "required when subject is derive", 'set inventory to "required"'),
     "no template to replace by": (written(identity=IDENTITY + 'subject = "replace"'),
@@ -525,7 +542,7 @@ def test_a_syntax_error_has_its_line(tmp_path: Path, text: str, place: str, reas
     with pytest.raises(ConfigError) as caught:
         load(tmp_path / "gateway.toml")
     (problem,) = caught.value.problems
-    assert problem.path == place
+    assert problem.path == str(tmp_path / place)
     assert reason in problem.what
 
 

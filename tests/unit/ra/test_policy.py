@@ -17,6 +17,7 @@ from ra_gateway.cmp import requests as cmp_requests
 from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.crmf import CertTemplate
 from ra_gateway.cmp.header_checks import HeaderRules
+from ra_gateway.cmp.identity import DeviceValues
 from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.cmp.names import (
     attributes,
@@ -30,6 +31,7 @@ from ra_gateway.cmp.requests import AuthenticatedConfirmation, AuthenticatedRequ
 from ra_gateway.cmp.verification import AuthenticatedMessage, authenticate
 from ra_gateway.cmp.x520 import require_certifiable
 from ra_gateway.errors import CMPError, MalformedMessage, NotAuthorized, TemplateRefused
+from ra_gateway.ra.patterns import check_allowed, san_from
 from ra_gateway.ra.policy import (
     AuthorizedRequest,
     IdentityRules,
@@ -40,7 +42,7 @@ from ra_gateway.ra.policy import (
 )
 from ra_gateway.ra.ports import InventoryEntry
 from tests.support import pki, requests
-from tests.support.credentials import cmp_credential
+from tests.support.credentials import cmp_certificate, cmp_credential
 from tests.support.harness import World
 
 CN, SERIAL_NUMBER, ORG, OU = "2.5.4.3", "2.5.4.5", "2.5.4.10", "2.5.4.11"
@@ -405,3 +407,41 @@ def test_texts_of_names_agree_with_the_library() -> None:
     for text in ("CN=enb-1,O=A\\, B", "CN=a+OU=b,C=DE", "2.5.4.5=1,DC=net", "CN=\\#x\\ ", ""):
         name = x509.Name.from_rfc4514_string(text)
         assert rfc4514(name.public_bytes()) == name.rfc4514_string()
+
+
+@pytest.mark.requirement(67)
+@pytest.mark.parametrize(
+    "cn, what, pattern, good, bad",
+    [
+        (
+            r"enb1\,O\=Evil",
+            "subjectAltName",
+            "dn:CN={cn},O=X",
+            r"dn:CN=enb1\,O\=Evil,O=X",
+            "dn:CN=enb1,O=Evil,O=X",
+        ),
+        ("\uff0a", "subjectAltName", "dn:CN={cn},O=X", None, "dn:CN=enb2,O=X"),
+        ("*", "subject", "CN={cn},O=X", "CN=*,O=X", "CN=enb2,O=X"),
+    ],
+)
+def test_what_a_pattern_is_filled_with_fits_itself_alone(
+    vendor_pki: pki.VendorPKI, cn: str, what: str, pattern: str, good: str | None, bad: str
+) -> None:
+    """Neither another RDN nor a wildcard comes of it, also where it becomes one when names are compared."""
+    signer = cmp_certificate(vendor_pki.sub.issue(f"CN={cn},O=ACME").certificate)
+    with pytest.raises(NotAuthorized, match="is not allowed"):
+        check_allowed(bad, (pattern,), what, signer)
+    if good is not None:
+        check_allowed(good, (pattern,), what, signer)
+
+
+@pytest.mark.requirement(141)
+def test_no_directory_name_is_made_a_wildcard(vendor_pki: pki.VendorPKI) -> None:
+    """As no other name is."""
+    for cn, good in (("enb1", True), ("*.example.net", False)):
+        signer = cmp_certificate(vendor_pki.sub.issue(f"CN={cn},O=ACME").certificate)
+        if good:
+            assert san_from(["dn:CN={cn},O=X"], DeviceValues(signer), signer)
+        else:
+            with pytest.raises(NotAuthorized, match="has no cn"):
+                san_from(["dn:CN={cn},O=X"], DeviceValues(signer), signer)

@@ -1,0 +1,258 @@
+"""One gateway process: what outlives a reload (listeners, store, bundled CA), and the wiring that answers."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from contextlib import AsyncExitStack, suppress
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+from ra_gateway.app.changes import config_digest, require_no_restart
+from ra_gateway.app.gateway import Wiring
+from ra_gateway.app.management import Management, Probe
+from ra_gateway.app.running import cmp_listener, event_sink, listen, now
+from ra_gateway.clocks import unstepped
+from ra_gateway.cmp.selfcheck import require_codec
+from ra_gateway.config.service_tables import StoreConfig
+from ra_gateway.config.tables import GatewayConfig
+from ra_gateway.errors import ConfigError, StoreUnavailable, missing_extra
+from ra_gateway.events import Component, ConfigurationReloaded, EventSink, ReloadRefused, unheard
+from ra_gateway.metrics import Metrics
+from ra_gateway.ra.pipeline import Gateway
+from ra_gateway.ra.services import Services
+from ra_gateway.stores.memory import MemoryStore
+from ra_gateway.stores.redis import RedisStore
+from ra_gateway.stores.sealing import load_seal_keys
+from ra_gateway.tasks import ended, supervised
+
+if TYPE_CHECKING:
+    from ra_gateway.app.ca import BundledService
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("ra_gateway.store")
+
+OTHER_SEAL_KEY: Final = (
+    "give all gateways the same keys in store.seal_key_paths; to change them, first add the new one behind the old one "
+    "everywhere, then before it everywhere, then remove the old one; where all have the same already, remove the "
+    "mark once: redis-cli DEL"
+)
+"""What to do about a mark of another key; the name of the mark follows."""
+
+
+def transaction_store(config: StoreConfig, sink: EventSink = unheard) -> MemoryStore | RedisStore:
+    """Return the configured store; nothing is connected yet.
+
+    Args:
+        sink: Takes that it is lost, and found again.
+
+    Raises:
+        ConfigError: The Redis URL or a key for sealing cannot be used.
+    """
+    if config.kind == "memory":
+        return MemoryStore(
+            now,
+            lifetimes=unstepped(),
+            max_transactions=config.max_transactions,
+            max_per_signer=config.max_transactions_per_signer,
+            max_held=config.max_held,
+        )
+    url = config.redis_url or ""
+    if config.redis_url_path is not None:
+        url = config.redis_url_path.read_text(encoding="utf-8-sig").strip()
+    with suppress(ValueError):  # its text may hold a piece of the password
+        return RedisStore(
+            url,
+            clock=now,
+            seal_keys=load_seal_keys(config.seal_key_paths),
+            key_prefix=config.key_prefix,
+            timeout_seconds=config.redis_timeout_seconds,
+            max_connections=config.redis_max_connections,
+            max_per_signer=config.max_transactions_per_signer,
+            max_held=config.max_held,
+            sink=sink,
+        )
+    raise ConfigError.of(
+        "store.redis_url_path",
+        "is not the URL of a Redis server",
+        "Give a redis://, rediss:// or unix:// URL; in the password write / as %2F, # as %23, ? as %3F, "
+        "@ as %40",
+    )
+
+
+def _bundled(config: GatewayConfig, sink: EventSink) -> BundledService | None:
+    if not config.has_bundled_upstream or config.ca is None:
+        return None
+    try:
+        from ra_gateway.app.ca import BundledService
+    except ModuleNotFoundError as error:
+        raise missing_extra("ca", error) from error
+    return BundledService(config.ca, config.vendors, sink)
+
+
+class Application:
+    """One gateway process: everything that a configuration asks for, wired together.
+
+    Args:
+        sink: Takes what happens (`ra_gateway.events`) in place of the log, the bundled CA's facts included.
+        read: Reads the configuration again, for `reload`; raises ConfigError.
+
+    Raises:
+        ConfigError: On construction, when files that the configuration names cannot be used.
+    """
+
+    def __init__(
+        self,
+        config: GatewayConfig,
+        *,
+        sink: EventSink | None = None,
+        read: Callable[[], GatewayConfig] | None = None,
+    ) -> None:
+        require_codec()
+        self._read = read
+        metrics = Metrics()
+        self._sink = event_sink(metrics, sink)
+        self._bundled = _bundled(config, self._sink)
+        self._wiring = Wiring(
+            config, transaction_store(config.store, self._sink), self._bundled, self._sink
+        )
+        self._background: list[asyncio.Task[None]] = []
+        self._retiring: set[asyncio.Task[None]] = set()
+        self._reloading = asyncio.Lock()
+        self.listener = cmp_listener(
+            self._wiring,
+            config.server,
+            routes=self._wiring.routes,
+            profiles=self._wiring.profiles,
+            sink=self._sink,
+            by=Component.gateway,
+        )
+        self._state = "starting"
+        self._store_probe = Probe(lambda: self.store.ping())
+        self.management = Management(
+            config.management,
+            config.server.listen_port,
+            metrics,
+            {"process": lambda: self._state, "store": self._store_probe},
+        )
+
+    @property
+    def config(self) -> GatewayConfig:
+        """The configuration in force."""
+        return self._wiring.config
+
+    @property
+    def gateway(self) -> Gateway:
+        """What answers messages now."""
+        return self._wiring.gateway
+
+    @property
+    def services(self) -> Services:
+        """What the steps of `gateway` use."""
+        return self._wiring.services
+
+    @property
+    def store(self) -> MemoryStore | RedisStore:
+        """Where transactions are kept now."""
+        return self._wiring.store
+
+    async def start(self) -> tuple[str, int]:
+        """Check that the store answers, open the ledger, fetch CRLs, and listen.
+
+        Returns:
+            Host and port.
+
+        Raises:
+            ConfigError: The ledger of the bundled CA cannot be used.
+            StoreUnavailable: The store cannot be written to.
+            CannotListen: The address or the port cannot be had.
+        """
+        await self.management.start()
+        await self.store.ping()
+        await self._compare_seals(self.store)
+        if self._bundled is not None:
+            await self._bundled.start()
+        await self._wiring.start()
+        self._background = [
+            asyncio.create_task(supervised("store.probe", self._store_probe.run)),
+        ]
+        server = self.config.server
+        where = await listen(self.listener, server.listen_host, server.listen_port, "server")
+        self._state = ""
+        return where
+
+    async def reload(self) -> None:
+        """Read the configuration and all files that it names again, and go by them from the next message on.
+
+        What is being answered is answered by the rules it began with. All of it is taken up, or nothing.
+
+        Raises:
+            ConfigError: It cannot be used, or changes what takes a restart; nothing has changed.
+        """
+        async with self._reloading:
+            try:
+                fresh = await self._rewired()
+            except ConfigError as error:
+                self._sink(ReloadRefused(Component.gateway, tuple(map(str, error.problems))))
+                raise
+            old, self._wiring = self._wiring, fresh
+            self.listener.serve(fresh, fresh.routes, fresh.profiles)
+            retiring = asyncio.create_task(self._retire(old))
+            self._retiring.add(retiring)
+            retiring.add_done_callback(self._retiring.discard)
+        self._sink(ConfigurationReloaded(Component.gateway, config_digest(fresh.config)))
+
+    async def _rewired(self) -> Wiring:
+        old = self._wiring
+        config = old.config if self._read is None else await asyncio.to_thread(self._read)
+        require_no_restart(old.config, config)
+        store = old.store
+        if config.store.kind == "redis":  # its URL and keys are in files, which may be others now
+            store = transaction_store(config.store, self._sink)
+        try:
+            # In a thread: keys in an HSM are tried out, and all chains are built anew.
+            fresh = await asyncio.to_thread(Wiring, config, store, self._bundled, self._sink, old)
+        except BaseException:
+            if store is not old.store:
+                await store.close()
+            raise
+        with suppress(StoreUnavailable):  # which is told elsewhere
+            await self._compare_seals(store)
+        await fresh.start()
+        return fresh
+
+    async def _retire(self, wiring: Wiring) -> None:
+        await wiring.stop(wiring.config.server.drain_seconds)
+        if wiring.store is not self.store:
+            await wiring.store.close()
+
+    async def _compare_seals(self, store: MemoryStore | RedisStore) -> None:
+        """Tell when other gateways seal by a key that this one has not; each goes on with what it can open itself.
+
+        Whoever can write to Redis can change the mark, and is not to keep a gateway from starting by that.
+        """
+        if isinstance(store, RedisStore) and not await store.has_our_mark():
+            log.error(
+                "store.other_seal_key",
+                key=store.mark_key,
+                detail="the gateways that share this Redis seal by a key that is not in store.seal_key_paths: they "
+                "do not believe each other's transactions, and base stations fail that come to another one",
+                todo=f"{OTHER_SEAL_KEY} {store.mark_key}",
+            )
+
+    async def stop(self) -> None:
+        """Answer what was accepted, then close everything."""
+        self._state = "draining"
+        background, self._background = self._background, []
+        await ended(*background)
+        seconds = self.config.server.drain_seconds
+        left_at = time.monotonic() + seconds
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(self.management.stop)
+            stack.push_async_callback(self.store.close)
+            if self._bundled is not None:
+                stack.push_async_callback(self._bundled.stop)
+            await self.listener.drain(seconds)
+            await asyncio.gather(*self._retiring, return_exceptions=True)
+            await self._wiring.stop(max(left_at - time.monotonic(), 0.0))

@@ -1,0 +1,164 @@
+"""What our own texts mean: all that the gateway or the bundled CA refuses or fails with, known by literal parts."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import Any, Final
+
+from ra_gateway import errors
+from ra_gateway.app.doctor.known_errors import explain_text, known_errors
+from ra_gateway.errors import CMPError
+
+LEAST_LITERAL: Final = 8
+"""Letters of a text that are the same whenever it is said; one with fewer is known by its rule or class alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class OwnText:
+    """One text that the code has.
+
+    Args:
+        error: Name of the exception's class.
+        rule: Requirement or clause; "" where it has none.
+        pieces: Its literal parts, in order.
+    """
+
+    error: str
+    rule: str
+    pieces: tuple[str, ...]
+
+    @property
+    def length(self) -> int:
+        """How many letters and digits are literal."""
+        return sum(char.isalnum() for piece in self.pieces for char in piece)
+
+
+@dataclass(frozen=True, slots=True)
+class Meaning:
+    """What is behind a text.
+
+    Args:
+        who: Has to act: "device", "operator" or "ca".
+        todo: What to do.
+    """
+
+    who: str
+    cause: str
+    todo: str
+
+
+@cache
+def own_texts() -> tuple[OwnText, ...]:
+    """Return every text, those with the most literal letters first."""
+    data = resources.files(__package__).joinpath("own_texts.json").read_text("utf-8")
+    found = [OwnText(error, rule, tuple(pieces)) for error, rule, pieces in json.loads(data)]
+    return tuple(sorted(found, key=lambda item: -item.length))
+
+
+@cache
+def _patterns() -> tuple[tuple[re.Pattern[str], OwnText], ...]:
+    return tuple(
+        (re.compile(".*?".join(map(re.escape, item.pieces)), re.DOTALL), item)
+        for item in own_texts()
+        if item.length >= LEAST_LITERAL
+    )
+
+
+@cache
+def _table() -> dict[str, Any]:
+    data = resources.files(__package__).joinpath("own_errors.toml").read_text("utf-8")
+    return tomllib.loads(data)
+
+
+def recognised(text: str, rule: str = "") -> OwnText | None:
+    """Return the text of ours that a line has, that with the most literal letters; None where it has none.
+
+    Args:
+        rule: As the line tells it, "" if it does not: texts of this rule come first.
+    """
+    found = [item for pattern, item in _patterns() if pattern.search(text)]
+    of_rule = [item for item in found if rule and item.rule == rule]
+    return next(iter(of_rule or found), None)
+
+
+def meaning(error: str, rule: str, text: str = "") -> Meaning | None:
+    """Return what is behind an exception: by its text, else its rule, else its class.
+
+    Args:
+        error: Name of its class; "" where only the rule is known.
+    """
+    folded = text.casefold()
+    table = _table()
+    for row in table["rows"]:
+        if row.get("text", "") in folded and row.get("rule", rule) == rule:
+            return _meaning(row)
+    row = table["classes"].get(error)
+    return None if row is None else _meaning(row)
+
+
+def _meaning(row: dict[str, str]) -> Meaning:
+    return Meaning(row["who"], row["cause"], row["todo"])
+
+
+def explain_own(text: str, rule: str = "", fail_info: str = "") -> Meaning | None:
+    """Return what a line of our log, or what a device was told, is about; None where it is none of ours.
+
+    Args:
+        text: A line or the detail in it, or a statusString.
+        rule, fail_info: As of the line.
+    """
+    found = recognised(text, rule)
+    if found is not None:
+        return meaning(found.error, found.rule or rule, text)
+    for error in _classes():
+        if error.phrase in text:
+            return meaning(error.__name__, rule)
+    if not rule:
+        return None
+    name = next((item.__name__ for item in _classes() if item.fail_info.name == fail_info), "")
+    return meaning(name, rule, text)
+
+
+def explain_line(line: str) -> list[Meaning]:
+    """Return what may be behind a line of a log, or a text out of one: ours, or else what CAs are known to say.
+
+    Args:
+        line: Text; or JSON, of which detail, rule and fail_info count.
+    """
+    fields = _fields(line)
+    text = fields.get("detail", line)
+    found = recognised(text, fields.get("rule", ""))
+    own = explain_own(text, fields.get("rule", ""), fields.get("fail_info", ""))
+    folded = text.casefold()
+    of_cas = any(row.text and row.text in folded for row in known_errors())
+    # What a CA said stands in our own words: the CA's are the ones that tell.
+    quotes = found is not None and (found.error.startswith("Upstream") or "CA" in found.pieces[0])
+    if own is not None and not (of_cas and (quotes or found is None)):
+        return [own]
+    return [
+        Meaning("ca", row.cause, row.setting.replace("{name}", "<name>"))
+        for row in explain_text(text)
+    ]
+
+
+def _fields(line: str) -> dict[str, str]:
+    """Return the texts of a line that is JSON, wherever in it that begins; none of one that is not."""
+    try:
+        found = json.loads(line[line.index("{") :])
+    except ValueError:
+        return {}
+    if not isinstance(found, dict) or "detail" not in found:
+        return {}
+    return {str(name): value for name, value in found.items() if isinstance(value, str)}
+
+
+@cache
+def _classes() -> tuple[type[CMPError], ...]:
+    """Return every class of refusals that has a sentence of its own for the wire."""
+    found = [item for item in vars(errors).values() if isinstance(item, type)]
+    return tuple(item for item in found if issubclass(item, CMPError) and "phrase" in vars(item))

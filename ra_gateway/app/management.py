@@ -1,0 +1,106 @@
+"""Metrics and health of a service, behind its management listener."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final
+
+from ra_gateway.app.running import listen
+from ra_gateway.config.service_tables import ManagementConfig
+from ra_gateway.errors import GatewayError, StoreUnavailable
+from ra_gateway.events import Component
+from ra_gateway.metrics import Metrics
+from ra_gateway.server.management import Exposition, ManagementListener
+
+PROBE_SECONDS: Final = 2.0
+"""Between two looks at a part that has to be asked; a balancer looks about as often."""
+
+Part = Callable[[], str]
+"""Returns what is wrong with a part of the service, "" if nothing is."""
+
+
+class Probe:
+    """A part that has to be asked: its last answer counts.
+
+    Args:
+        ask: Raises `StoreUnavailable` where the part does not work.
+    """
+
+    def __init__(self, ask: Callable[[], Awaitable[object]]) -> None:
+        self._ask = ask
+        self._problem = "was not asked yet"
+
+    def __call__(self) -> str:
+        """Return what is wrong (`Part`)."""
+        return self._problem
+
+    async def once(self) -> None:
+        """Ask now."""
+        try:
+            await self._ask()
+        except StoreUnavailable as error:
+            self._problem = error.detail
+        except GatewayError as error:
+            self._problem = str(error)
+        else:
+            self._problem = ""
+
+    async def run(self) -> None:
+        """Ask every now and then, until cancelled."""
+        while True:
+            await self.once()
+            await asyncio.sleep(PROBE_SECONDS)
+
+
+class Management:
+    """What the management listener of one service tells.
+
+    Args:
+        config: Its table.
+        service_port: Of the listener for CMP: by default ours follows it.
+        metrics: Counts the service's facts.
+        parts: What has to work for devices to be sent here, by name.
+    """
+
+    def __init__(
+        self,
+        config: ManagementConfig,
+        service_port: int,
+        metrics: Metrics,
+        parts: Mapping[str, Part],
+        by: Component = Component.gateway,
+    ) -> None:
+        self._metrics = metrics
+        self._parts = dict(parts)
+        self._host, self._port = config.listen_host, config.port_beside(service_port)
+        self.listener = (
+            ManagementListener(self, host=self._host, port=self._port, by=by)
+            if config.enabled
+            else None
+        )
+        self.url = ""
+        """Of the listener, once it listens."""
+
+    async def start(self) -> None:
+        """Listen, if that is wanted.
+
+        Raises:
+            CannotListen: The address or the port cannot be had.
+        """
+        if self.listener is not None:
+            host, port = await listen(self.listener, self._host, self._port, "management")
+            self.url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+    async def stop(self) -> None:
+        """Close, last of all: until then it tells how far the end is."""
+        if self.listener is not None:
+            await self.listener.drain(0.0)
+
+    def metrics(self, accept: str) -> Exposition:
+        """Return all metrics (`ManagementHandler`)."""
+        return Exposition(*self._metrics.exposition(accept))
+
+    def readiness(self) -> dict[str, str]:
+        """Return every part and what is wrong with it (`ManagementHandler`)."""
+        return {name: part() for name, part in self._parts.items()}

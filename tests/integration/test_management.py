@@ -1,0 +1,82 @@
+"""The management listener: what it tells of a gateway, and to whom."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import aiohttp
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from ra_gateway.app.application import Application
+from ra_gateway.config.reading import load
+from ra_gateway.config.service_tables import ManagementConfig
+from tests.support.nodes import running
+from tests.support.old_device import OldDevice
+from tests.support.pki import VendorPKI
+from tests.support.setups import edit, make_setup
+
+
+async def get(application: Application, path: str, method: str = "GET") -> tuple[int, str]:
+    """Ask the management listener; returns status and body."""
+    async with (
+        aiohttp.ClientSession() as session,
+        session.request(method, application.management.url + path) as response,
+    ):
+        return response.status, await response.text()
+
+
+def values(text: str, name: str) -> dict[tuple[str, ...], float]:
+    """Return the samples of one metric by the values of its labels, which are sorted by name."""
+    return {
+        tuple(value for _, value in sorted(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.name == name
+    }
+
+
+async def test_messages_are_counted(tmp_path: Path, vendor_pki: VendorPKI) -> None:
+    # The CA takes no proof of possession that is signed with SHA-1.
+    upstream = 'kind = "bundled"\npop = "raverified"\n'
+    config = make_setup(tmp_path, vendors={"acme": vendor_pki}, upstream=upstream)
+    edit(config, "[vendors.acme]\n", '[vendors.acme]\nquirks = ["short_ids", "sha1"]\n')
+    async with running(config) as node:
+        await OldDevice.made(node, vendor_pki.device()).enrol()
+        status, text = await get(node.application, "/metrics")
+    assert status == 200
+    counted = values(text, "ra_gateway_messages_total")
+    assert counted[("gateway", "acme", "ran", "", "issued", "", "ir")] == 1
+    assert counted[("gateway", "acme", "ran", "", "confirmed", "", "certConf")] == 1
+
+
+@pytest.mark.parametrize(
+    "path, method, status",
+    [
+        ("/livez", "GET", 200),
+        ("/readyz", "GET", 200),
+        ("/readyz?verbose", "HEAD", 200),
+        ("/metrics", "POST", 405),
+        ("/", "GET", 404),
+    ],
+)
+async def test_paths(
+    tmp_path: Path, vendor_pki: VendorPKI, path: str, method: str, status: int
+) -> None:
+    async with running(make_setup(tmp_path, vendors={"acme": vendor_pki})) as node:
+        assert (await get(node.application, path, method))[0] == status
+
+
+async def test_it_can_be_closed(tmp_path: Path, vendor_pki: VendorPKI) -> None:
+    config = make_setup(tmp_path, vendors={"acme": vendor_pki})
+    edit(config, "[log]", "[management]\nenabled = false\n\n[log]")
+    application = Application(load(config))
+    await application.start()
+    await application.stop()
+    assert application.management.url == ""
+
+
+@pytest.mark.parametrize("service, port", [(8080, 9080), (65_000, 64_000), (0, 0)])
+def test_its_port_follows_the_services(service: int, port: int) -> None:
+    assert ManagementConfig().port_beside(service) == port
+    assert ManagementConfig(listen_port=7).port_beside(service) == 7
