@@ -53,7 +53,7 @@ class NotListed(GatewayError):
     """No request, or more than one, waits under what was given."""
 
 
-@approvals_app.command("list")
+@approvals_app.command("list", examples=("ra-gateway approvals list",))
 def approvals_list(as_json: JSONOption = False, config: ConfigOption = CONFIG) -> None:
     """List the requests that wait, the oldest first."""
 
@@ -77,13 +77,16 @@ def approvals_list(as_json: JSONOption = False, config: ConfigOption = CONFIG) -
         say("No request waits.")
 
 
-@approvals_app.command("approve")
+@approvals_app.command(
+    "approve",
+    examples=('ra-gateway approvals approve 7c9e6679f42b11d0a3c5 --by "Ann, site acceptance"',),
+)
 def approvals_approve(request: Handle, by: ByOption = "", config: ConfigOption = CONFIG) -> None:
     """Let a request go to the CA; its device gets the certificate when it polls."""
     _decide(config, request, by, approve=True)
 
 
-@approvals_app.command("deny")
+@approvals_app.command("deny", examples=("ra-gateway approvals deny 7c9e6679f42b11d0a3c5",))
 def approvals_deny(request: Handle, by: ByOption = "", config: ConfigOption = CONFIG) -> None:
     """Refuse a request; its device is told notAuthorized when it polls."""
     _decide(config, request, by, approve=False)

@@ -64,7 +64,9 @@ _RELOAD: Final = "Restart `ra-gateway ca serve`, or the gateway with the CA in i
 # --- keys and certificates of the CA ----------------------------------------------------------------------------
 
 
-@ca_app.command("create")
+@ca_app.command(
+    "create", examples=('ra-gateway ca create ca --organisation "Example Telecom" --key-kind p384',)
+)
 def ca_create(
     directory: DirectoryArgument,
     organisation: Annotated[str, typer.Option(help="O of every subject.")] = "Example Operator",
@@ -126,7 +128,12 @@ def _uris(texts: Iterable[str] | None) -> dict[str, str]:
     return uris
 
 
-@ca_app.command("import")
+@ca_app.command(
+    "import",
+    examples=(
+        "ra-gateway ca import ca --certificate issuing.pem --key issuing.key --chain root.pem",
+    ),
+)
 def ca_import(
     directory: DirectoryArgument,
     certificate: Annotated[Path, typer.Option(help="Certificate of the CA, PEM.")],
@@ -160,14 +167,18 @@ def ca_import(
     say("The ledger begins empty: what the CA issued before is revoked where it was issued.")
 
 
-@ca_app.command("issue-ra")
+@ca_app.command(
+    "issue-ra", examples=('ra-gateway ca issue-ra ca ra --subject "CN=ra1,O=Example Telecom"',)
+)
 def ca_issue_ra(
     ca_directory: DirectoryArgument,
     ra_directory: Annotated[Path, typer.Argument(help="Where ra.pem and ra.key go.")],
     subject: Annotated[str, typer.Option(help="Subject, RFC 4514.")] = "CN=ra,O=Example Operator",
     key_kind: KeyKindOption = "p256",
     password_file: DirectoryPasswordOption = None,
-    key_uri: Annotated[str | None, typer.Option(help="pkcs11:... makes the key in an HSM.")] = None,
+    key_uri: Annotated[
+        str | None, typer.Option(metavar="pkcs11:...", help="Makes the key in an HSM.")
+    ] = None,
     san: SANOption = None,
     crl_url: CRLURLOption = "",
 ) -> None:
@@ -194,7 +205,9 @@ def ca_issue_ra(
     say(f"At the CA: ra-gateway ca ra add NAME --role ROLE --certificate {ra_directory}/ra.pem")
 
 
-@ca_app.command("roll-issuing")
+@ca_app.command(
+    "roll-issuing", examples=("ra-gateway ca roll-issuing ca --root-key /media/offline/root.key",)
+)
 def ca_roll_issuing(
     directory: DirectoryArgument,
     root_key: RootKeyOption = None,
@@ -227,7 +240,9 @@ def ca_roll_issuing(
     say(f"{certificate.subject} issues until {day(certificate.not_after)} UTC. {_RELOAD}")
 
 
-@ca_app.command("roll-root")
+@ca_app.command(
+    "roll-root", examples=("ra-gateway ca roll-root ca --root-key /media/offline/root.key",)
+)
 def ca_roll_root(
     directory: DirectoryArgument,
     root_key: RootKeyOption = None,
@@ -253,7 +268,7 @@ def ca_roll_root(
     say("Devices get it with rootCaKeyUpdate; list it, and the old one, at the gateways.")
 
 
-@ca_app.command("renew-signers")
+@ca_app.command("renew-signers", examples=("ra-gateway ca renew-signers ca --within-days 60",))
 def ca_renew_signers(
     directory: DirectoryArgument,
     within_days: Annotated[
@@ -295,7 +310,7 @@ def ca_renew_signers(
     say(f"Made {', '.join(made)}. {_RELOAD}" if made else "None is due.")
 
 
-@ca_app.command("expiries")
+@ca_app.command("expiries", examples=("ra-gateway ca expiries ca",))
 def ca_expiries(directory: DirectoryArgument, as_json: JSONOption = False) -> None:
     """List when the CA's own certificates expire, the soonest first."""
     from ra_gateway.ca.keys import expiries
@@ -311,7 +326,7 @@ def ca_expiries(directory: DirectoryArgument, as_json: JSONOption = False) -> No
 # --- the service ------------------------------------------------------------------------------------------------
 
 
-@ca_app.command("serve")
+@ca_app.command("serve", examples=("ra-gateway ca serve --config ca.toml",))
 def ca_serve(port: PortOption = None, config: ConfigOption = CONFIG) -> None:
     """Serve the bundled CA as a process of its own, for gateways that use it over HTTP."""
     from ra_gateway import logs
@@ -360,7 +375,7 @@ def check_ca_config(source: Source) -> None:
         say(f"warning: {warning}")
 
 
-@ca_app.command("profiles")
+@ca_app.command("profiles", examples=("ra-gateway ca profiles",))
 def ca_list_profiles(as_json: JSONOption = False, config: ConfigOption = CONFIG) -> None:
     """List the certificate profiles: the built-in ones and those of [ca.profiles]."""
     from ra_gateway.app.profiles import ca_profiles
@@ -407,7 +422,7 @@ def _profile_row(values: dict[str, Any]) -> dict[str, Any]:
 # --- the ledger -------------------------------------------------------------------------------------------------
 
 
-@ca_app.command("migrate")
+@ca_app.command("migrate", examples=("ra-gateway ca migrate --config ca.toml",))
 def ca_migrate(config: ConfigOption = CONFIG) -> None:
     """Make the tables of the ledger, or bring those of an older release up to date."""
     from ra_gateway.app.ca import ca_ledger
@@ -418,7 +433,7 @@ def ca_migrate(config: ConfigOption = CONFIG) -> None:
     say("The ledger has the tables of this release.")
 
 
-@ca_app.command("backup")
+@ca_app.command("backup", examples=("ra-gateway ca backup ledger.dump",))
 def ca_backup(
     file: Annotated[Path, typer.Argument(help="Where the dump goes; must not exist.")],
     config: ConfigOption = CONFIG,
@@ -438,7 +453,7 @@ def ca_backup(
         fail([f"{rewritten}. Run `ra-gateway ca verify`, and keep the backups of before."], 1)
 
 
-@ca_app.command("restore")
+@ca_app.command("restore", examples=("ra-gateway ca restore ledger.dump --config new-ca.toml",))
 def ca_restore(
     file: Annotated[Path, typer.Argument(help="Dump from `ra-gateway ca backup`.")],
     config: ConfigOption = CONFIG,
@@ -469,7 +484,7 @@ def ca_restore(
     say("Next: ra-gateway ca verify")
 
 
-@ca_app.command("verify")
+@ca_app.command("verify", examples=("ra-gateway ca verify --sample 1000",))
 def ca_verify(
     sample: Annotated[
         int | None, typer.Option(min=1, help="How many signatures to verify; else all.")
@@ -543,7 +558,7 @@ def _issuing_certificates(directory: Path) -> dict[str, Certificate]:
     return {(item.subject_key_identifier or b"").hex(): item for item in reversed(found)}
 
 
-@ca_app.command("crl")
+@ca_app.command("crl", examples=("ra-gateway ca crl",))
 def ca_crl(
     delta: Annotated[bool, typer.Option("--delta", help="Delta CRLs.")] = False,
     config: ConfigOption = CONFIG,
@@ -566,15 +581,38 @@ def ca_crl(
     with_ledger(config, publish)
 
 
-ca_app.command("cross-sign")(ca_cross_sign)
-ca_app.command("root-crl")(ca_root_crl)
+ca_app.command(
+    "cross-sign",
+    examples=(
+        "ra-gateway ca cross-sign ca op2.csr --crl-url http://pki.example.net/crl/root.crl --permit op2.example",
+    ),
+)(ca_cross_sign)
+ca_app.command(
+    "root-crl", examples=("ra-gateway ca root-crl ca --revoke 5b1f03c9 --reason superseded",)
+)(ca_root_crl)
 
 
 # --- certificates -----------------------------------------------------------------------------------------------
 
 
-ca_app.command("sign")(ca_sign)
-ca_app.command("list")(ca_list)
-ca_app.command("show")(ca_show)
-ca_app.command("history")(ca_history)
-ca_app.command("revoke")(ca_revoke)
+ca_app.command("sign", examples=("ra-gateway ca sign seg.csr --out seg.pem --profile seg",))(
+    ca_sign
+)
+ca_app.command(
+    "list",
+    examples=(
+        "ra-gateway ca list --expires-within 30",
+        "ra-gateway ca list --status revoked --json",
+    ),
+)(ca_list)
+ca_app.command(
+    "show",
+    examples=(
+        "ra-gateway ca show 5b1f03c9",
+        "ra-gateway ca show 5b1f03c9 --pem",
+    ),
+)(ca_show)
+ca_app.command("history", examples=("ra-gateway ca history SN-000001",))(ca_history)
+ca_app.command(
+    "revoke", examples=("ra-gateway ca revoke 5b1f03c9 --reason keyCompromise --device",)
+)(ca_revoke)

@@ -183,10 +183,22 @@ def _metavar(parameter: Any) -> str:
     kind = parameter.type_descriptor
     if parameter.param_type_name == "argument":
         return str(parameter.name).upper()
+    if parameter.name in _METAVARS:
+        return _METAVARS[parameter.name]
     if kind.choices is not None:
         return "|".join(map(str, kind.choices))
     inner = kind.annotation.__args__[0] if kind.is_list else kind.annotation
     return {int: "NUMBER", float: "NUMBER", Path: "FILE"}.get(inner, "TEXT")
+
+
+_METAVARS: Final = {
+    **dict.fromkeys(("by", "entity", "profile", "role", "san", "subject", "vendor"), "NAME"),
+    **dict.fromkeys(("crl_url", "url"), "URL"),
+    **dict.fromkeys(("sans", "subjects", "pattern"), "PATTERN"),
+    "directory": "DIRECTORY",
+    "revoke": "SERIAL",
+}
+"""Of options, by the name of the parameter; the rest by its type."""
 
 
 class Program(TyperGroup):

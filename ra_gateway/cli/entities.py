@@ -42,7 +42,12 @@ entity_app = Commands(
 EntityName = Annotated[str, typer.Argument(metavar="NAME", help="Name of the end entity.")]
 
 
-@entity_app.command("add")
+@entity_app.command(
+    "add",
+    examples=(
+        "ra-gateway ca entity add enb1 --subject CN=enb1.ran.example.net --san dns:enb1.ran.example.net",
+    ),
+)
 def entity_add(
     name: EntityName,
     subject: Annotated[str, typer.Option(help="Subject of its certificates, RFC 4514.")],
@@ -111,7 +116,7 @@ def _with_window(entity: EndEntity, config: CAConfig) -> EndEntity:
     return replace(entity, enroll_until=now() + timedelta(hours=config.reenroll_window_hours))
 
 
-@entity_app.command("list")
+@entity_app.command("list", examples=("ra-gateway ca entity list --pattern 'CN=enb-*' --json",))
 def entity_list(
     pattern: Annotated[
         str, typer.Option(help="Of name, subject or identity; * and ? stand for any characters.")
@@ -132,7 +137,7 @@ def entity_list(
         note(f"There are more: --after {found[limit - 1].name!r}")
 
 
-@entity_app.command("show")
+@entity_app.command("show", examples=("ra-gateway ca entity show enb1",))
 def entity_show(
     name: EntityName, as_json: JSONOption = False, config: ConfigOption = CONFIG
 ) -> None:
@@ -197,14 +202,14 @@ def show_certificates(found: Iterable[Listed], *, as_json: bool) -> None:
     show_list(_CERTIFICATE_COLUMNS, map(certificate_values, found), as_json=as_json)
 
 
-@entity_app.command("block")
+@entity_app.command("block", examples=("ra-gateway ca entity block enb1",))
 def entity_block(name: EntityName, config: ConfigOption = CONFIG) -> None:
     """Let an end entity get and renew nothing; its certificates stay valid."""
     _set_status(config, name, EntityStatus.blocked)
     say(f"Blocked {name}. Its certificates stay valid: `ra-gateway ca revoke` ends them.")
 
 
-@entity_app.command("unblock")
+@entity_app.command("unblock", examples=("ra-gateway ca entity unblock enb1",))
 def entity_unblock(name: EntityName, config: ConfigOption = CONFIG) -> None:
     """Let a blocked end entity get certificates again."""
     _set_status(config, name, EntityStatus.active)
@@ -219,7 +224,7 @@ def _set_status(config: Source, name: str, status: EntityStatus) -> None:
     )
 
 
-@entity_app.command("open")
+@entity_app.command("open", examples=("ra-gateway ca entity open enb1 --hours 2",))
 def entity_open(
     name: EntityName,
     hours: Annotated[
@@ -243,7 +248,7 @@ def entity_open(
         say(f'It has no effect: the policy is ca.reenroll = "{policy}".')
 
 
-@entity_app.command("delete")
+@entity_app.command("delete", examples=("ra-gateway ca entity delete enb1",))
 def entity_delete(name: EntityName, config: ConfigOption = CONFIG) -> None:
     """Delete an end entity that holds no valid certificate."""
     from ra_gateway.clocks import now
@@ -252,7 +257,7 @@ def entity_delete(name: EntityName, config: ConfigOption = CONFIG) -> None:
     say(f"Deleted {name}.")
 
 
-@entity_app.command("import")
+@entity_app.command("import", examples=("ra-gateway ca entity import stations.csv",))
 def entity_import(
     file: Annotated[
         Path, typer.Argument(help=f"CSV, UTF-8, with a header out of {','.join(CSV_COLUMNS)}.")

@@ -41,18 +41,47 @@ def _main(
         raise typer.Exit
 
 
-app.command()(init)
-app.command()(serve)
-app.command("check-config")(check_config)
-app.command()(doctor)
-app.command()(revocation)
+app.command(
+    examples=(
+        "ra-gateway init site --vendor acme=acme-root.pem,acme-sub.pem --domain ran.example.net",
+    )
+)(init)
+app.command(
+    examples=(
+        "ra-gateway serve --config site/gateway.toml",
+        "RA_GATEWAY__LOG__LEVEL=debug ra-gateway serve --port 8081",
+    )
+)(serve)
+app.command("check-config", examples=("ra-gateway check-config site/gateway.toml",))(check_config)
+app.command(
+    examples=(
+        "ra-gateway doctor --quiet",
+        'ra-gateway doctor --explain "no path from CN=enb-1 to an anchor of acme"',
+    )
+)(doctor)
+app.command(examples=("ra-gateway revocation --certificate enb-1.pem",))(revocation)
 app.add_typer(approvals_app)
 app.add_typer(ca_app)
-app.command()(enroll)
-app.command()(renew)
+app.command(
+    examples=(
+        "ra-gateway enroll --url http://127.0.0.1:8080/.well-known/cmp \\\n"
+        "      --cert device.pem --key device.key --chain sub.pem --out enb-7",
+    )
+)(enroll)
+app.command(
+    examples=(
+        "ra-gateway renew --url http://127.0.0.1:8080/.well-known/cmp \\\n"
+        "      --cert enb-7/cert.pem --key enb-7/key.pem --trusted enb-7/root.pem --out enb-7-next",
+    )
+)(renew)
 
 
-@app.command()
+@app.command(
+    examples=(
+        "ra-gateway show ir.der",
+        "tcpdump -x -r capture.pcap | ra-gateway show - --json",
+    )
+)
 def show(
     file: Annotated[
         Path,
@@ -87,7 +116,7 @@ def show(
         out.print(line, soft_wrap=True, highlight=False)
 
 
-@app.command()
+@app.command(examples=("ra-gateway demo --keep --dir /tmp/demo --port 8080",))
 def demo(
     directory: Annotated[
         Path | None,

@@ -59,7 +59,10 @@ SANsOption = Annotated[
 # --- roles ------------------------------------------------------------------------------------------------------
 
 
-@role_app.command("add")
+@role_app.command(
+    "add",
+    examples=("ra-gateway ca role add ra --privilege issue --privilege update --privilege revoke",),
+)
 def role_add(
     name: RoleName,
     privilege: Annotated[
@@ -138,7 +141,7 @@ def _privileges(role: Role) -> str:
     return ", ".join(privilege for privilege in Privilege if privilege in role.privileges)
 
 
-@role_app.command("list")
+@role_app.command("list", examples=("ra-gateway ca role list",))
 def role_list(as_json: JSONOption = False, config: ConfigOption = CONFIG) -> None:
     """List all roles."""
     roles = with_ledger(config, lambda ledger, _: ledger.registry.roles())
@@ -152,7 +155,7 @@ def role_list(as_json: JSONOption = False, config: ConfigOption = CONFIG) -> Non
     show_list(columns, rows, as_json=as_json)
 
 
-@role_app.command("show")
+@role_app.command("show", examples=("ra-gateway ca role show ra",))
 def role_show(name: RoleName, as_json: JSONOption = False, config: ConfigOption = CONFIG) -> None:
     """Show a role and who has it."""
 
@@ -192,7 +195,7 @@ def _role_values(role: Role) -> dict[str, Any]:
     }
 
 
-@role_app.command("delete")
+@role_app.command("delete", examples=("ra-gateway ca role delete ra",))
 def role_delete(name: RoleName, config: ConfigOption = CONFIG) -> None:
     """Delete a role that nobody has."""
     from ra_gateway.clocks import now
@@ -208,7 +211,7 @@ RoleOption = Annotated[
 ]
 
 
-@ra_app.command("add")
+@ra_app.command("add", examples=("ra-gateway ca ra add gateway --role ra --certificate ra.pem",))
 def ra_add(
     name: RAName,
     certificate: Annotated[Path, typer.Option(help="Certificate it signs with, PEM.")],
@@ -279,7 +282,13 @@ async def _find_authority(ledger: Ledger, name: str) -> Authority | None:
     return next((item for item in authorities if item.name == name), None)
 
 
-@ra_app.command("issue")
+@ra_app.command(
+    "issue",
+    examples=(
+        "ra-gateway ca ra issue gateway --role ra --subject CN=ra1,O=Operator \\\n"
+        "      --out gateway.p12 --password-file transport.password",
+    ),
+)
 def ra_issue(
     name: RAName,
     out: Annotated[Path, typer.Option(help="PKCS#12 file to be written.")],
@@ -375,7 +384,7 @@ def _ra_names(san: list[str] | None, before: Authority | None) -> tuple[Extensio
     return () if san_der is None else (Extension(OID.subjectAltName, False, san_der),)
 
 
-@ra_app.command("list")
+@ra_app.command("list", examples=("ra-gateway ca ra list",))
 def ra_list(as_json: JSONOption = False, config: ConfigOption = CONFIG) -> None:
     """List all RAs."""
     columns = {
@@ -390,7 +399,7 @@ def ra_list(as_json: JSONOption = False, config: ConfigOption = CONFIG) -> None:
     show_list(columns, map(_authority_values, authorities), as_json=as_json)
 
 
-@ra_app.command("show")
+@ra_app.command("show", examples=("ra-gateway ca ra show gateway",))
 def ra_show(name: RAName, as_json: JSONOption = False, config: ConfigOption = CONFIG) -> None:
     """Show an RA and the certificates it may sign with."""
     from ra_gateway.cmp.certificates import Certificate
@@ -455,7 +464,9 @@ def _authority_values(authority: Authority) -> dict[str, Any]:
     }
 
 
-@ra_app.command("remove-certificate")
+@ra_app.command(
+    "remove-certificate", examples=("ra-gateway ca ra remove-certificate gateway 5b1f03c9a7e2",)
+)
 def ra_remove_certificate(
     name: RAName,
     fingerprint: Annotated[
@@ -488,14 +499,14 @@ def ra_remove_certificate(
     say(f"{name} is not heard with {removed.hex()} any more; {left} certificate(s) left.")
 
 
-@ra_app.command("block")
+@ra_app.command("block", examples=("ra-gateway ca ra block gateway",))
 def ra_block(name: RAName, config: ConfigOption = CONFIG) -> None:
     """Hear an RA no more, whatever it signs with."""
     _set_enabled(config, name, False)
     say(f"Blocked {name}, within a few seconds.")
 
 
-@ra_app.command("unblock")
+@ra_app.command("unblock", examples=("ra-gateway ca ra unblock gateway",))
 def ra_unblock(name: RAName, config: ConfigOption = CONFIG) -> None:
     """Hear a blocked RA again."""
     _set_enabled(config, name, True)
@@ -511,7 +522,7 @@ def _set_enabled(config: Source, name: str, enabled: bool) -> None:
     )
 
 
-@ra_app.command("delete")
+@ra_app.command("delete", examples=("ra-gateway ca ra delete gateway",))
 def ra_delete(name: RAName, config: ConfigOption = CONFIG) -> None:
     """Delete an RA; what it had issued stays valid."""
     from ra_gateway.clocks import now
@@ -520,7 +531,9 @@ def ra_delete(name: RAName, config: ConfigOption = CONFIG) -> None:
     say(f"Deleted {name}. Its own certificates stay valid: `ra-gateway ca revoke` ends them.")
 
 
-@ra_app.command("install")
+@ra_app.command(
+    "install", examples=("ra-gateway ca ra install gateway.p12 --password-file transport.password",)
+)
 def ra_install(
     file: Annotated[Path, typer.Argument(help="PKCS#12 file from `ra-gateway ca ra issue`.")],
     password_file: Annotated[Path, typer.Option(help="File with its password.")],

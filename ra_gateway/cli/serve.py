@@ -32,7 +32,10 @@ def init(
     organisation: Annotated[str, typer.Option(help="O of every subject.")] = "Example Operator",
     vendor: Annotated[
         list[str] | None,
-        typer.Option(help="NAME=ROOT.pem[,SUB.pem] for each manufacturer; may be repeated."),
+        typer.Option(
+            metavar="NAME=ROOT.pem[,SUB.pem]",
+            help="A manufacturer whose base stations may enrol; may be repeated.",
+        ),
     ] = None,
     domain: Annotated[
         str, typer.Option(help="DNS domain of the base stations' names.")
