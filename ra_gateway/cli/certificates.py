@@ -203,7 +203,8 @@ def _serial_number(text: str) -> int:
     return int(digits, 16)
 
 
-def _known_reason(name: str) -> str:
+def known_reason(name: str) -> str:
+    """Return a reason's name, if it is one."""
     if name not in Reason.__members__:
         raise typer.BadParameter(f"{name!r} is not one of {', '.join(Reason.__members__)}")
     return name
@@ -216,7 +217,7 @@ def ca_revoke(
         typer.Option(
             metavar="REASON",
             help=f"{', '.join(item.name for item in Reason)}.",
-            callback=_known_reason,
+            callback=known_reason,
         ),
     ],
     device: Annotated[
