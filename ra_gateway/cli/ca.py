@@ -312,11 +312,16 @@ def ca_renew_signers(
 
 @ca_app.command("expiries", examples=("ra-gateway ca expiries ca",))
 def ca_expiries(directory: DirectoryArgument, as_json: JSONOption = False) -> None:
-    """List when the CA's own certificates expire, the soonest first."""
+    """List when the CA's own certificates expire, the soonest first, and which the root has revoked."""
     from ra_gateway.ca.keys import expiries
 
     rows = [
-        {"not_after": item.not_after, "file": item.file, "subject": item.subject}
+        {
+            "not_after": "revoked" if item.revoked and not as_json else item.not_after,
+            "file": item.file,
+            "subject": item.subject,
+            "revoked": item.revoked,
+        }
         for item in expiries(directory)
     ]
     columns = {"not_after": "Not after", "file": "File", "subject": "Subject"}
@@ -359,6 +364,7 @@ def check_ca_config(source: Source) -> None:
         ConfigError: It cannot be used.
     """
     from ra_gateway.app.ca import CAService
+    from ra_gateway.app.idle import of_idle_at_the_ca
     from ra_gateway.app.running import check
     from ra_gateway.app.warnings import of_ca_expiry
     from ra_gateway.clocks import now
@@ -371,7 +377,11 @@ def check_ca_config(source: Source) -> None:
         say(f"{source}: good. A CA in RA mode.")
     else:
         say(f"{source}: good. A CA in RA mode and in client mode, {len(client.vendors)} vendor(s).")
-    for warning in (*_warnings(source, settings), *of_ca_expiry(settings.ca, now())):
+    for warning in (
+        *_warnings(source, settings),
+        *of_idle_at_the_ca(settings),
+        *of_ca_expiry(settings.ca, now()),
+    ):
         say(f"warning: {warning}")
 
 
@@ -393,6 +403,8 @@ def ca_list_profiles(as_json: JSONOption = False, config: ConfigOption = CONFIG)
             "required_subject": sorted(profile.required_subject),
             "san": sorted(profile.san),
             "san_required": profile.san_required,
+            "domains": profile.domains,
+            "organisations": profile.organisations,
             "purposes": [purposes.get(oid, oid) for oid in profile.purposes],
         }
         for name, profile in ca_profiles(settings).items()
@@ -405,6 +417,7 @@ def ca_list_profiles(as_json: JSONOption = False, config: ConfigOption = CONFIG)
         "validity_days": "Days",
         "required_subject": "Subject",
         "san": "SubjectAltName",
+        "within": "Within",
         "purposes": "For",
     }
     show_list(columns, rows, as_json=as_json)
@@ -416,6 +429,7 @@ def _profile_row(values: dict[str, Any]) -> dict[str, Any]:
         "name": f"{values['name']} (default)" if values["default"] else values["name"],
         "base": values["base"] or "built in",
         "san": f"{kinds} (required)" if kinds and values["san_required"] else kinds,
+        "within": [*values["domains"], *(f"O={name}" for name in values["organisations"])],
     }
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
@@ -24,6 +23,7 @@ from ra_gateway.cli.output import (
     plain,
     print_json,
     say,
+    serial_number,
     show_facts,
     show_list,
 )
@@ -82,7 +82,7 @@ def ca_show(
     from ra_gateway.cmp.names import general_names
     from ra_gateway.keys import pem
 
-    number = _serial_number(serial)
+    number = serial_number(serial)
     found = with_ledger(config, lambda ledger, _: ledger.certificate(number, now()))
     if found is None:
         raise ConfigError.of(
@@ -196,13 +196,6 @@ _TOLD: Final = (
 )
 
 
-def _serial_number(text: str) -> int:
-    digits = text.replace(":", "").lower().removeprefix("0x")
-    if not re.fullmatch(r"[0-9a-f]{1,64}", digits):
-        raise typer.BadParameter(f"{text!r} is no serial number in hexadecimal")
-    return int(digits, 16)
-
-
 def known_reason(name: str) -> str:
     """Return a reason's name, if it is one."""
     if name not in Reason.__members__:
@@ -230,7 +223,7 @@ def ca_revoke(
     config: ConfigOption = CONFIG,
 ) -> None:
     """Revoke a certificate, or release it from hold; its end entity may come back unless it is blocked."""
-    number, why = _serial_number(serial), Reason[reason]
+    number, why = serial_number(serial), Reason[reason]
     if device and why is Reason.removeFromCRL:
         raise typer.BadParameter("--device is not for removeFromCRL, which gives one back")
     revoke = _revoke_device if device else _revoke_one

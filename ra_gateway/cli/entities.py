@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -30,10 +30,12 @@ from ra_gateway.errors import ConfigError, Problem
 if TYPE_CHECKING:
     from ra_gateway.ca.ledger.ledger import Ledger
     from ra_gateway.ca.ledger.listing import Listed
-    from ra_gateway.ca.profiles import Profile
     from ra_gateway.config.ca_tables import CAConfig
 
 CSV_COLUMNS: Final = ("name", "subject", "names", "profile", "vendor", "identity")
+
+_MOST_LOOKED_AT: Final = 100
+"""Imported end entities whose names are tried: names that are wrong are so in most of them."""
 
 entity_app = Commands(
     name="entity", help="End entities: who may hold certificates.", no_args_is_help=True
@@ -80,16 +82,18 @@ def entity_add(
         ),
     )
     say(f"Registered {name}.")
+    known.warn([entity])
 
 
 class _Known:
-    """Names that the configuration knows."""
+    """Names that the configuration knows, and which the CA certifies."""
 
     def __init__(self, source: Source) -> None:
-        from ra_gateway.app.profiles import ca_profiles
+        from ra_gateway.app.profiles import ca_profiles, grantable
         from ra_gateway.config.reading import load_ca
 
         config = load_ca(source)
+        self._config = config.ca
         self._names = {
             "profile": grantable(ca_profiles(config.ca)),
             "vendor": sorted(config.vendors),
@@ -102,10 +106,25 @@ class _Known:
                 known = ", ".join(self._names[what]) or "none at all"
                 yield Problem(where, f"there is no {what} {name!r} for it", f"There are: {known}")
 
+    def warn(self, entities: Sequence[EndEntity]) -> None:
+        """Say which of the first end entities has names that the CA is going to refuse."""
+        from ra_gateway.app.issuance import Certifier
 
-def grantable(profiles: Mapping[str, Profile]) -> list[str]:
-    """Return the names of profiles that may be asked for: none whose keys speak for the PKI."""
-    return [name for name, profile in profiles.items() if not profile.is_privileged]
+        try:
+            certifier = Certifier(self._config)
+        except ConfigError:
+            return  # whoever starts the CA says what is wrong
+        for entity in entities[:_MOST_LOOKED_AT]:
+            unasked = certifier.unasked[:1] if entity.vendor else ()
+            profiles = (entity.profile,) if entity.profile else unasked
+            why = certifier.refusal(entity.subject, entity.names, profiles)
+            if why:
+                others = ", and those of others perhaps" if len(entities) > 1 else ""
+                say(
+                    f"warning: the CA is going to refuse the names of {entity.name}{others}: {why}. Register "
+                    "other names; or change its profile, ca.domains or ca.organisations."
+                )
+                return
 
 
 def _with_window(entity: EndEntity, config: CAConfig) -> EndEntity:
@@ -283,6 +302,7 @@ def entity_import(
 
     count = with_ledger(config, add)
     say(f"Registered {count} end {'entity' if count == 1 else 'entities'}.")
+    known.warn(entities)
 
 
 def _read_csv(path: Path, known: _Known) -> tuple[list[int], list[EndEntity]]:

@@ -18,6 +18,7 @@ from ra_gateway.cli.doctor import doctor
 from ra_gateway.cli.output import Commands, out, run, say
 from ra_gateway.cli.revocation import revocation
 from ra_gateway.cli.serve import check_config, init, serve
+from ra_gateway.cli.why import why
 
 app = Commands(
     name="ra-gateway",
@@ -59,6 +60,12 @@ app.command(
         'ra-gateway doctor --explain "no path from CN=enb-1 to an anchor of acme"',
     )
 )(doctor)
+app.command(
+    examples=(
+        "ra-gateway why SN-000001",
+        "journalctl -u ra-gateway -o cat | ra-gateway why 5b1f03c9 --log -",
+    )
+)(why)
 app.command(examples=("ra-gateway revocation --certificate enb-1.pem",))(revocation)
 app.add_typer(approvals_app)
 app.add_typer(ca_app)

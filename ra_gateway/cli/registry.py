@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ra_gateway.ca.records import DEFAULT_PROFILE, Authority, Privilege, Role
-from ra_gateway.cli.entities import grantable
 from ra_gateway.cli.ledger_context import actor, with_ledger
 from ra_gateway.cli.output import (
     CONFIG,
@@ -86,7 +85,7 @@ def role_add(
 ) -> None:
     """Make a role, or change what it lets be done; the names it has stay where none are given."""
 
-    from ra_gateway.app.profiles import ca_profiles
+    from ra_gateway.app.profiles import ca_profiles, grantable
     from ra_gateway.app.warnings import allows_all
     from ra_gateway.clocks import now
 

@@ -26,7 +26,7 @@ from ra_gateway.cmp.verification import (
     authenticate_answer,
     check_authority,
 )
-from ra_gateway.errors import CMPError, PKIFailureInfo, UpstreamBroken
+from ra_gateway.errors import CMPError, MalformedMessage, PKIFailureInfo, UpstreamBroken
 from ra_gateway.ra.endpoints import Upstream, Variant
 
 ANSWER_RULES: Final = HeaderRules(Strictness.lenient, extra_certs_max_count=64)
@@ -112,6 +112,18 @@ def blamed_on(upstream: Upstream) -> Iterator[None]:
         raise
     except CMPError as error:
         raise UpstreamBroken(f"{upstream.name}: {error}", rule=error.rule) from error
+
+
+def decoded(der: bytes, upstream: Upstream) -> PKIMessage:
+    """Decode what a CA answered.
+
+    Raises:
+        UpstreamBroken: It is no PKIMessage.
+    """
+    try:
+        return PKIMessage.from_der(der)
+    except MalformedMessage as error:
+        raise UpstreamBroken(f"{upstream.name}: {error}", rule="R84") from error
 
 
 def answer_to(

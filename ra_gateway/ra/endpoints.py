@@ -504,10 +504,6 @@ class Endpoint:
         object.__setattr__(self, "loosest_quirks", quirks)
         object.__setattr__(self, "operator_of", operator_of)
 
-    def origin_of(self, domain: TrustDomain) -> str:
-        """Return the name of the domain to remember with a certificate whose request one vouches for, "" for none."""
-        return domain.origin or (domain.name if domain.name in self.operator_of else "")
-
     def domain_of(self, name: str, origin: str) -> TrustDomain | None:
         """Return one of the domains whose devices, or RAs, may come here, None where there is no such any more.
 

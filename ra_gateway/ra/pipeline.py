@@ -250,7 +250,7 @@ async def _prepare(
     endpoint, upstream, message = context.endpoint, context.upstream, context.message
     if operation.variant is not Variant.reprotect and not message.has_own_id:
         raise MalformedMessage("no transactionID, and it has to go up unchanged", rule="R4")
-    credential = services.credential()
+    credential, domain = services.credential(), authenticated.domain
     reprotects = operation.variant is Variant.reprotect
     ids = services.fresh_ids() if upstream.settings.ids == "map" and reprotects else None
     # What is held is made and signed when it leaves: until then there is nothing that a CA would take.
@@ -302,7 +302,7 @@ async def _prepare(
         profile=context.profile,
         ca_transaction_id=b"" if ids is None else ids.transaction_id,
         credential_digest=credential.certificate.digest,
-        quirks_of=endpoint.origin_of(authenticated.domain),
+        quirks_of=domain.origin or (domain.name if domain.name in endpoint.operator_of else ""),
         relay_digest=context.nested_by,
         asked_as="" if asked_type is message.body_type else asked_type.name,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.mac import MACCredential, SharedSecret
@@ -181,6 +181,28 @@ class CACore(Protocol):
 
     async def close(self) -> None:
         """Release connections."""
+
+
+@runtime_checkable
+class Looked(Protocol):
+    """What of CAs and signers can tell whether it would be of use to ask them; the others always would."""
+
+    async def look(self) -> None:
+        """Return if messages can be sent there now.
+
+        Raises:
+            ServiceFailure: They cannot; it says why.
+        """
+
+
+async def look(core: object) -> None:
+    """Return if a CA can be sent messages now, as far as it can be told.
+
+    Raises:
+        ServiceFailure: It cannot.
+    """
+    if isinstance(core, Looked):
+        await core.look()
 
 
 @dataclass(frozen=True, slots=True)

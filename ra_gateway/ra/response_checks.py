@@ -60,13 +60,14 @@ from ra_gateway.cmp.requests import Possession, require_delivery
 from ra_gateway.cmp.signers import certificate_bag
 from ra_gateway.cmp.trust import Path
 from ra_gateway.cmp.verification import Authenticated, AuthenticatedMessage
-from ra_gateway.errors import CMPError, MalformedMessage, PKIFailureInfo, UpstreamBroken
+from ra_gateway.errors import CMPError, PKIFailureInfo, UpstreamBroken
 from ra_gateway.events import Outcome
 from ra_gateway.ra.ca_answers import (
     ANSWER_RULES,
     Expected,
     answer_to,
     blamed_on,
+    decoded,
     refusal_in,
     status_told,
 )
@@ -144,18 +145,6 @@ class _CertificateResponse:
     def altered(self) -> bool:
         """Whether the content is no longer the message's, octet by octet."""
         return self.message.protection is None or (self.ca_cert_req_id != self.response.cert_req_id)
-
-
-def decoded(der: bytes, upstream: Upstream) -> PKIMessage:
-    """Decode what a CA answered.
-
-    Raises:
-        UpstreamBroken: It is no PKIMessage.
-    """
-    try:
-        return PKIMessage.from_der(der)
-    except MalformedMessage as error:
-        raise UpstreamBroken(f"{upstream.name}: {error}", rule="R84") from error
 
 
 def expected_of(

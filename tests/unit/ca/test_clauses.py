@@ -262,6 +262,9 @@ def test_a_cn_that_reads_like_a_host_is_one_of_the_domain(ca: Certificate, text:
         "https:{}",
         "https:/{}/x",
         "aaa://{}:3868",
+        "pres:a@{}",
+        "tel:+1;phone-context={}",
+        "tel:+1;isub=1;Phone-Context={};x=y",
     ],
 )
 def test_hosts_of_uris_lie_in_the_domain(ca: Certificate, uri: str, host: str, good: bool) -> None:
@@ -292,7 +295,86 @@ def test_a_dot_of_a_host_in_a_uri_may_be_escaped(ca: Certificate) -> None:
 @pytest.mark.parametrize(
     "uri",
     [
+        "sip:u@evil",
+        "sip:evil",
+        "sips:evil:5061",
+        "xmpp:u@evil/resource",
+        "mailto:u@evil",
+        "sip:u%2540evil.com",
+        "pres:a@evil%252Ecom",
+        "pres:a@evil%25252Ecom",
+        "tel:+1;phone-context=evil",
+        "tel:+1;phone-context=evil%2Ecom",
+    ],
+)
+def test_hosts_of_uris_in_disguise_lie_in_no_domain(ca: Certificate, uri: str) -> None:
+    """Of one label, or encoded twice."""
+    san = asn1.tlv(0x30, asn1.tlv(0x86, uri.encode()))
+    asked = template(extensions=(Extension(OID.subjectAltName, False, san),))
+    assert refused(replace(loose(NE_IPSEC), domains=("example.net",)), asked, ca).rule == "T1"
+
+
+@pytest.mark.requirement("T1")
+@pytest.mark.parametrize(
+    "bad, good",
+    [
+        ("UID=gw.evil.com", "UID=gw.example.net"),
+        ("1.2.840.113549.1.9.2=gw.evil.com", "1.2.840.113549.1.9.2=gw.example.net"),
+        ("1.2.840.113549.1.9.8=gw.evil.com", "1.2.840.113549.1.9.8=192.0.2.1"),
+        ("1.2.840.113549.1.9.1=x@evil.com", "1.2.840.113549.1.9.1=x@example.net"),
+        ("UID=x@evil.com", "UID=x"),
+    ],
+)
+def test_hosts_of_other_attributes_lie_in_the_domain(ca: Certificate, bad: str, good: str) -> None:
+    """In the subject and in a directoryName."""
+    own = replace(of_all_kinds(loose(NE_IPSEC)), domains=("example.net",))
+    for text, fits in ((bad, False), (good, True)):
+        for asked in (
+            template(subject_der=from_rfc4514(f"CN=enb1,{text},O=Op")),
+            template(extensions=(san_extension(f"dn:CN=enb1,{text}"),)),
+        ):
+            if fits:
+                planned(own, asked, ca)
+            else:
+                assert refused(own, asked, ca).rule == "T1"
+
+
+@pytest.mark.requirement("T1")
+@pytest.mark.parametrize(
+    "labels, good",
+    [
+        (("net", "example", "CN"), True),
+        (("net", "example", "ran", "CN"), True),
+        (("CN", "example", "net"), True),
+        (("CN", "core", "example", "org"), True),
+        (("CN", "com", "evil", "example", "net"), False),
+        (("CN", "com", "example", "net"), False),
+        (("com", "evil", "O", "example", "net"), False),
+        (("com", "evil", "CN"), False),
+        (("CN", "evil", "com"), False),
+    ],
+)
+def test_components_of_a_domain_have_no_second_reading(
+    ca: Certificate, labels: tuple[str, ...], good: bool
+) -> None:
+    """Last in the subject they are a domain of the operator as it is listed: RFC 2247 reads them from the end."""
+    plain = {"CN": (OID.commonName, 0x0C, "enb1"), "O": O}
+    subject = name(*(plain.get(item, (OID.domainComponent, 0x16, item)) for item in labels))
+    own = replace(of_all_kinds(loose(NE_IPSEC)), domains=("example.net", "core.example.org"))
+    beside = Extension(OID.subjectAltName, False, asn1.tlv(0x30, asn1.tlv(0xA4, subject)))
+    for asked in (template(subject_der=subject), template(extensions=(beside,))):
+        if good:
+            planned(own, asked, ca)
+        else:
+            assert refused(own, asked, ca).rule == "T1"
+
+
+@pytest.mark.requirement("T1")
+@pytest.mark.parametrize(
+    "uri",
+    [
         "tel:+49.228.1",
+        "tel:+1;phone-context=+49",
         "urn:oid:1.2.3",
         "urn:uuid:f81d4fae-7dec-11d0-a765-00a0c91e6bf6",
         "https://192.0.2.1/index.html",
@@ -583,7 +665,7 @@ def test_types_of_network_functions(
         "uri:urn:uuid:F81D4FAE-7dec-11d0-a765",
         "uri:urn:uuid:g81d4fae-7dec-11d0-a765-00a0c91e6bf6",
         "uri:urn:oid:1.2.3",
-        "uri:https://amf1.example.net/",
+        f"uri:https://amf1.amf.{HOME}/",
     ],
 )
 def test_the_uri_of_an_instance(ca: Certificate, uri: str | None) -> None:
@@ -637,6 +719,78 @@ def test_hosts_of_a_network_function_lie_in_its_home_domain(ca: Certificate, hos
         asked = amf(san_extension(good, f"dns:{host}", UUID), types)
         assert refused(profile, asked, ca).rule == "T16"
     planned(replace(NF, subject_form=SubjectForm.any), amf(san_extension(f"dns:{host}"), types), ca)
+
+
+ELSEWHERE: Final = (
+    ("CN=amf.5gc.mnc999.mcc310.3gppnetwork.org", ()),
+    ("CN=evil.com", ()),
+    ("CN=192.0.2.1", ()),
+    ("CN=x@evil.com", ()),
+    ("", ("uri:https://amf.5gc.mnc999.mcc310.3gppnetwork.org/",)),
+    ("", ("uri:https://evil.com/x",)),
+    ("", ("uri:https://sepp.5gc.mnc001.mcc263.3gppnetwork.org/",)),
+    ("", ("uri:sip:amf@evil.com",)),
+    ("", ("email:amf@evil.com",)),
+    ("", ("dn:CN=evil.com",)),
+    ("", ("dn:O=5gc.mnc999.mcc310.3gppnetwork.org",)),
+    ("", ("dn:DC=evil,DC=com",)),
+)
+
+
+@pytest.mark.requirement("T16", "T22")
+@pytest.mark.parametrize("subject, names", ELSEWHERE)
+@pytest.mark.parametrize("profile", [NF, SCP, SEPP, TOKEN_SIGNING], ids=lambda item: item.name)
+def test_no_name_of_a_network_function_lies_elsewhere(
+    ca: Certificate, profile: Profile, subject: str, names: tuple[str, ...]
+) -> None:
+    """Wherever a reader may take a host from, beside a good one, and for a SCP alone."""
+    types = () if profile is not NF else (nf_types("AMF"),)
+    subject_der = from_rfc4514(",".join(filter(None, (subject, f"O={HOME}", "C=DE"))))
+    good = {"sepp": f"dns:sepp.{HOME}", "scp": "ip:192.0.2.1"}.get(profile.name, f"dns:amf.{HOME}")
+    all_names = [(good, UUID, *names), *([names] if profile is SCP and names else [])]
+    for some in all_names:
+        extensions = (san_extension(*some), *types)
+        asked = template(subject_der=subject_der, extensions=extensions)
+        assert "home domain that O says" in refused(of_all_kinds(profile), asked, ca).detail
+
+
+def of_all_kinds(profile: Profile) -> Profile:
+    return replace(profile, san=frozenset({"dns", "ip", "uri", "email", "dn"}))
+
+
+@pytest.mark.requirement("T16", "T22")
+def test_names_of_a_network_function_that_lie_at_home(ca: Certificate) -> None:
+    """A commonName that is no host, or one at home; URIs at home."""
+    for subject in ("CN=AMF 1", f"CN=amf.{HOME.upper()}", f"CN=amf.{HOME}"):
+        der = from_rfc4514(f"{subject},O={HOME},C=DE")
+        names = (
+            f"dns:amf.{HOME}",
+            UUID,
+            f"uri:https://amf.{HOME}:8443/x",
+            "uri:https://192.0.2.1/",
+        )
+        asked = template(subject_der=der, extensions=(san_extension(*names), nf_types("AMF")))
+        planned(NF, asked, ca)
+    sepp = san_extension(f"dns:sepp.{HOME}", "uri:https://sepp.5gc.mnc001.mcc262.ipxnetwork.org/")
+    planned(SEPP, template(subject_der=NF_SUBJECT, extensions=(sepp,)), ca)
+
+
+@pytest.mark.requirement("T22")
+@pytest.mark.parametrize("sepp", [f"sepp1.{HOME}", f"a.SEPP-2.b.{HOME}", f"sepp.{HOME}"])
+@pytest.mark.parametrize("profile", [NF, SCP, TOKEN_SIGNING], ids=lambda item: item.name)
+def test_a_sepp_s_name_is_a_sepp_s(ca: Certificate, profile: Profile, sepp: str) -> None:
+    """As DNS name, in a URI and as commonName."""
+    types = () if profile is not NF else (nf_types("AMF"),)
+    for subject, name in (
+        (NF_SUBJECT, f"dns:{sepp}"),
+        (NF_SUBJECT, f"uri:https://{sepp}/"),
+        (NF_SUBJECT, f"dn:CN={sepp}"),
+        (from_rfc4514(f"CN={sepp},O={HOME},C=DE"), f"uri:https://amf.{HOME}/"),
+    ):
+        san = san_extension(name, f"dns:amf.{HOME}", UUID)
+        asked = template(subject_der=subject, extensions=(san, *types))
+        error = refused(of_all_kinds(profile), asked, ca)
+        assert (error.rule, "name of a SEPP" in error.detail) == ("T22", True)
 
 
 @pytest.mark.requirement("T22")
@@ -728,7 +882,7 @@ async def test_what_every_profile_issues(
         NF_SUBJECT if profile.subject_form is SubjectForm.network_function else name(O, CN)
     )
     names = [
-        f"dns:sepp.{HOME}",
+        f"dns:{'sepp' if profile is SEPP else 'amf'}.{HOME}",
         *([UUID] if "nf" in profile.name or profile is TOKEN_SIGNING else []),
     ]
     types = (nf_types("NRF"),) if profile is NF else ()
