@@ -13,6 +13,7 @@ import structlog
 from ra_gateway.app.changes import config_digest, require_no_restart
 from ra_gateway.app.gateway import Wiring
 from ra_gateway.app.management import Management, Probe
+from ra_gateway.app.readings import meter_gateway, names_of
 from ra_gateway.app.running import cmp_listener, event_sink, listen, now
 from ra_gateway.clocks import unstepped
 from ra_gateway.cmp.selfcheck import require_codec
@@ -119,6 +120,7 @@ class Application:
         )
         self._background: list[asyncio.Task[None]] = []
         self._retiring: set[asyncio.Task[None]] = set()
+        self._outgoing: list[Wiring] = []
         self._reloading = asyncio.Lock()
         self.listener = cmp_listener(
             self._wiring,
@@ -136,6 +138,16 @@ class Application:
             metrics,
             {"process": lambda: self._state, "store": self._store_probe},
         )
+        self._metrics = metrics
+        meter_gateway(
+            metrics,
+            lambda: self._wiring,
+            lambda: self._outgoing,
+            {"cmp": self.listener},
+        )
+        metrics.keep(names_of(self._wiring))
+        if self._bundled is not None:
+            self._bundled.meter(metrics)
 
     @property
     def config(self) -> GatewayConfig:
@@ -198,6 +210,7 @@ class Application:
                 raise
             old, self._wiring = self._wiring, fresh
             self.listener.serve(fresh, fresh.routes, fresh.profiles)
+            self._metrics.keep(names_of(fresh))
             retiring = asyncio.create_task(self._retire(old))
             self._retiring.add(retiring)
             retiring.add_done_callback(self._retiring.discard)
@@ -223,7 +236,9 @@ class Application:
         return fresh
 
     async def _retire(self, wiring: Wiring) -> None:
+        self._outgoing.append(wiring)
         await wiring.stop(wiring.config.server.drain_seconds)
+        self._outgoing.remove(wiring)
         if wiring.store is not self.store:
             await wiring.store.close()
 

@@ -15,7 +15,7 @@ from ra_gateway.app.information import information
 from ra_gateway.app.revocation import LedgerStatus, gateway_revocation
 from ra_gateway.app.running import STEADY, now
 from ra_gateway.app.trust import anchors, certificates, operator_domain, vendor_domains
-from ra_gateway.app.upstreams import Cores, answer_trust, batched, upstream_settings
+from ra_gateway.app.upstreams import Cores, answer_trust, batched, metered, upstream_settings
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.header_checks import RELAYED, HeaderRules
 from ra_gateway.cmp.mac import MACBounds
@@ -325,6 +325,8 @@ class Wiring:
     ) -> None:
         self.config, self.store = config, store
         operator, vendors = operator_domain(config), vendor_domains(config.vendors)
+        self.domains = (operator, *vendors.values())
+        """The operator's, and those of all vendors."""
         self._ra: CredentialFiles = CredentialFiles(
             config.ra,
             operator,
@@ -366,6 +368,7 @@ class Wiring:
             if bundled is None or upstream.core is not bundled.ca
         }
         """Of CAs elsewhere."""
+        self.upstreams = upstreams = {name: metered(item) for name, item in upstreams.items()}
         self._secrets: dict[str, SecretFile] = {
             name: _secret_file(endpoint.mac, None if before is None else before._secrets.get(name))
             for name, endpoint in config.endpoints.items()
@@ -421,6 +424,16 @@ class Wiring:
             for name, endpoint in config.endpoints.items()
             for profile in endpoint.profiles
         }
+
+    @property
+    def in_flight_count(self) -> int:
+        """How many messages are being answered."""
+        return self._in_flight
+
+    @property
+    def credential(self) -> Credential:
+        """The RA's, as it is now."""
+        return self._ra.current
 
     def _own_certificates(self) -> list[Certificate]:
         return [item.certificate for item in (self._ra.current, *self._ra.earlier())]

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Final
 
+from ra_gateway import __version__
+from ra_gateway.app.readings import of_listener
 from ra_gateway.app.running import listen
 from ra_gateway.config.service_tables import ManagementConfig
 from ra_gateway.errors import GatewayError, StoreUnavailable
 from ra_gateway.events import Component
 from ra_gateway.metrics import Metrics
+from ra_gateway.metrics.families import BUILD, READY, Reading
 from ra_gateway.server.management import Exposition, ManagementListener
 
 PROBE_SECONDS: Final = 2.0
@@ -81,6 +84,7 @@ class Management:
         )
         self.url = ""
         """Of the listener, once it listens."""
+        metrics.reads(self._readings)
 
     async def start(self) -> None:
         """Listen, if that is wanted.
@@ -96,10 +100,19 @@ class Management:
         """Close, last of all: until then it tells how far the end is."""
         if self.listener is not None:
             await self.listener.drain(0.0)
+        await self._metrics.stop()
 
-    def metrics(self, accept: str) -> Exposition:
+    async def metrics(self, accept: str) -> Exposition:
         """Return all metrics (`ManagementHandler`)."""
+        await self._metrics.refresh()
         return Exposition(*self._metrics.exposition(accept))
+
+    def _readings(self) -> Iterator[Reading]:
+        yield Reading(BUILD, (__version__,), 1)
+        for part, problem in self.readiness().items():
+            yield Reading(READY, (part,), not problem)
+        if self.listener is not None:
+            yield from of_listener("management", self.listener)
 
     def readiness(self) -> dict[str, str]:
         """Return every part and what is wrong with it (`ManagementHandler`)."""

@@ -84,8 +84,15 @@ class Counters:
     """Closed while they waited for their clients, to make room."""
     requests_refused: int = 0
     """Refused by HTTP status, before any code but the listener's saw them."""
+    refusals: dict[int | None, int] = field(default_factory=dict)
+    """Of those, how many by which status; None where the connection was closed without an answer."""
     refusals_untold: int = 0
     """Of those and of the connections refused, which no event was told of, since the last one that was."""
+
+    def refuse(self, status: int | None) -> None:
+        """Count a request that is refused."""
+        self.requests_refused += 1
+        self.refusals[status] = self.refusals.get(status, 0) + 1
 
 
 # What a connection is doing; all but WORKING have a time limit, READING (a body) one of its own. Plain
@@ -173,7 +180,7 @@ class _Connection(web.RequestHandler):
             self.enter(_HEADERS)
         self._lines += data.count(b"\r\n")
         if self._lines > _MAX_LINES:  # not parsed, and not answered: parsing is what costs
-            self._listener.counters.requests_refused += 1
+            self._listener.counters.refuse(None)
             self._listener.tell_refusal(self.peer, None, "more lines than a request has")
             assert self._wire is not None
             self._wire.abort()
@@ -392,6 +399,11 @@ class Listener(ABC):
     # --- Life -------------------------------------------------------------------------------------
 
     @property
+    def limits(self) -> tuple[int, int]:
+        """Most connections, and most requests in the handler."""
+        return self._max_connections, self._max_requests_in_flight
+
+    @property
     def connections_count(self) -> int:
         """Return how many connections are open."""
         return len(self._connections)
@@ -511,8 +523,8 @@ class Listener(ABC):
 
     def refuse_unreadable(self, connection: _Connection) -> web.StreamResponse:
         """Answer 400 to what is not HTTP, and close."""
-        self.counters.requests_refused += 1
         status = HTTPStatus.BAD_REQUEST
+        self.counters.refuse(status)
         self.tell_refusal(connection.peer, status, self.refusals[status])
         connection.enter(_CLOSING)
         response = self._refused(Refusal(HTTPStatus.BAD_REQUEST))
@@ -561,7 +573,7 @@ class Listener(ABC):
         try:
             response = await self.respond(request, connection.peer)
         except Refusal as refusal:
-            self.counters.requests_refused += 1
+            self.counters.refuse(refusal.status)
             self.tell_refusal(
                 connection.peer, refusal.status, self.refusals[refusal.status], request
             )
