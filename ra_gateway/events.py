@@ -181,6 +181,32 @@ class UpstreamFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class UpstreamDown:
+    """A CA can be sent nothing at the moment.
+
+    Args:
+        upstream: Its name.
+        detail: Why.
+    """
+
+    upstream: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamUp:
+    """A CA that could be sent nothing can be sent messages again.
+
+    Args:
+        upstream: Its name.
+        down_seconds: For how long it could not.
+    """
+
+    upstream: str
+    down_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class StoreLost:
     """A store does not answer, or takes nothing more.
 
@@ -287,6 +313,8 @@ Fact = (
     | CertificateConfirmed
     | CertificatesWithdrawn
     | UpstreamFailed
+    | UpstreamDown
+    | UpstreamUp
     | StoreLost
     | StoreFound
     | CRLPublished

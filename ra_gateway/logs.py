@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 from collections.abc import MutableMapping
+from contextvars import ContextVar
 from itertools import islice
 from typing import Any, Final, Literal, TextIO, cast
 
@@ -23,6 +25,10 @@ from ra_gateway.events import (
     HTTPRefused,
     ReloadRefused,
     RequestHandled,
+    StoreFound,
+    StoreLost,
+    UpstreamDown,
+    UpstreamUp,
 )
 
 _LEVELS: Final = {
@@ -30,6 +36,15 @@ _LEVELS: Final = {
     "info": logging.INFO,
     "warning": logging.WARNING,
     "error": logging.ERROR,
+}
+
+_PRIORITIES: Final = {
+    "critical": "<2>",
+    "exception": "<3>",
+    "error": "<3>",
+    "warning": "<4>",
+    "info": "<6>",
+    "debug": "<7>",
 }
 
 _FIELDS_OF_GATEWAY: Final = (
@@ -202,12 +217,18 @@ def configure(format_: Literal["json", "console"], level: str) -> None:
         # Plain tracebacks: the usual ones of a terminal show local variables, which may be keys.
         structlog.processors.format_exc_info,
         bounded,
-        structlog.processors.JSONRenderer()
-        if format_ == "json"
-        else structlog.dev.ConsoleRenderer(
-            colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
-        ),
     ]
+    if format_ == "json":
+        processors.append(structlog.processors.JSONRenderer())
+    else:
+        processors.append(
+            structlog.dev.ConsoleRenderer(
+                colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+            )
+        )
+    if _is_journal(os.environ.get("JOURNAL_STREAM", "")):
+        processors.insert(-1, _note_priority)
+        processors.append(_with_priority)
     structlog.configure(
         processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
@@ -215,6 +236,32 @@ def configure(format_: Literal["json", "console"], level: str) -> None:
         cache_logger_on_first_use=True,
     )
     logging.lastResort = _OtherLoggers(logging.WARNING)
+
+
+def _is_journal(stream: str) -> bool:
+    """Tell whether standard error is the journal's (systemd.exec(5), JOURNAL_STREAM)."""
+    try:
+        status = os.fstat(sys.stderr.fileno())
+    except (OSError, ValueError):
+        return False
+    return stream == f"{status.st_dev}:{status.st_ino}"
+
+
+_PRIORITY: ContextVar[str] = ContextVar("priority", default="<6>")
+"""Of the line that is being written (sd-daemon(3)), from before it is a text until after."""
+
+
+def _note_priority(
+    _logger: object, method: str, fields: MutableMapping[str, Any]
+) -> MutableMapping[str, Any]:
+    _PRIORITY.set(_PRIORITIES.get(str(fields.get("level", method)), "<6>"))
+    return fields
+
+
+def _with_priority(_logger: object, _method: str, text: str) -> str:
+    """Put its priority before each line of a text: the journal takes it off, and finds errors by it."""
+    priority = _PRIORITY.get()
+    return "\n".join(priority + line for line in text.split("\n"))
 
 
 class _OtherLoggers(logging.Handler):
@@ -257,6 +304,15 @@ class LogSink:
             case HTTPRefused():
                 fields = {name: value for name in _OF_HTTP if (value := getattr(event, name))}
                 self._log.warning("http.refused", by=event.by, **fields)
+            case StoreLost():
+                self._log.error("store.down", by=event.by, detail=event.detail)
+            case StoreFound():
+                self._log.info("store.up", by=event.by, down_seconds=round(event.lost_seconds, 1))
+            case UpstreamDown():
+                self._log.error("upstream.down", upstream=event.upstream, detail=event.detail)
+            case UpstreamUp():
+                seconds = round(event.down_seconds, 1)
+                self._log.info("upstream.up", upstream=event.upstream, down_seconds=seconds)
             case ConfigurationReloaded():
                 self._log.info("config.reloaded", by=event.by, digest=event.digest)
             case ReloadRefused():

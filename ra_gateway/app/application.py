@@ -12,9 +12,10 @@ import structlog
 
 from ra_gateway.app.changes import config_digest, require_no_restart
 from ra_gateway.app.gateway import Wiring
-from ra_gateway.app.management import Management, Probe
+from ra_gateway.app.health import LOOK_SECONDS, Probe
+from ra_gateway.app.management import Management
 from ra_gateway.app.readings import meter_gateway, names_of
-from ra_gateway.app.running import cmp_listener, event_sink, listen, now
+from ra_gateway.app.running import cmp_listener, event_sink, listen, log_start, now
 from ra_gateway.clocks import unstepped
 from ra_gateway.cmp.selfcheck import require_codec
 from ra_gateway.config.service_tables import StoreConfig
@@ -132,11 +133,12 @@ class Application:
         )
         self._state = "starting"
         self._store_probe = Probe(lambda: self.store.ping())
+        self._seals_compared = False
         self.management = Management(
             config.management,
             config.server.listen_port,
             metrics,
-            {"process": lambda: self._state, "store": self._store_probe},
+            self._parts,
         )
         self._metrics = metrics
         meter_gateway(
@@ -169,29 +171,40 @@ class Application:
         """Where transactions are kept now."""
         return self._wiring.store
 
+    def _parts(self) -> dict[str, str]:
+        parts = {"process": self._state, "store": self._store_probe.problem}
+        if self._bundled is not None:
+            parts["ledger"] = self._bundled.problem
+        return parts | self._wiring.parts()
+
     async def start(self) -> tuple[str, int]:
-        """Check that the store answers, open the ledger, fetch CRLs, and listen.
+        """Open the ledger, fetch CRLs, and listen.
+
+        Where the store, the ledger or a CA does not answer yet, it starts all the same, and is ready once they do.
 
         Returns:
             Host and port.
 
         Raises:
             ConfigError: The ledger of the bundled CA cannot be used.
-            StoreUnavailable: The store cannot be written to.
             CannotListen: The address or the port cannot be had.
         """
         await self.management.start()
-        await self.store.ping()
-        await self._compare_seals(self.store)
+        await self._look_at_store()
         if self._bundled is not None:
             await self._bundled.start()
         await self._wiring.start()
-        self._background = [
-            asyncio.create_task(supervised("store.probe", self._store_probe.run)),
-        ]
+        self._background = [asyncio.create_task(supervised("store.probe", self._watch_store))]
         server = self.config.server
         where = await listen(self.listener, server.listen_host, server.listen_port, "server")
         self._state = ""
+        log_start(
+            self.config,
+            where,
+            self.management.url,
+            {name: endpoint.url_paths for name, endpoint in self.config.endpoints.items()},
+            unready={part: what for part, what in self._parts().items() if what},
+        )
         return where
 
     async def reload(self) -> None:
@@ -237,10 +250,24 @@ class Application:
 
     async def _retire(self, wiring: Wiring) -> None:
         self._outgoing.append(wiring)
-        await wiring.stop(wiring.config.server.drain_seconds)
-        self._outgoing.remove(wiring)
+        try:
+            await wiring.stop(wiring.config.server.drain_seconds)
+        finally:
+            self._outgoing.remove(wiring)
         if wiring.store is not self.store:
             await wiring.store.close()
+
+    async def _watch_store(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            await self._look_at_store()
+
+    async def _look_at_store(self) -> None:
+        await self._store_probe.once()
+        if not self._store_probe.problem and not self._seals_compared:
+            with suppress(StoreUnavailable):
+                await self._compare_seals(self.store)
+                self._seals_compared = True
 
     async def _compare_seals(self, store: MemoryStore | RedisStore) -> None:
         """Tell when other gateways seal by a key that this one has not; each goes on with what it can open itself.
@@ -257,8 +284,10 @@ class Application:
             )
 
     async def stop(self) -> None:
-        """Answer what was accepted, then close everything."""
-        self._state = "draining"
+        """Be unready for a while, answer what was accepted, then close everything."""
+        is_serving, self._state = not self._state, "draining"
+        if is_serving:
+            await asyncio.sleep(self.config.server.lame_duck_seconds)
         background, self._background = self._background, []
         await ended(*background)
         seconds = self.config.server.drain_seconds

@@ -12,18 +12,27 @@ import structlog
 
 from ra_gateway.app.ca_readings import meter_ca
 from ra_gateway.app.changes import config_digest, require_unchanged
+from ra_gateway.app.health import CALM_SECONDS, LOOK_SECONDS, Probe
 from ra_gateway.app.management import Management
 from ra_gateway.app.profiles import ca_profiles, lacks_crl_url, unusable
 from ra_gateway.app.readings import of_domains, of_listener, of_revocation
 from ra_gateway.app.revocation import revocation
-from ra_gateway.app.running import STEADY, cmp_listener, event_sink, listen, now
+from ra_gateway.app.running import (
+    STEADY,
+    CannotListen,
+    cmp_listener,
+    event_sink,
+    listen,
+    log_start,
+    now,
+)
 from ra_gateway.app.trust import vendor_domains
 from ra_gateway.ca.authorization import ClientMode, Mode
 from ra_gateway.ca.certification import IssuancePolicy
 from ra_gateway.ca.core import BundledCA
 from ra_gateway.ca.crl import CRLPublisher, CRLSettings
 from ra_gateway.ca.crl_directory import CRLDirectory
-from ra_gateway.ca.cross import RootCRL
+from ra_gateway.ca.files import CAFiles
 from ra_gateway.ca.general_messages import Published
 from ra_gateway.ca.key_generation import KeyGeneration
 from ra_gateway.ca.keys import CAKeys, expiries, load_ca, retired_certificates
@@ -32,6 +41,7 @@ from ra_gateway.ca.ledger.ledger import Ledger, open_ledger
 from ra_gateway.ca.lint import require_clean
 from ra_gateway.ca.ocsp import OCSPResponder, OCSPSettings, OCSPSigner
 from ra_gateway.ca.profiles import Profile
+from ra_gateway.ca.root_record import RootCRL, revoked_by_root
 from ra_gateway.ca.status import CAStatus
 from ra_gateway.cmp.header_checks import HeaderRules, Strictness
 from ra_gateway.cmp.responder import Reply
@@ -62,6 +72,9 @@ EXPIRY_WARNING: Final = timedelta(days=30)
 """How early the CA's own certificates are warned of: renewing them wants somebody's hand."""
 
 _WARNING_SECONDS: Final = 86_400.0
+
+_ROOT_SECONDS: Final = 10.0
+"""From one look for what the root has revoked to the next."""
 
 _CHECKPOINT_SECONDS: Final = 3600.0
 """What is cut off the audit trail within an hour is told by nothing else than the last hour's log."""
@@ -209,11 +222,14 @@ class BundledService:
         self._profiles = profiles = ca_profiles(config)
         require_clean(profiles.values(), keys.issuers[0])
         self.ledger = ca_ledger(config, sink)
-        self._issuing = keys.issuers
+        self._issuing, self._root = keys.issuers, keys.root
         self.issuers = tuple(issuer.certificate for issuer in keys.issuers)
         self.publisher = crl_publisher(config, keys, self.ledger)
         self.status = _status_listener(config, keys, self.ledger, self.publisher)
         self._background: list[asyncio.Task[None]] = []
+        self._opening: asyncio.Task[None] | None = None
+        self._opened = False
+        self._probe = Probe(self.ledger.ping, CALM_SECONDS)
         client = config.client
         roots = (keys.root, *((keys.old_root,) if keys.old_root else ()))
         self.ca = BundledCA(
@@ -269,14 +285,36 @@ class BundledService:
         metrics.reads(lambda: of_revocation(self._revocation.states(), self._revocation_tables))
 
     async def start(self) -> None:
-        """Open the ledger, and serve status.
+        """Open the ledger, and serve status; where the ledger cannot be reached, as soon as it can.
 
         Raises:
             ConfigError: The ledger cannot be used.
             CannotListen: The address or the port cannot be had.
         """
+        try:
+            await self._open()
+        except StoreUnavailable as error:
+            self._probe.problem = error.detail
+            log.error("store.down", by=Component.ca, detail=error.detail)
+            self._opening = asyncio.create_task(supervised("ca.open", self._open_later))
+
+    async def _open_later(self) -> None:
+        while self._probe.problem:
+            await asyncio.sleep(LOOK_SECONDS)
+            try:
+                await self._open()
+            except StoreUnavailable as error:
+                self._probe.problem = error.detail
+            except (ConfigError, CannotListen) as error:
+                self._probe.problem = str(error)
+                log.error("ca.cannot_start", detail=str(error))
+        log.info("store.up", by=Component.ca)
+        await asyncio.Event().wait()
+
+    async def _open(self) -> None:
         await self.ca.start()
         await self._revocation.start()
+        self._opened = True
         await self._warn_of_profiles()
         self._background.append(
             asyncio.create_task(supervised("ca.checkpoints", self._keep_checkpoints))
@@ -284,6 +322,7 @@ class BundledService:
         self._background.append(
             asyncio.create_task(supervised("ca.expiries", self._warn_of_expiries))
         )
+        self._background.append(asyncio.create_task(supervised("ca.root", self._watch_root)))
         config = self._config.status
         if self.status is not None and config is not None:
             where = await listen(self.status, config.listen_host, config.listen_port, "ca.status")
@@ -293,6 +332,13 @@ class BundledService:
             if directory is not None:
                 task = supervised("crl.directory", directory.run)
                 self._background.append(asyncio.create_task(task))
+        self._probe.problem = ""
+        self._background.append(asyncio.create_task(supervised("ledger.probe", self._probe.run)))
+
+    @property
+    def problem(self) -> str:
+        """What is wrong with the ledger, "" if nothing is."""
+        return self._probe.problem
 
     def _directory(self, status: CAStatusConfig) -> CRLDirectory | None:
         config = self._config.ldap
@@ -336,11 +382,38 @@ class BundledService:
                     "subject": expiry.subject,
                     "not_after": expiry.not_after.isoformat(),
                 }
-                if expiry.not_after < now():
+                if expiry.revoked:
+                    log.warning("ca.certificate_revoked", **told)
+                elif expiry.not_after < now():
                     log.error("ca.certificate_expired", **told)
                 elif expiry.not_after < now() + EXPIRY_WARNING:
                     log.warning("ca.certificate_expires", **told)
             await asyncio.sleep(_until_next_warning(item.not_after for item in soonest))
+
+    async def _watch_root(self) -> None:
+        """Issue nothing any more from when the root has revoked the issuing CA."""
+        directory, issuer = self._config.directory_path, self._issuing[0]
+        chain, told = (issuer.certificate, *issuer.chain), ""
+        while True:
+            try:
+                revoked = await asyncio.to_thread(
+                    revoked_by_root, CAFiles(directory), self._root, chain
+                )
+            except ConfigError as error:  # what it said before holds
+                if str(error) != told:
+                    told = str(error)
+                    log.error("ca.directory_unusable", detail=told)
+                revoked = []
+            if revoked:
+                issuer.stop(f"the root has revoked {revoked[0].subject}")
+                log.error(
+                    "ca.issuing_revoked",
+                    subject=revoked[0].subject,
+                    serial=f"{revoked[0].serial_number:x}",
+                    todo=f"run: ra-gateway ca roll-issuing {directory}, and restart; nothing is issued until then",
+                )
+                return
+            await asyncio.sleep(_ROOT_SECONDS)
 
     async def _keep_checkpoints(self) -> None:
         while True:
@@ -363,12 +436,14 @@ class BundledService:
 
     async def stop(self) -> None:
         """Finish what was begun and close everything."""
+        if self._opening is not None:
+            await ended(self._opening)
         background, self._background = self._background, []
         await ended(*background)  # whatever one of them failed of, the ledger is to be closed
         await self._revocation.stop()
         if self.status is not None:
             await self.status.drain(self._config.server.drain_seconds)
-        if background:  # it was started
+        if self._opened:
             await self._checkpoint()
         await self.ca.close()
 
@@ -394,6 +469,10 @@ class CAService:
         routes = {"/.well-known/cmp": "ra", "/pkix": "ra"}
         if config.ca.client is not None:
             routes |= dict.fromkeys(config.ca.client.paths, CLIENT_ENDPOINT)
+        self._paths = {
+            mode: tuple(path for path, known in routes.items() if known == mode)
+            for mode in dict.fromkeys(routes.values())
+        }
         self.listener = cmp_listener(
             self, config.ca.server, routes=routes, profiles={}, sink=sink, by=Component.ca
         )
@@ -402,7 +481,7 @@ class CAService:
             config.management,
             config.ca.server.listen_port,
             metrics,
-            {"process": lambda: self._state},
+            lambda: {"process": self._state, "ledger": self._bundled.problem},
             by=Component.ca,
         )
         self._bundled.meter(metrics)
@@ -433,6 +512,8 @@ class CAService:
         server = self._config.ca.server
         where = await listen(self.listener, server.listen_host, server.listen_port, "ca.server")
         self._state = ""
+        unready = {"ledger": self._bundled.problem} if self._bundled.problem else {}
+        log_start(self._config, where, self.management.url, self._paths, unready=unready)
         return where
 
     async def reload(self) -> None:
@@ -451,7 +532,9 @@ class CAService:
 
     async def stop(self) -> None:
         """Answer what was accepted, then close the ledger."""
-        self._state = "draining"
+        is_serving, self._state = not self._state, "draining"
+        if is_serving:
+            await asyncio.sleep(self._config.ca.server.lame_duck_seconds)
         await self.listener.drain(self._config.ca.server.drain_seconds)
         await self._bundled.stop()
         await self.management.stop()

@@ -11,6 +11,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
 from ra_gateway.app.credential import CredentialFiles
+from ra_gateway.app.health import UpstreamProbe, none_of
 from ra_gateway.app.information import information
 from ra_gateway.app.revocation import LedgerStatus, gateway_revocation
 from ra_gateway.app.running import STEADY, now
@@ -52,7 +53,7 @@ from ra_gateway.stores.inventory import CSVInventory
 from ra_gateway.stores.memory import MemoryStore
 from ra_gateway.stores.redis import RedisStore
 from ra_gateway.stores.secrets import SecretFile
-from ra_gateway.tasks import ended, supervised
+from ra_gateway.tasks import all_of, ended, supervised
 from ra_gateway.upstream.kinds import BundledUpstream, UpstreamConfig
 from ra_gateway.upstream.pool import CMPHTTPUpstream
 
@@ -368,6 +369,9 @@ class Wiring:
             if bundled is None or upstream.core is not bundled.ca
         }
         """Of CAs elsewhere."""
+        self._probes = [
+            UpstreamProbe(name, upstream.core, sink) for name, upstream in upstreams.items()
+        ]
         self.upstreams = upstreams = {name: metered(item) for name, item in upstreams.items()}
         self._secrets: dict[str, SecretFile] = {
             name: _secret_file(endpoint.mac, None if before is None else before._secrets.get(name))
@@ -435,6 +439,20 @@ class Wiring:
         """The RA's, as it is now."""
         return self._ra.current
 
+    @property
+    def upstream_problems(self) -> dict[str, str]:
+        """What is wrong with each CA by name, "" if nothing is."""
+        return {probe.name: probe.problem for probe in self._probes}
+
+    def parts(self) -> dict[str, str]:
+        """Return what has to work for devices to be served, with what is wrong with it; "" if nothing is."""
+        certificate = self._ra.current.certificate
+        expired = f"{certificate.subject} is valid until {certificate.not_after:%Y-%m-%d %H:%M} UTC"
+        return {
+            "ra_credential": "" if certificate.valid_at(now()) else expired,
+            "upstreams": none_of(self._probes),
+        }
+
     def _own_certificates(self) -> list[Certificate]:
         return [item.certificate for item in (self._ra.current, *self._ra.earlier())]
 
@@ -464,9 +482,10 @@ class Wiring:
 
     async def start(self) -> None:
         """Fetch CRLs, so that no device waits for them, and begin what goes on beside the messages."""
-        await self.revocation.start()
+        await all_of([self.revocation.start(), *(probe.once() for probe in self._probes)])
         watched = [("ra.credential", self._ra.watch)]
         watched += [("upstream.secret", secret.watch) for secret in self._ca_secrets.values()]
+        watched += [(f"upstream.probe {probe.name}", probe.run) for probe in self._probes]
         watched += [("unconfirmed", self._withdraw)]
         self._background = [asyncio.create_task(supervised(*item)) for item in watched]
 

@@ -2,58 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from typing import Final
+from collections.abc import Callable, Iterator, Mapping
 
 from ra_gateway import __version__
 from ra_gateway.app.readings import of_listener
 from ra_gateway.app.running import listen
 from ra_gateway.config.service_tables import ManagementConfig
-from ra_gateway.errors import GatewayError, StoreUnavailable
 from ra_gateway.events import Component
 from ra_gateway.metrics import Metrics
 from ra_gateway.metrics.families import BUILD, READY, Reading
 from ra_gateway.server.management import Exposition, ManagementListener
-
-PROBE_SECONDS: Final = 2.0
-"""Between two looks at a part that has to be asked; a balancer looks about as often."""
-
-Part = Callable[[], str]
-"""Returns what is wrong with a part of the service, "" if nothing is."""
-
-
-class Probe:
-    """A part that has to be asked: its last answer counts.
-
-    Args:
-        ask: Raises `StoreUnavailable` where the part does not work.
-    """
-
-    def __init__(self, ask: Callable[[], Awaitable[object]]) -> None:
-        self._ask = ask
-        self._problem = "was not asked yet"
-
-    def __call__(self) -> str:
-        """Return what is wrong (`Part`)."""
-        return self._problem
-
-    async def once(self) -> None:
-        """Ask now."""
-        try:
-            await self._ask()
-        except StoreUnavailable as error:
-            self._problem = error.detail
-        except GatewayError as error:
-            self._problem = str(error)
-        else:
-            self._problem = ""
-
-    async def run(self) -> None:
-        """Ask every now and then, until cancelled."""
-        while True:
-            await self.once()
-            await asyncio.sleep(PROBE_SECONDS)
 
 
 class Management:
@@ -63,7 +21,7 @@ class Management:
         config: Its table.
         service_port: Of the listener for CMP: by default ours follows it.
         metrics: Counts the service's facts.
-        parts: What has to work for devices to be sent here, by name.
+        parts: Returns what has to work for devices to be sent here, with what is wrong with it, "" if nothing is.
     """
 
     def __init__(
@@ -71,11 +29,11 @@ class Management:
         config: ManagementConfig,
         service_port: int,
         metrics: Metrics,
-        parts: Mapping[str, Part],
+        parts: Callable[[], Mapping[str, str]],
         by: Component = Component.gateway,
     ) -> None:
         self._metrics = metrics
-        self._parts = dict(parts)
+        self._parts = parts
         self._host, self._port = config.listen_host, config.port_beside(service_port)
         self.listener = (
             ManagementListener(self, host=self._host, port=self._port, by=by)
@@ -116,4 +74,4 @@ class Management:
 
     def readiness(self) -> dict[str, str]:
         """Return every part and what is wrong with it (`ManagementHandler`)."""
-        return {name: part() for name, part in self._parts.items()}
+        return dict(self._parts())

@@ -126,6 +126,8 @@ def _of_wiring(wiring: Wiring) -> Iterator[Reading]:
             yield _expiry(use, of, certificate)
     for upstream in wiring.upstreams.values():
         yield from _of_upstream(upstream)
+    for name, problem in wiring.upstream_problems.items():
+        yield Reading(families.UPSTREAM_UP, (name,), not problem)
     yield from _of_store(wiring.store)
     tables = [wiring.config.operator.revocation]
     tables += [vendor.revocation for vendor in wiring.config.vendors.values()]

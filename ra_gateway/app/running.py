@@ -6,12 +6,16 @@ import asyncio
 import errno
 import gc
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Final, Protocol, TypeVar, cast
 
 import structlog
+from pydantic import BaseModel
 
+from ra_gateway import __version__
+from ra_gateway.app.changes import config_digest
+from ra_gateway.app.systemd import keep_alive, notify, notify_reloading
 from ra_gateway.clocks import SteadyClock
 from ra_gateway.clocks import now as now
 from ra_gateway.config.service_tables import ServerConfig
@@ -98,6 +102,32 @@ def cmp_listener(
     )
 
 
+def log_start(
+    config: BaseModel,
+    where: tuple[str, int],
+    management_url: str,
+    endpoints: Mapping[str, Sequence[str]],
+    *,
+    unready: Mapping[str, str],
+) -> None:
+    """Write the line by which a log shows what began, and with which configuration.
+
+    Args:
+        where: Host and port.
+        endpoints: Name to its paths.
+        unready: Parts that do not work yet, and why.
+    """
+    structlog.get_logger().info(
+        "started",
+        version=__version__,
+        configuration=config_digest(config),
+        listen="{}:{}".format(*where),
+        management=management_url,
+        endpoints=[f"{name} {' '.join(paths)}" for name, paths in endpoints.items()],
+        **({"unready": dict(unready)} if unready else {}),
+    )
+
+
 def catch_signals() -> asyncio.Event:
     """Return an event that SIGTERM or SIGINT sets, from now on."""
     ended = asyncio.Event()
@@ -148,8 +178,10 @@ async def _reload_when(asked: asyncio.Event, service: Service) -> None:
     while True:
         await asked.wait()
         asked.clear()
+        notify_reloading()
         with suppress(ConfigError):  # of which the service has told
             await service.reload()
+        notify(READY=1)
 
 
 async def run_until_signalled(service: Service, started: Callable[[str, int], None]) -> None:
@@ -171,8 +203,12 @@ async def run_until_signalled(service: Service, started: Callable[[str, int], No
         raise
     _settle_memory()
     started(host, port)
+    notify(READY=1, STATUS=f"listening on {host}:{port}")
+    alive = asyncio.create_task(supervised("watchdog", keep_alive))
     reloading = asyncio.create_task(supervised("reload", lambda: _reload_when(asked, service)))
     await ended.wait()
+    notify(STOPPING=1)
     await tasks_ended(reloading)
     structlog.get_logger().info("draining", host=host, port=port)
     await service.stop()
+    await tasks_ended(alive)

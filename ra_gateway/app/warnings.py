@@ -13,6 +13,7 @@ from ra_gateway.app.idle import of_idle
 from ra_gateway.app.issuance import of_issuance
 from ra_gateway.app.profile_warnings import of_ca, of_keys, of_ra
 from ra_gateway.app.trust import certificates
+from ra_gateway.cmp.algorithms import canonical_spki
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.crl import (
     CRLContent,
@@ -90,6 +91,7 @@ def of_safety(config: GatewayConfig) -> list[Problem]:
         public.append(("inventory.csv_path", (config.inventory.csv_path,)))
     return [
         *_of_names(config),
+        *_of_shared_roots(config),
         *_of_revocation(config),
         *_of_deltas(config.ca),
         *_of_root_keys([*beside, *_root_keys(config.ca)]),
@@ -142,6 +144,34 @@ def _of_names(config: GatewayConfig) -> Iterator[Problem]:
                 of_one = f"{setting}.names[{index}]"
                 yield from _of_patterns(of_one, named.allowed_subjects, "subjects")
                 yield from _of_patterns(of_one, named.allowed_sans, "sans")
+
+
+def _of_shared_roots(config: GatewayConfig) -> Iterator[Problem]:
+    """Yield the anchors that two vendors of one endpoint have: devices below are those of the first."""
+    told: set[tuple[str, str]] = set()
+    for endpoint in config.endpoints.values():
+        first: dict[bytes, str] = {}
+        for name in endpoint.vendors:
+            if not config.vendors[name].enabled:
+                continue
+            setting = f"vendors.{name}.anchors_paths"
+            for anchor in _readable(setting, config.vendors[name].anchors_paths):
+                owner = first.setdefault(canonical_spki(anchor.spki_der), name)
+                if owner != name and (owner, name) not in told:
+                    told.add((owner, name))
+                    yield Problem(
+                        setting,
+                        f"{anchor.subject} is an anchor of vendors.{owner} too, whose quirks and identity rules then "
+                        "hold for the devices of both",
+                        "Give each vendor the CAs of its own as anchors, or make one vendor of the two",
+                    )
+
+
+def _readable(setting: str, paths: Sequence[Path]) -> Sequence[Certificate]:
+    try:
+        return certificates(paths, setting)
+    except ConfigError:
+        return ()  # whoever loads it to use it says what is wrong
 
 
 def _of_identity(setting: str, identity: IdentityConfig) -> Iterator[Problem]:
@@ -355,11 +385,7 @@ def _mode(path: Path) -> int:
 
 def _of_expiry(read: Iterable[tuple[str, Sequence[Path]]], now: datetime) -> Iterator[Problem]:
     for setting, paths in read:
-        try:
-            found = certificates(paths, setting)
-        except ConfigError:
-            continue  # whoever loads it to use it says what is wrong
-        yield from _expiring(setting, found, now)
+        yield from _expiring(setting, _readable(setting, paths), now)
 
 
 def _expiring(setting: str, found: Iterable[Certificate], now: datetime) -> Iterator[Problem]:

@@ -233,7 +233,8 @@ class BundledCA:
         """
         await self._ledger.open()
         await self._ledger.withhold(self._own)
-        self._sweeper = asyncio.create_task(supervised("ca.sweep", self._sweep_forever))
+        if self._sweeper is None:
+            self._sweeper = asyncio.create_task(supervised("ca.sweep", self._sweep_forever))
 
     async def close(self) -> None:
         """Finish what was begun and close the ledger; nothing the second time."""

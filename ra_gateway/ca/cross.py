@@ -1,7 +1,7 @@
 """Cross certificates of the root for other operators' CAs, and the root's CRL (TS 33.310 5.2.1, 7.3).
 
 The root's key is kept off the network, so that both are made by hand, as files of the CA's directory: a certificate
-for each peer in `cross/SERIAL.pem`, and `root.crl`, which is the record of what was revoked too.
+for each peer in `cross/SERIAL.pem`, and `root.crl`, which is with its copies the record of what was revoked too.
 """
 
 from __future__ import annotations
@@ -14,32 +14,42 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
-import structlog
 from cryptography import x509
 
 from ra_gateway.ca.clauses import require_key
 from ra_gateway.ca.crl import CRLContent, encode_entries
 from ra_gateway.ca.extensions import distribution_points
-from ra_gateway.ca.files import CAFiles, changing
+from ra_gateway.ca.files import SETTING, CAFiles, changing
 from ra_gateway.ca.hierarchy import as_config_error, ca_extensions, certify_ca
-from ra_gateway.ca.keys import CROSS, ROOT_CRL, SETTING, certificate_of, cross_certificates
+from ra_gateway.ca.keys import certificate_of
 from ra_gateway.ca.profiles import CLOCK_SKEW
-from ra_gateway.ca.records import Reason, RevokedCertificate, StoredCRL
+from ra_gateway.ca.records import Reason, RevokedCertificate
 from ra_gateway.ca.rollover import load_root_key, require_living
+from ra_gateway.ca.root_record import (
+    COPIES,
+    CROSS,
+    ROOT_CRL,
+    cross_certificates,
+    looks,
+    own_certificates,
+    root_crl_names,
+    signed_by,
+)
 from ra_gateway.cmp import asn1
-from ra_gateway.cmp.algorithms import AlgorithmPolicy, default_algorithm, signing_arguments
+from ra_gateway.cmp.algorithms import (
+    AlgorithmPolicy,
+    canonical_spki,
+    default_algorithm,
+    signing_arguments,
+)
 from ra_gateway.cmp.certificates import Certificate
-from ra_gateway.cmp.crl import CRL, decode_crl, open_crl, verify_crl
-from ra_gateway.cmp.names import NULL_DN, same_name
+from ra_gateway.cmp.crl import CRL, open_crl, verify_crl
+from ra_gateway.cmp.names import NULL_DN
 from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.requests import read_certification_request
 from ra_gateway.cmp.x520 import require_certifiable
 from ra_gateway.errors import CMPError, ConfigError, CRLRefused
-from ra_gateway.keys import load_certificates, read_bounded
-
-log: structlog.stdlib.BoundLogger = structlog.get_logger("ra_gateway.ca")
-
-_RETIRED: Final = "retired-crls"
+from ra_gateway.keys import read_bounded
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +97,7 @@ def cross_certify(
         path_length: How many CAs may follow it.
 
     Returns:
-        The certificate, and those of the same key that are valid as well.
+        The certificate, and those of the same key, or of a name that looks the same, that are valid as well.
 
     Raises:
         ConfigError: The root cannot do that, or not now; nothing was written.
@@ -100,10 +110,13 @@ def cross_certify(
         if subject_der == NULL_DN:
             raise ConfigError.of("request", "has no subject", "A CA needs a name")
         require_living(root, now)
-        for own in _own(change.files):
-            if same_name(subject_der, own.subject_der) or spki_der == own.spki_der:
+        look, identity = looks(subject_der), canonical_spki(spki_der)
+        for own in own_certificates(change.files):
+            if look == looks(own.subject_der) or identity == canonical_spki(own.spki_der):
                 raise ConfigError.of(
-                    "request", f"has the name or the key of {own.subject}", "Ask the peer again"
+                    "request",
+                    f"has the name or the key of {own.subject}, or a name that looks like it",
+                    "Ask the peer again",
                 )
         require_key(spki_der, root)
         allowed = root.basic_constraints[1]
@@ -132,7 +145,8 @@ def cross_certify(
         living = [
             item
             for _, item in cross_certificates(change.files)
-            if item.spki_der == spki_der and item.not_after >= now
+            if item.not_after >= now
+            and (canonical_spki(item.spki_der) == identity or looks(item.subject_der) == look)
         ]
         change.write(f"{CROSS}/{certificate.serial_number:x}", (certificate,))
         change.commit()
@@ -159,12 +173,6 @@ def _subtree(text: str) -> x509.GeneralName:
     return x509.DNSName(name)
 
 
-def _own(files: CAFiles) -> list[Certificate]:
-    """Return the CAs and signers of the directory, those that are no longer in use too."""
-    names = [path for path in files.path.rglob("*.pem") if not {"making", CROSS} & set(path.parts)]
-    return [item for path in names for item in load_certificates(path, SETTING)]
-
-
 def make_root_crl(
     directory: Path,
     key: RootKey,
@@ -172,6 +180,7 @@ def make_root_crl(
     now: datetime,
     days: int,
     revoke: Mapping[int, Reason],
+    first: bool = False,
 ) -> tuple[int, datetime, int]:
     """Make the root's CRL anew, with what it listed and what is revoked now.
 
@@ -179,17 +188,20 @@ def make_root_crl(
         now: Aware UTC.
         days: Until nextUpdate.
         revoke: Serial numbers of certificates that the root signed.
+        first: There never was one; without that word, a directory that has none is taken for one that lost it.
 
     Returns:
         Its number, nextUpdate, and how many certificates it lists.
 
     Raises:
-        ConfigError: The root cannot do that, its last CRL cannot be read, or a serial number is not known.
+        ConfigError: The root cannot do that, its CRLs cannot be read or are not there, or a serial number is not known.
     """
     with _changing(directory, "root-crl") as (change, root):
         require_living(root, now)
-        number, entries = _listed(change.files, now)
-        known = _signed_by(change.files, root)
+        names = root_crl_names(change.files)
+        _require_last(directory, names, first)
+        last, entries = _listed(change.files, names, now)
+        known = signed_by(change.files, root)
         for serial, reason in revoke.items():
             if serial not in known:
                 raise ConfigError.of(
@@ -210,13 +222,22 @@ def make_root_crl(
             now.replace(microsecond=0) + timedelta(days=days),
         )
         content = CRLContent(
-            number + 1, None, this_update, next_update, encode_entries(entries.values())
+            # RFC 5280 5.2.3: above each of before, also where a backup was put back, or it was another product's CA.
+            max(last + 1, int(now.timestamp())),
+            None,
+            this_update,
+            next_update,
+            encode_entries(entries.values()),
         )
         private_key = key.load(change.files, root)
         algorithm = default_algorithm(private_key.public_key())
         tbs_der = content.tbs_der(root, algorithm.der)
         signature = private_key.sign(tbs_der, *signing_arguments(algorithm))
         der = asn1.tlv(0x30, tbs_der, algorithm.der, asn1.tlv(0x03, b"\x00", signature))
+        place = change.archive
+        if _lacks_copy(change.files, names):  # it was put there by hand, and is kept in that place
+            place = f"{COPIES}/{int(place.rpartition('/')[2]) + 1}"
+        change.write_octets(f"{place}/{ROOT_CRL}", der)
         change.write_octets(ROOT_CRL, der)
         change.commit()
     return content.number, next_update, len(entries)
@@ -226,7 +247,7 @@ def make_root_crl(
 def _changing(directory: Path, action: str) -> Iterator[tuple[Any, Certificate]]:
     if not directory.is_dir():
         raise ConfigError.of(str(directory), "is no directory", "Name the CA's")
-    with changing(directory, action, archive=_RETIRED) as change:
+    with changing(directory, action, archive=COPIES) as change:
         if change is None:
             raise ConfigError.of(
                 str(directory),
@@ -237,18 +258,34 @@ def _changing(directory: Path, action: str) -> Iterator[tuple[Any, Certificate]]
         yield change, root
 
 
-def _listed(files: CAFiles, now: datetime) -> tuple[int, dict[int, RevokedCertificate]]:
+def _require_last(directory: Path, names: list[str], first: bool) -> None:
+    if names and first:
+        raise ConfigError.of("--first", f"there is {directory / names[-1]} already", "Leave it out")
+    if not names and not first:
+        raise ConfigError.of(
+            str(directory / ROOT_CRL),
+            f"is not there, and no copy in {directory / COPIES}: what it revoked would be good again",
+            "Put the last one there, from where it is published; if there never was one: --first",
+        )
+
+
+def _lacks_copy(files: CAFiles, names: list[str]) -> bool:
+    octets = {name: read_bounded(files.find(name)) for name in names}
+    last = octets.pop(ROOT_CRL, None)
+    return last is not None and last not in octets.values()
+
+
+def _listed(
+    files: CAFiles, names: Iterable[str], now: datetime
+) -> tuple[int, dict[int, RevokedCertificate]]:
     """Return the highest number of the root's CRLs so far and all that they list, the replaced ones included.
 
     Raises:
         ConfigError: One cannot be read, was not signed by a root of the directory, or is of a later time than now.
     """
     number, entries = 0, dict[int, RevokedCertificate]()
-    roots = [item for item in _own(files) if item.self_issued]
-    names = [f"{name}/{ROOT_CRL}" for name in reversed(files.numbered(_RETIRED))]
-    for path in (files.find(name) for name in (*names, ROOT_CRL)):
-        if not path.exists():
-            continue
+    roots = [item for item in own_certificates(files) if item.self_issued]
+    for path in map(files.find, names):
         try:
             octets = read_bounded(path)
             found = _verified(octets, roots, now)
@@ -279,43 +316,3 @@ def _entry(item: x509.RevokedCertificate) -> RevokedCertificate:
     except x509.ExtensionNotFound:
         reason = Reason.unspecified
     return RevokedCertificate(item.serial_number, item.revocation_date_utc, reason)
-
-
-def _signed_by(files: CAFiles, root: Certificate) -> set[int]:
-    """Return the serial numbers of certificates in the directory that a root signed, its own one aside."""
-    names = [path for path in files.path.rglob("*.pem") if "making" not in path.parts]
-    found = (item for path in names for item in load_certificates(path, SETTING))
-    return {
-        item.serial_number
-        for item in found
-        if same_name(item.issuer_der, root.subject_der) and not item.self_issued
-    }
-
-
-class RootCRL:
-    """The root's CRL as it lies in the CA's directory, read again when the file changes.
-
-    Args:
-        directory: The CA's.
-    """
-
-    def __init__(self, directory: Path) -> None:
-        self._path = directory / ROOT_CRL
-        self._read: tuple[int, int, StoredCRL | None] = (0, 0, None)
-
-    def __call__(self) -> StoredCRL | None:
-        """Return it, None if there is none that can be read."""
-        try:
-            found = self._path.stat()
-            if self._read[:2] != (found.st_mtime_ns, found.st_ino):
-                der = read_bounded(self._path)
-                content = decode_crl(open_crl(der))
-                until = content.next_update or content.this_update
-                crl = StoredCRL("", content.number or 0, None, content.this_update, until, der)
-                self._read = (found.st_mtime_ns, found.st_ino, crl)
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError, CRLRefused) as error:
-            log.error("ca.root_crl_unusable", path=str(self._path), detail=str(error))
-            return None
-        return self._read[2]

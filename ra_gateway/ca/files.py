@@ -32,6 +32,8 @@ from ra_gateway.keys import (
     write_private_key,
 )
 
+SETTING: Final = "ca.directory_path"
+
 MAKING: Final = "making"
 _NEXT: Final = "next."
 
@@ -57,6 +59,11 @@ class CAFiles:
     def has(self, name: str) -> bool:
         """Tell whether there is a file of that name."""
         return self.find(name).exists()
+
+    def names(self, suffix: str) -> list[str]:
+        """Return the names, relative to the directory, of all files that end so; of what is only being made, none."""
+        found = (path.relative_to(self.path) for path in self.path.rglob(f"*{suffix}"))
+        return sorted(str(name) for name in found if name.parts[0] != MAKING)
 
     def numbered(self, name: str) -> list[str]:
         """Return names of numbered subdirectories, such as "retired/2", newest first."""

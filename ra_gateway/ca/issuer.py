@@ -30,7 +30,7 @@ from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.crmf import CertTemplate
 from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.protection import Signer
-from ra_gateway.errors import CMPError, ConfigError
+from ra_gateway.errors import CMPError, ConfigError, ServiceFailure
 from ra_gateway.keys import KeySigner
 
 SERIAL_OCTETS: Final = 16
@@ -70,6 +70,7 @@ class Issuer:
         self.certificate = certificate
         self.chain = chain
         self._random_octets = random_octets
+        self._stopped = ""
         self._set_algorithm()
 
     def _set_algorithm(self) -> None:
@@ -92,6 +93,10 @@ class Issuer:
             ) from error
         self.signer = KeySigner(self._private_key, algorithm)
         self._set_algorithm()
+
+    def stop(self, why: str) -> None:
+        """Issue nothing from now on; CRLs are signed on."""
+        self._stopped = why
 
     @property
     def certificates(self) -> tuple[bytes, ...]:
@@ -175,8 +180,10 @@ class Issuer:
         """Step 1: decide what the certificate says.
 
         Raises:
-            TemplateRefused, ServiceFailure: As `plan_tbs`.
+            TemplateRefused, ServiceFailure: As `plan_tbs`; or it was stopped.
         """
+        if self._stopped:
+            raise ServiceFailure(self._stopped)
         return plan_tbs(profile, template, self.certificate, now)
 
     def number(self, operation: Operation) -> Operation:

@@ -28,7 +28,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple, TypeVar
 
-from ra_gateway.ca.files import CAFiles, Change, changing, require_absent
+from ra_gateway.ca.files import SETTING, CAFiles, Change, changing, require_absent
 from ra_gateway.ca.hierarchy import (
     ISSUING_DAYS,
     KGA,
@@ -50,24 +50,28 @@ from ra_gateway.ca.hierarchy import (
 from ra_gateway.ca.issuer import Issuer
 from ra_gateway.ca.profiles import CLOCK_SKEW
 from ra_gateway.ca.records import RootUpdate
+from ra_gateway.ca.root_record import (
+    cross_certificates,
+    require_unrevoked,
+    revoked_by_root,
+    root_crl,
+)
 from ra_gateway.cmp.certificates import Certificate, KeyUsage
-from ra_gateway.cmp.crl import CRLContent, decode_crl, open_crl
 from ra_gateway.cmp.names import canonical
 from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.protection import Credential
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
-from ra_gateway.errors import CMPError, ConfigError, CRLRefused, Problem
+from ra_gateway.errors import CMPError, ConfigError, Problem
 from ra_gateway.keys import (
     load_certificates,
     load_private_key,
     make_credential,
-    read_bounded,
     require_private,
     require_private_key,
     spki_der,
 )
 
-SETTING: Final = "ca.directory_path"
+ISSUING: Final = "issuing.pem"
 
 _ROOT_UPDATE: Final = ("old-root", "root-new-with-old", "root-old-with-new")
 
@@ -107,11 +111,13 @@ class Expiry(NamedTuple):
     Args:
         file: Name relative to the CA's directory.
         not_after: Aware UTC.
+        revoked: By the root: it has ended already.
     """
 
     file: str
     subject: str
     not_after: datetime
+    revoked: bool = False
 
 
 # --- Made -------------------------------------------------------------------------------------------------------
@@ -335,12 +341,15 @@ def load_ca(
         password: Of all keys that are in files.
 
     Raises:
-        ConfigError: A file is missing or cannot be used, they do not belong together, or what is in use expired.
+        ConfigError: A file is missing or cannot be used, they do not belong together, what is in use expired, or the
+            root revoked it.
     """
 
     def read(files: CAFiles) -> CAKeys:
         keys = load_unchecked(files, now, password)
         _require_valid(keys, directory, now)
+        active = keys.issuers[0]
+        require_unrevoked(files, keys.root, (active.certificate, *active.chain))
         return keys
 
     return _undisturbed(directory, read)
@@ -593,50 +602,25 @@ def expiries(directory: Path) -> list[Expiry]:
     return _undisturbed(directory, _expiries)
 
 
-ROOT_CRL: Final = "root.crl"
-CROSS: Final = "cross"
-
-
-def _root_crl(files: CAFiles) -> CRLContent | None:
-    path = files.find(ROOT_CRL)
-    if not path.exists():
-        return None
-    try:
-        return decode_crl(open_crl(read_bounded(path)))
-    except (OSError, ValueError, CRLRefused) as error:
-        raise ConfigError.of(SETTING, f"{path} cannot be read: {error}", "Make it anew") from error
-
-
-def cross_certificates(files: CAFiles) -> list[tuple[str, Certificate]]:
-    """Return files and certificates of other operators' CAs that the root did not revoke, the last to end last.
-
-    Raises:
-        ConfigError: A file cannot be read.
-    """
-    content = _root_crl(files)
-    revoked = frozenset[int]() if content is None else content.revoked
-    found = [
-        (f"{CROSS}/{path.name}", load_certificates(path, SETTING)[0])
-        for path in (files.path / CROSS).glob("*.pem")
-    ]
-    living = [item for item in found if item[1].serial_number not in revoked]
-    return sorted(living, key=lambda item: item[1].not_after)
-
-
 def _expiries(files: CAFiles) -> list[Expiry]:
     names = ["root", "issuing", *SIGNERS, *OPTIONAL_SIGNERS, *_ROOT_UPDATE]
     for name in files.numbered("retired"):
         names += [f"{name}/issuing", f"{name}/ocsp"]
-    found = [
-        Expiry(f"{name}.pem", certificate.subject, certificate.not_after)
+    held = {
+        f"{name}.pem": load_certificates(files.find(f"{name}.pem"), SETTING)
         for name in names
         if files.has(f"{name}.pem")
-        for certificate in load_certificates(files.find(f"{name}.pem"), SETTING)
+    }
+    root = held["root.pem"][0]
+    found = [
+        Expiry(name, item.subject, item.not_after, bool(revoked_by_root(files, root, (item,))))
+        for name, items in held.items()
+        for item in items
     ]
-    content = _root_crl(files)
+    crl = root_crl(files)
     # Whoever reads it refuses what the root signed from its nextUpdate on.
-    if content is not None and content.next_update is not None:
-        found.append(Expiry(ROOT_CRL, "CRL of the root", content.next_update))
+    if crl is not None and crl.content.next_update is not None:
+        found.append(Expiry(crl.name, "CRL of the root", crl.content.next_update))
     newest = {item.spki_der: (name, item) for name, item in cross_certificates(files)}
     found += [Expiry(name, item.subject, item.not_after) for name, item in newest.values()]
     return sorted(found, key=lambda item: item.not_after)

@@ -25,10 +25,20 @@ from ra_gateway.cmp import asn1, structures
 from ra_gateway.cmp.certificates import Certificate, KeyUsage
 from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.protection import Credential
-from ra_gateway.errors import CMPError, ConfigError, Problem, ServiceFailure, StoreUnavailable
+from ra_gateway.errors import (
+    CMPError,
+    ConfigError,
+    MalformedMessage,
+    Problem,
+    ServiceFailure,
+    StoreUnavailable,
+)
 
 MAX_REQUEST_OCTETS: Final = 4096
 """A request for one certificate has some 120 octets; with a signature and certificates, some 3,000."""
+
+MAX_QUESTIONS: Final = 16
+"""Certificates that one request may ask about; each is looked up, and all are answered under one signature."""
 
 _MAX_NONCE_OCTETS: Final = 128  # RFC 9654 2.1
 _MAX_SERIAL_BITS: Final = 159  # RFC 5280 4.1.2.2; no serial number of ours is longer
@@ -117,6 +127,10 @@ class _Malformed(Exception):
     pass
 
 
+class _Several(_Malformed):
+    """Not one certificate is asked about."""
+
+
 class _Unauthorized(Exception):
     pass
 
@@ -159,16 +173,16 @@ class OCSPResponder:
     async def answer(self, request_der: bytes) -> OCSPAnswer:
         """Answer a request, whatever it is; only cancellation and bugs leave it as an exception.
 
-        A request about several certificates is answered malformedRequest: RFC 5019 2.1.1 has clients ask about
-        one at a time. Signatures of requests are not looked at: answers are the same for everybody.
+        A request may be about several certificates of one issuing CA, whose responder signs for no other; of several
+        CAs it is unauthorized. Signatures of requests are not looked at: answers are the same for everybody.
 
         Args:
             request_der: As it came.
         """
         now = self._clock()
         try:
-            question = self._read(request_der)
-            return await self._answer(question, now.replace(microsecond=0))
+            questions = self._questions(request_der)
+            return await self._answer(questions, now.replace(microsecond=0))
         except _Malformed:
             return OCSPAnswer(_MALFORMED_REQUEST)
         except _Unauthorized:
@@ -180,9 +194,19 @@ class OCSPResponder:
             log.error("ocsp", outcome="failed", detail=error.detail)
             return OCSPAnswer(_INTERNAL_ERROR)
 
-    def _read(self, request_der: bytes) -> _Question:
+    def _questions(self, request_der: bytes) -> list[_Question]:
         if len(request_der) > MAX_REQUEST_OCTETS:
             raise _Malformed
+        try:
+            return [self._read(request_der)]
+        except _Several:
+            questions = [self._read(der) for der in _taken_apart(request_der)]
+        if any(question.signer is not questions[0].signer for question in questions):
+            raise _Unauthorized
+        return questions
+
+    def _read(self, request_der: bytes) -> _Question:
+        """Return what a request about one certificate asks."""
         try:
             request = ocsp.load_der_ocsp_request(request_der)
             nonce = _nonce(request.extensions)
@@ -191,8 +215,9 @@ class OCSPResponder:
             serial_number = request.serial_number
         except UnsupportedAlgorithm:
             raise _Unauthorized from None  # a hash that none of our names is known by
-        # NotImplementedError: more than one certificate, or none.
-        except (ValueError, NotImplementedError, x509.DuplicateExtension):
+        except NotImplementedError:  # more than one certificate, or none
+            raise _Several from None
+        except (ValueError, x509.DuplicateExtension):
             raise _Malformed from None
         signer = self._signers.get((hash_name, name_hash, key_hash))
         if signer is None:
@@ -200,17 +225,21 @@ class OCSPResponder:
         cert_id_der = _cert_id_der(hash_name, name_hash, key_hash, serial_number, request_der)
         return _Question(signer, serial_number, cert_id_der, nonce)
 
-    async def _answer(self, question: _Question, now: datetime) -> OCSPAnswer:
-        signer = question.signer
+    async def _answer(self, questions: Sequence[_Question], now: datetime) -> OCSPAnswer:
+        signer, nonce = questions[0].signer, questions[0].nonce
         if not signer.credential.certificate.valid_at(now):
             raise ServiceFailure(
                 f"the OCSP signer {signer.credential.certificate} is not valid now"
             )
-        status_der = await self._status_der(question, now)
-        next_update = now + self._validity
-        tbs_der = self._tbs_der(question, status_der, now, next_update)
+        until = now + self._validity
+        statuses = [await self._status_der(question, now) for question in questions]
+        singles = [
+            _single_der(question, status_der, now, until)
+            for question, status_der in zip(questions, statuses, strict=True)
+        ]
+        tbs_der = self._tbs_der(signer, singles, nonce, now)
         der = await _signed(tbs_der, signer.credential)
-        is_cacheable = question.nonce is None and status_der != _UNKNOWN
+        is_cacheable = nonce is None and _UNKNOWN not in statuses
         return OCSPAnswer(der, now, now + self._max_age if is_cacheable else None)
 
     async def _status_der(self, question: _Question, now: datetime) -> bytes:
@@ -222,23 +251,43 @@ class OCSPResponder:
         return _cert_status_der(found)
 
     def _tbs_der(
-        self, question: _Question, status_der: bytes, now: datetime, next_update: datetime
+        self, signer: OCSPSigner, singles: Sequence[bytes], nonce: bytes | None, now: datetime
     ) -> bytes:
         now_der = asn1.encode(asn1.generalized_time(now))
-        single = asn1.tlv(
-            0x30,
-            question.cert_id_der,
-            status_der,
-            now_der,
-            asn1.tlv(0xA0, asn1.encode(asn1.generalized_time(next_update))),
-        )
         extensions = b""
-        if question.nonce is not None:
-            value = asn1.tlv(0x04, asn1.tlv(0x04, question.nonce))
+        if nonce is not None:
+            value = asn1.tlv(0x04, asn1.tlv(0x04, nonce))
             extension = asn1.tlv(0x30, asn1.oid_der(OID.ocspNonce), value)
             extensions = asn1.tlv(0xA1, asn1.tlv(0x30, extension))
-        responder_id = self._responder_ids[question.signer.issuer_id]
-        return asn1.tlv(0x30, responder_id, now_der, asn1.tlv(0x30, single), extensions)
+        responder_id = self._responder_ids[signer.issuer_id]
+        return asn1.tlv(0x30, responder_id, now_der, asn1.tlv(0x30, *singles), extensions)
+
+
+def _taken_apart(request_der: bytes) -> list[bytes]:
+    """Return a request for each certificate that one is about, each with all extensions.
+
+    Raises:
+        _Malformed: It is about none, or about more than `MAX_QUESTIONS`; or it is no request.
+    """
+    try:
+        tbs_der = asn1.parts(request_der, 2, "OCSPRequest", least=1, tag=0x30)[0]
+        fields = asn1.parts(tbs_der, 4, "TBSRequest", least=1, tag=0x30)
+        extensions = [field for field in fields if field[:1] == b"\xa2"]
+        (listed,) = (field for field in fields if field[:1] == b"\x30")
+        asked = asn1.parts(listed, MAX_QUESTIONS, "requestList", least=1, tag=0x30)
+    except (MalformedMessage, ValueError):
+        raise _Malformed from None
+    return [asn1.tlv(0x30, asn1.tlv(0x30, asn1.tlv(0x30, item), *extensions)) for item in asked]
+
+
+def _single_der(question: _Question, status_der: bytes, now: datetime, until: datetime) -> bytes:
+    return asn1.tlv(
+        0x30,
+        question.cert_id_der,
+        status_der,
+        asn1.encode(asn1.generalized_time(now)),
+        asn1.tlv(0xA0, asn1.encode(asn1.generalized_time(until))),
+    )
 
 
 def _issuer_hashes(certificate: Certificate, hash_name: str) -> tuple[bytes, bytes]:

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from ra_gateway.ca.files import CAFiles, changing
+from ra_gateway.ca.files import SETTING, CAFiles, Change, changing
 from ra_gateway.ca.hierarchy import (
     ISSUING_DAYS,
     OPTIONAL_SIGNERS,
@@ -31,7 +31,6 @@ from ra_gateway.ca.hierarchy import (
 )
 from ra_gateway.ca.issuer import Issuer
 from ra_gateway.ca.keys import (
-    SETTING,
     certificate_of,
     commit_checked,
     load_issuer,
@@ -40,9 +39,15 @@ from ra_gateway.ca.keys import (
     roots_of,
 )
 from ra_gateway.ca.profiles import CLOCK_SKEW
+from ra_gateway.ca.root_record import (
+    looks,
+    own_certificates,
+    peers_certificates,
+    require_not_a_peers,
+    require_unrevoked,
+)
 from ra_gateway.cmp.algorithms import load_public_key
 from ra_gateway.cmp.certificates import Certificate
-from ra_gateway.cmp.names import same_name
 from ra_gateway.errors import ConfigError
 from ra_gateway.keys import load_certificates, load_private_key, require_private_key, spki_der
 
@@ -65,7 +70,8 @@ async def roll_issuing(
         password: Of the keys in files, the old and the new ones.
         root_key_path: By default root.key in the directory.
         root_password: Of the root's key, if it is another one.
-        subject: Of the new issuing CA (RFC 4514); by default the old one's with " G2", " G3"... at its CN.
+        subject: Of the new issuing CA (RFC 4514); by default the old one's with " G2", " G3"... at its CN, the first
+            that nobody has below the root.
         key_kind: By default that of the old issuing CA, for all three keys.
         key_uris: "issuing", "cmp", "ocsp" to the URI of a key to be made in an HSM.
 
@@ -93,16 +99,14 @@ async def roll_issuing(
                 "Import an issuing CA of another root into another directory",
             )
         root_key = load_root_key(files, root, password, root_key_path, root_password)
-        generation = int(change.archive.rpartition("/")[2]) + 1
-        subject_der = (
-            successor_subject(issuing, generation) if subject is None else parse_subject(subject)
-        )
-        if any(same_name(subject_der, item.certificate.subject_der) for item in old.issuers):
+        subject_der = _successor(change, issuing) if subject is None else parse_subject(subject)
+        if looks(subject_der) in map(looks, _names(files)):
             raise ConfigError.of(
                 "subject",
-                "an issuing CA has this name already",
+                "an issuing CA, the root or one of their signers has this name already",
                 "Give another one: CRLs of two keys must not be mistaken for each other",
             )
+        require_not_a_peers(files, subject_der)
         kind = kind_of(issuing) if key_kind is None else require_kind(key_kind)
         key = change.new_key("issuing", kind)
         with as_config_error(str(files.path)):
@@ -122,6 +126,7 @@ async def roll_issuing(
         issuer = Issuer(certificate, (root,), key, secrets.token_bytes)
         for role in _signers(files):
             signer_der = signer_subject(certificate, role)
+            require_not_a_peers(files, signer_der)
             names = _signer_names(files, role)
             await make_signer(change, role, issuer, signer_der, kind, now, names)
         commit_checked(change, now)
@@ -155,7 +160,7 @@ def roll_root(
         The certificate of the new root.
 
     Raises:
-        ConfigError: As `roll_issuing`; or the root issues itself, without an issuing CA.
+        ConfigError: As `roll_issuing`; or the root issues itself, without an issuing CA, or has revoked that.
     """
     with changing(
         directory, "roll-root", archive="retired-roots", key_uris=key_uris, password=password
@@ -173,6 +178,7 @@ def roll_root(
             )
         require_living(old, now)
         require_living(issuing, now)
+        require_unrevoked(files, old, (issuing,))
         old_key = load_root_key(files, old, password, root_key_path, root_password)
         kind = kind_of(old) if key_kind is None else require_kind(key_kind)
         key = change.new_key("root", kind, root_password)
@@ -232,7 +238,7 @@ async def renew_signers(
         Names of the certificate files that were made, such as "cmp.pem"; empty if none was due.
 
     Raises:
-        ConfigError: An issuing CA cannot be loaded or has expired, or files cannot be written.
+        ConfigError: An issuing CA cannot be loaded, has expired or was revoked, or files cannot be written.
     """
     with changing(
         directory, "renew-signers", archive="retired-signers", key_uris=key_uris, password=password
@@ -247,7 +253,10 @@ async def renew_signers(
         for name in due:
             prefix = name.removesuffix(name.rpartition("/")[2])
             issuer = load_issuer(change.files, prefix, roots, password)
+            if not prefix:
+                require_unrevoked(change.files, roots[0], (issuer.certificate, *issuer.chain))
             subject_der = _signer_subject(change.files, name, issuer.certificate)
+            require_not_a_peers(change.files, subject_der)
             kind = kind_of(issuer.certificate) if key_kind is None else require_kind(key_kind)
             names = _signer_names(change.files, name)
             if name == "cmp":
@@ -258,6 +267,19 @@ async def renew_signers(
         if due:
             commit_checked(change, now)
         return tuple(f"{name}.pem" for name in due)
+
+
+def _names(files: CAFiles) -> list[bytes]:
+    return [item.subject_der for item in own_certificates(files)]
+
+
+def _successor(change: Change, issuing: Certificate) -> bytes:
+    peers = (item.subject_der for _, item in peers_certificates(change.files))
+    taken = [looks(name) for name in (*_names(change.files), *peers)]
+    generation = int(change.archive.rpartition("/")[2]) + 1
+    while looks(successor_subject(issuing, generation)) in taken:
+        generation += 1
+    return successor_subject(issuing, generation)
 
 
 def _signers(files: CAFiles) -> list[str]:

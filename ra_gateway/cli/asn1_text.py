@@ -24,6 +24,9 @@ _MAX_HEX_OCTETS: Final = 48
 _MAX_DEPTH: Final = 24
 """Of ASN.1 in a dump; the deepest a CMP message gets is some 15."""
 
+_MAX_DUMPED: Final = 10_000
+"""Elements of one dump, each of which costs some kB; a message with a hundred certificates has fewer."""
+
 OID_NAMES: Final = {
     **{value: name for name, value in vars(OID).items() if not name.startswith("_")},
     OID.regInfoCertReq: "certReq",
@@ -285,8 +288,12 @@ _CLASSES: Final = ("", "APPLICATION ", "", "PRIVATE ")
 _TEXT_TAGS: Final = frozenset({0x0C, 0x13, 0x16, 0x17, 0x18})
 
 
-def add_dump(tree: Tree, label: str, der: bytes, depth: int = 0) -> None:
-    """Add octets as ASN.1 without knowing their type; what is not DER as hex."""
+def add_dump(tree: Tree, label: str, der: bytes) -> None:
+    """Add octets as ASN.1 without knowing their type; what is not DER, and what is too much, as hex."""
+    _add_dump(tree, label, der, 0, iter(range(_MAX_DUMPED)))
+
+
+def _add_dump(tree: Tree, label: str, der: bytes, depth: int, left: Iterator[int]) -> None:
     try:
         found = elements(der)
     except CMPError:
@@ -294,7 +301,12 @@ def add_dump(tree: Tree, label: str, der: bytes, depth: int = 0) -> None:
     if not found or depth > _MAX_DEPTH:
         add_line(tree, label, hex_text(der))
         return
+    at = 0
     for tag, content, whole in found:
+        if next(left, None) is None:
+            add_line(tree, label, f"the rest is not taken apart: {hex_text(der[at:])}")
+            return
+        at += len(whole)
         number = tag & 0x1F
         title = (
             _UNIVERSAL.get(number, f"UNIVERSAL {number}")
@@ -302,7 +314,7 @@ def add_dump(tree: Tree, label: str, der: bytes, depth: int = 0) -> None:
             else f"[{_CLASSES[tag >> 6]}{number}]"
         )
         if tag & 0x20 and content:
-            add_dump(add_line(tree, label, title), "·", content, depth + 1)
+            _add_dump(add_line(tree, label, title), "·", content, depth + 1, left)
             continue
         text = hex_text(content) if content else ""
         if tag in _TEXT_TAGS:

@@ -14,10 +14,11 @@ from ra_gateway.app.profiles import ca_profiles
 from ra_gateway.ca.by_hand import issue, template_of
 from ra_gateway.ca.cross import RootKey, cross_certify, make_root_crl
 from ra_gateway.ca.derivation import require_crl_url
-from ra_gateway.ca.files import require_absent
-from ra_gateway.ca.keys import CROSS, ROOT_CRL
+from ra_gateway.ca.files import CAFiles, require_absent
+from ra_gateway.ca.keys import ISSUING, certificate_of, expiries
 from ra_gateway.ca.ledger.ledger import Ledger
 from ra_gateway.ca.records import Reason
+from ra_gateway.ca.root_record import CROSS, ROOT_CRL, is_named_for, root_crl_names, signed_by
 from ra_gateway.cli.ledger_context import actor, with_ledger
 from ra_gateway.cli.output import (
     CONFIG,
@@ -30,6 +31,7 @@ from ra_gateway.cli.output import (
     require_name,
     say,
 )
+from ra_gateway.cmp.algorithms import canonical_spki
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.names import from_rfc4514, general_names_der
 from ra_gateway.cmp.pem import pem_blocks
@@ -154,10 +156,16 @@ def ca_cross_sign(
     )
     for other in living:
         serial = f"{other.serial_number:x}"
+        same = canonical_spki(other.spki_der) == canonical_spki(certificate.spki_der)
         say(
-            f"The same key has {CROSS}/{serial}.pem already, until {day(other.not_after)} UTC, with what that permits; "
+            f"The same {'key' if same else 'name'} has {CROSS}/{serial}.pem already, until {day(other.not_after)} UTC, "
+            f"with what that permits{'' if same else ', and another key'}; "
             f"if this one replaces it: ra-gateway ca root-crl {directory} --revoke {serial} --reason superseded"
         )
+    if is_named_for(certificate, certificate_of(CAFiles(directory), "root")):
+        say("Its organisation is, or looks like, your own: revoke it unless it is a CA of yours.")
+    if not certificate.subject.isascii():
+        say(f"Its subject has letters beyond ASCII: {certificate.subject!a}")
     permitted = permit or []
     if not any(item.startswith("dn:") for item in permitted):
         say("It may certify any subject. --permit dn:O=... bounds it to the peer's.")
@@ -166,6 +174,7 @@ def ca_cross_sign(
     say("What kinds of names --permit does not know (addresses, URIs, mailboxes) are not bounded.")
     say(
         f"Publish {directory / ROOT_CRL} at {crl_url}; make it by: ra-gateway ca root-crl {directory}"
+        + ("" if root_crl_names(CAFiles(directory)) else " --first")
     )
 
 
@@ -177,6 +186,10 @@ def ca_root_crl(
     ] = None,
     reason: Annotated[str, typer.Option(help="CRLReason of what is revoked now.")] = "unspecified",
     days: Annotated[int, typer.Option(min=1, max=400, help="Until the next one is due.")] = 90,
+    first: Annotated[
+        bool,
+        typer.Option("--first", help="There never was one; else the last one has to be there."),
+    ] = False,
     root_key: RootKeyOption = None,
     root_password: RootPasswordOption = None,
     password_file: DirectoryPasswordOption = None,
@@ -196,8 +209,18 @@ def ca_root_crl(
             "--revoke", "is no serial number in hexadecimal", "As `openssl x509 -serial` prints it"
         ) from error
     key = RootKey(read_password(password_file), root_key, read_password(root_password))
-    number, until, count = make_root_crl(directory, key, now=now(), days=days, revoke=serials)
+    number, until, count = make_root_crl(
+        directory, key, now=now(), days=days, revoke=serials, first=first
+    )
     say(f"Wrote {directory / ROOT_CRL}: number {number}, {count} revoked, until {day(until)} UTC.")
+    files = CAFiles(directory)
+    signed = signed_by(files, certificate_of(files, "root"))
+    for serial in serials:
+        say(f"Revoked {serial:x}: {signed[serial].subject}.")
+    if any(item.revoked and item.file == ISSUING for item in expiries(directory)):
+        say(
+            f"The issuing CA is revoked, and issues nothing any more: ra-gateway ca roll-issuing {directory}"
+        )
 
 
 def _read(path: Path) -> bytes:

@@ -300,10 +300,13 @@ def ca_renew_signers(
 
 @ca_app.command("expiries")
 def ca_expiries(directory: DirectoryArgument) -> None:
-    """List when the CA's own certificates expire, the soonest first."""
+    """List when the CA's own certificates expire, the soonest first, and which the root has revoked."""
     show_table(
         ("Not after", "File", "Subject"),
-        [(day(item.not_after), item.file, item.subject) for item in expiries(directory)],
+        [
+            ("revoked" if item.revoked else day(item.not_after), item.file, item.subject)
+            for item in expiries(directory)
+        ],
     )
 
 

@@ -215,7 +215,12 @@ def _dump(lines: list[str]) -> bytes | None:
     segments = _segments(lines)
     if not segments:
         return None
-    return _first_message([_octets(segment) for segment in segments])
+    parts: list[bytes] = []
+    left = MAX_INPUT_OCTETS
+    for segment in segments:
+        parts.append(_octets(segment, left))
+        left -= len(parts[-1])
+    return _first_message(parts)
 
 
 def _segments(lines: list[str]) -> list[_Segment]:
@@ -250,8 +255,11 @@ def _segments(lines: list[str]) -> list[_Segment]:
     return found if any(segment.lines[0].rest for segment in found) else []
 
 
-def _octets(segment: _Segment) -> bytes:
+def _octets(segment: _Segment, limit: int) -> bytes:
     """Return the octets of a dump, whose offsets may be hexadecimal, octal or decimal.
+
+    Args:
+        limit: Most octets: a line that repeats says in a few characters that there are millions.
 
     Raises:
         CannotShow: A line has more or fewer octets than the offsets say.
@@ -259,7 +267,7 @@ def _octets(segment: _Segment) -> bytes:
     wrong: CannotShow | None = None
     for radix in (16, 8, 10):
         try:
-            return _octets_by(segment, radix)
+            return _octets_by(segment, radix, limit)
         except CannotShow as error:
             wrong = wrong or error
         except ValueError:  # an offset with digits that the radix does not have
@@ -268,7 +276,7 @@ def _octets(segment: _Segment) -> bytes:
     raise wrong
 
 
-def _octets_by(segment: _Segment, radix: int) -> bytes:
+def _octets_by(segment: _Segment, radix: int, limit: int) -> bytes:
     octets = bytearray()
     width = before = 0
     lines = segment.lines
@@ -279,10 +287,11 @@ def _octets_by(segment: _Segment, radix: int) -> bytes:
             break
         due = int(following.offset, radix) - int(line.offset, radix)
         if line.number in segment.repeats:
+            before = before or len(_last(line, 0, swapped, alone=True))  # the first line repeats
             due, repeated = before, due - before
         else:
             repeated = 0
-        if due <= 0 or repeated < 0 or len(octets) + due + repeated > MAX_INPUT_OCTETS:
+        if due <= 0 or repeated < 0 or len(octets) + due + repeated > limit:
             raise CannotShow(
                 f"Line {following.number} has offset 0x{following.offset}, which does not follow "
                 f"0x{line.offset} of line {line.number}."
@@ -459,25 +468,26 @@ def _body(data: bytes) -> bytes:
     Raises:
         CannotShow: There is none, or not all of it.
     """
-    while _HTTP.match(data):
-        end = _HEAD_END.search(data, 0, _MAX_HEAD_OCTETS)
+    at = 0
+    while _HTTP.match(data, at):
+        end = _HEAD_END.search(data, at, at + _MAX_HEAD_OCTETS)
         if end is None:
             break
-        fields = _fields(data[: end.start()])
-        data = data[end.end() :]
+        fields = _fields(data[at : end.start()])
+        at = end.end()
         if fields.get("transfer-encoding", "").lower().endswith("chunked"):
-            return _der_in(_unchunked(data))
+            return _der_in(_unchunked(data, at))
         length = fields.get("content-length", "")
         if not length.isdecimal() or len(length) > 9:
-            if data and not _HTTP.match(data):
-                return _der_in(data)
+            if at < len(data) and not _HTTP.match(data, at):
+                return _der_in(data[at:])
             continue
-        if len(data) < int(length):
+        if len(data) - at < int(length):
             raise CannotShow(
-                f"The HTTP message has {len(data)} octets behind its header; its Content-Length says {length}."
+                f"The HTTP message has {len(data) - at} octets behind its header; its Content-Length says {length}."
             )
         if int(length):
-            return _der_in(data[: int(length)])
+            return _der_in(data[at : at + int(length)])
     raise CannotShow("The HTTP message has no body. Give one that has a CMP message.")
 
 
@@ -491,17 +501,25 @@ def _fields(head: bytes) -> dict[str, str]:
     return {name.strip().lower(): value.strip() for name, _, value in pairs}
 
 
-def _unchunked(data: bytes) -> bytes:
-    """Return a body that came in chunks (RFC 9112 7.1)."""
+_CHUNK_SIZE: Final = re.compile(rb"[ \t\r]*([0-9a-fA-F]{1,8})[ \t\r]*(?:;[^\n]{0,1024})?(?:\n|$)")
+
+
+def _unchunked(data: bytes, at: int) -> bytes:
+    """Return a body that came in chunks (RFC 9112 7.1).
+
+    Args:
+        at: Where it begins.
+    """
     body = bytearray()
     while True:
-        line, _, data = data.partition(b"\n")
-        size = line.split(b";")[0].strip()
-        if re.fullmatch(rb"[0-9a-fA-F]{1,8}", size) is None or len(data) < int(size, 16):
+        size = _CHUNK_SIZE.match(data, at)
+        if size is None or len(data) - size.end() < (octets := int(size[1], 16)):
             raise CannotShow(
                 "The HTTP message comes in chunks, and they do not end as they should."
             )
-        if not int(size, 16):
+        if not octets:
             return bytes(body)
-        body += data[: int(size, 16)]
-        data = data[int(size, 16) :].removeprefix(b"\r").removeprefix(b"\n")
+        at = size.end() + octets
+        body += data[size.end() : at]
+        at += data.startswith(b"\r", at)
+        at += data.startswith(b"\n", at)

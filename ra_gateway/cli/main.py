@@ -46,6 +46,7 @@ from ra_gateway.cli.output import (
     serve_until_signalled,
 )
 from ra_gateway.cli.revocation import revocation
+from ra_gateway.cli.why import why
 from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.protection import Credential
 from ra_gateway.config.reading import is_of_ca_alone, load
@@ -103,6 +104,7 @@ app = Commands(
 app.add_typer(approvals_app)
 app.command()(revocation)
 app.command()(doctor)
+app.command()(why)
 try:
     from ra_gateway.cli.ca import ca_app
 except ModuleNotFoundError as error:

@@ -502,17 +502,32 @@ def fits_general_name(name: str, pattern: str) -> bool:
     text, glob = normalized_general_name(name), normalized_general_name(pattern)
     if not fnmatchcase(text, glob):
         return False
-    # A wildcard in the authority of a URI is for a part of it: the rest of a URI is not its host (RFC 3986 3.2).
-    parts = _URI_WITH_AUTHORITY.fullmatch(text)
-    if parts is None or _ANY_URI.fullmatch(glob):
+    return not text.startswith("uri:") or bool(_ANY_URI.fullmatch(glob)) or _fits_uri(text, glob)
+
+
+def _fits_uri(text: str, glob: str) -> bool:
+    """Tell whether the parts of a URI fit those of a glob: scheme, what is before "@", host with port, and the rest.
+
+    A wildcard in one of them is for no other: what is said of a host must not be had by what only looks like it
+    (RFC 3986 3.2). URIs without an authority have their host behind "@" too (sip, mailto), but those of names (urn).
+    """
+    parts, wanted = _URI_PARTS_APART.fullmatch(text), _GLOB_PARTS_APART.fullmatch(glob)
+    if parts is None or wanted is None:
+        return False
+    scheme, place, rest = parts.groups()
+    if scheme == "uri:urn:":
         return True
-    wanted = _GLOB_WITH_AUTHORITY.fullmatch(glob)
-    return wanted is not None and all(map(fnmatchcase, parts.groups(), wanted.groups()))
+    places, globs = place.split("@"), wanted[2].split("@")
+    return (
+        place.startswith("//") is wanted[2].startswith("//")
+        and len(places) == len(globs)
+        and all(map(fnmatchcase, (scheme, rest, *places), (wanted[1], wanted[3], *globs)))
+    )
 
 
-_URI_WITH_AUTHORITY: Final = re.compile(r"(uri:[^:]*:)(//[^/?#]*)(.*)", re.DOTALL)
-_GLOB_WITH_AUTHORITY: Final = re.compile(
-    r"(uri:[^:]*:)(//[^/#]*)(.*)", re.DOTALL
+_URI_PARTS_APART: Final = re.compile(r"(uri:[^:]*:)(//[^/?#]*|[^/;?#]*)(.*)", re.DOTALL)
+_GLOB_PARTS_APART: Final = re.compile(
+    r"(uri:[^:]*:)(//[^/#]*|[^/;#]*)(.*)", re.DOTALL
 )  # "?" is a wildcard
 _ANY_URI: Final = re.compile(r"\*|uri:([^*?\[:]*:)?\*")
 

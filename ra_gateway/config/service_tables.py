@@ -48,6 +48,10 @@ class ServerConfig(Table):
     """Most requests worked on at a time; more are answered with 503. The default is four times the 64 connections to an
     upstream: a short queue for the CA, not a long one.
     """
+    lame_duck_seconds: float = Field(default=0.0, ge=0, le=600, allow_inf_nan=False)
+    """Time after SIGTERM for balancers to see that this process is not ready, in seconds; it serves on meanwhile. The
+    default is right without a balancer; with one, give it the time that two of its checks take.
+    """
     drain_seconds: Seconds = Field(default=30.0, le=600)
     """Time after SIGTERM for accepted requests to be answered, in seconds. The default is twice an upstream's deadline,
     and what Kubernetes grants a pod.

@@ -118,7 +118,8 @@ class VendorConfig(Table):
     """Patterns over the subjects of operator certificates that this vendor's devices have, like
     "CN=*.ran.example.net,O=Example", as of a route's `subjects`: what this vendor's devices are forgiven is forgiven
     to them, also where it is not remembered: where they enrolled before their quirks were listed, or elsewhere, or the
-    store was lost.
+    store was lost. Where it is remembered, that counts: with such patterns, of every certificate, so that a device of
+    another vendor has nothing of a name that fits.
     """
     revocation: RevocationConfig = RevocationConfig()
     """How it is known which of this vendor's certificates were revoked."""

@@ -41,6 +41,7 @@ from ra_gateway.events import (
     StoreFound,
     StoreLost,
     TransactionChanged,
+    UpstreamDown,
     UpstreamFailed,
 )
 from ra_gateway.metrics import families
@@ -169,6 +170,8 @@ class Metrics:
                 fail_info = event.fail_info.name or ""
                 labels = event.upstream, fail_info, event.rule
                 self._count(families.UPSTREAM_FAILURES, labels)
+            case UpstreamDown():
+                self._count(families.UPSTREAM_DOWNS, (event.upstream,))
             case StoreLost():
                 self.lost.add(event.by)
                 self._count(families.STORE_LOSSES, (event.by,))
@@ -234,6 +237,7 @@ class Metrics:
                 for labels in [key for key in values if not _is_known(family, key, known)]:
                     del values[labels]  # type: ignore[attr-defined]
         for upstream in names["upstream"]:
+            self._count(families.UPSTREAM_DOWNS, (upstream,), 0)
             for event in _EVENTS:
                 self._count(families.CERTIFICATES, (Component.gateway, upstream, event), 0)
         self._names = names

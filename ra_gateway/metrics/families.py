@@ -115,6 +115,18 @@ CERTIFICATES: Final = Family(
 
 # --- CAs --------------------------------------------------------------------------------------------------------
 
+UPSTREAM_UP: Final = Family(
+    "ra_gateway_upstream_up",
+    Kind.gauge,
+    "1 while a CA can be sent messages, as /readyz says it.",
+    ("upstream",),
+)
+UPSTREAM_DOWNS: Final = Family(
+    "ra_gateway_upstream_downs_total",
+    Kind.counter,
+    "How often a CA could be sent nothing any more.",
+    ("upstream",),
+)
 UPSTREAM_SECONDS: Final = Family(
     "ra_gateway_upstream_exchange_duration_seconds",
     Kind.histogram,

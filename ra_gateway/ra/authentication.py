@@ -8,7 +8,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Final, NamedTuple
 
-from ra_gateway.cmp.certificates import Certificate, load_certificate
+from ra_gateway.cmp.certificates import load_certificate
 from ra_gateway.cmp.codes import RESPONSE_TO, BodyType
 from ra_gateway.cmp.header_checks import HeaderRules, check_message_time
 from ra_gateway.cmp.mac import MACCredential, mac_protected, mac_reference, reference_fingerprint
@@ -291,7 +291,7 @@ def _continued_by_relay(
     for transaction in opened:
         if not transaction.key.speaks_for_many:
             try:
-                _check_came_through(context, relays, authenticated.signer, transaction)
+                _check_came_through(context, relays, authenticated, transaction)
                 return authenticated, transaction
             except NotAuthorized as error:
                 why = f"{why}, and not by an RA that it came through: {error.detail}"
@@ -301,7 +301,7 @@ def _continued_by_relay(
 def _check_came_through(
     context: RequestContext,
     relays: RegistrationAuthorities,
-    signer: Certificate,
+    authenticated: AuthenticatedMessage,
     transaction: Transaction,
 ) -> None:
     """Check that an RA passed on a device's request: it nested it; or it knows the answer, and may ask for its names.
@@ -309,6 +309,7 @@ def _check_came_through(
     Raises:
         NotAuthorized: It did not, or may not.
     """
+    signer = authenticated.signer
     if transaction.relay_digest:
         if transaction.relay_digest != signer.digest:
             raise NotAuthorized("another RA nested the request")
@@ -321,7 +322,7 @@ def _check_came_through(
     if transaction.certificate_der:
         san_der = load_certificate(transaction.certificate_der).subject_alt_name_der
         san = () if san_der is None else general_names(san_der)
-    identity = relays.rights_of(signer).identity
+    identity = relays.rights_of(authenticated.path).identity
     check_speaks_for(signer, identity, transaction.subject_der, san)
 
 

@@ -364,7 +364,7 @@ def _rights(context: RequestContext, authenticated: Authenticated) -> RARights |
     relays = context.endpoint.registration_authorities
     if relays is None or relays.domain is not authenticated.domain:
         return None
-    return relays.rights_of(signed(authenticated).signer)
+    return relays.rights_of(signed(authenticated).path)
 
 
 def _check_name_is_free(

@@ -1,7 +1,8 @@
 """Step 8, first half: who sent an answer, to which message, and what a CA's error means.
 
-A CA that says no in an error, under its protection, is believed as one that says no in an ip: what it says of the
-request reaches the device. What it says of the RA, of itself, or without protection is a failure here.
+A CA that says no in an error, under its protection: what it says of the request reaches the device, as the no of an ip
+does, but nothing else comes of it, as the CA may have issued. What it says of the RA, of itself, or without protection
+is a failure here.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from ra_gateway.cmp.verification import (
     authenticate_answer,
     check_authority,
 )
-from ra_gateway.errors import CMPError, PKIFailureInfo, UpstreamBroken
+from ra_gateway.errors import CMPError, MalformedMessage, PKIFailureInfo, UpstreamBroken
 from ra_gateway.ra.endpoints import Upstream, Variant
 
 ANSWER_RULES: Final = HeaderRules(Strictness.lenient, extra_certs_max_count=64)
@@ -111,6 +112,18 @@ def blamed_on(upstream: Upstream) -> Iterator[None]:
         raise
     except CMPError as error:
         raise UpstreamBroken(f"{upstream.name}: {error}", rule=error.rule) from error
+
+
+def decoded(der: bytes, upstream: Upstream) -> PKIMessage:
+    """Decode what a CA answered.
+
+    Raises:
+        UpstreamBroken: It is no PKIMessage.
+    """
+    try:
+        return PKIMessage.from_der(der)
+    except MalformedMessage as error:
+        raise UpstreamBroken(f"{upstream.name}: {error}", rule="R84") from error
 
 
 def answer_to(

@@ -46,7 +46,7 @@ from ra_gateway.ra.transactions import Overtaken
 
 _ISSUES_NOTHING: Final = frozenset({BodyType.rr, BodyType.genm})
 
-_NOTHING_CAME: Final = frozenset({Event.refused, Event.deferred})
+_NOTHING_CAME: Final = frozenset({Event.refused, Event.failed, Event.deferred})
 """What a CA's answer may mean that brings a transaction nothing."""
 
 
@@ -248,6 +248,10 @@ async def _settle(services: Services, exchange: _CAExchange, checked: CheckedRes
         # The device has yet to ask for it, and is told then until when it is to confirm.
         seconds = settings.check_after_seconds + settings.confirm_wait_seconds
         until = now + timedelta(seconds=seconds)
+    waits = exchange.told_to_wait
+    if checked.denied and not waits and may_ask_again(context.upstream, transaction):
+        await _release(services, exchange)  # the device's repeat gets what the CA may have done
+        return response_der
     certificate_der = b"" if checked.certificate is None else checked.certificate.der
     step: Callable[..., Transaction]
     expires_at: datetime | None

@@ -209,11 +209,18 @@ def _body_for_ca(
 async def take_error(services: Services, context: RequestContext) -> bytes:
     """Answer an error from a device: the transaction ends, nothing goes upstream (R115).
 
+    None is taken under the signature of another RA. Whoever asks an RA for anything is told no by an error with the
+    transactionID and nonce that it chose: here that would be the end of somebody else's transaction.
+
     Raises:
         CMPError: It is refused.
     """
     context, _, transaction, before = await find_transaction(services, context)
     report, message = context.report, context.message
+    if context.relayed:
+        raise HeaderRefused(
+            "error under the signature of an RA, which signs one for anybody", rule="R115"
+        )
     if before is not None and before.response_der is not None:
         report.outcome = Outcome.replayed
         return before.response_der

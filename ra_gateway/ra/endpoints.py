@@ -464,15 +464,19 @@ class Endpoint:
     """The domains that may vouch for a request of a type (R71: never a vendor for a kur); the operator's forgives all
     that it may forgive anybody (`ra.forgiveness`)."""
     operator_of: Mapping[str, TrustDomain] = field(init=False, compare=False)
-    """The operator's domain for devices that came by another one, by its name."""
+    """The operator's domain for devices that came by another one, by its name: by one that forgives something; by any,
+    where a device without a record may have what its subject says."""
     loosest_quirks: frozenset[str] = field(init=False, compare=False)
     """Every quirk that any of the endpoint's domains has: for checks before the domain is known."""
 
     def __post_init__(self) -> None:
         upstreams = (self.upstream, *(route.upstream for route in self.routes))
         access = () if self.mac is None else (self.mac.domain,)
+        named = any(self.origin_subjects.values())
         origins = {
-            item.name: item for item in (*self.origins, *self.vendors, *access) if item.forgives
+            item.name: item
+            for item in (*self.origins, *self.vendors, *access)
+            if item.forgives or named
         }
         operator: tuple[TrustDomain, ...] = ()
         loosest: tuple[TrustDomain, ...] = ()

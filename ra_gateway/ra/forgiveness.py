@@ -1,9 +1,10 @@
 """By whose quirks a device is judged under its operator certificate: what it was forgiven holds as long as it renews.
 
 With each certificate that is issued to a device which is forgiven something, the name of the domain by which it came is
-remembered; what that one forgives, it forgives as it is configured now. Nobody is looked up before a signature from the
-operator's root down has verified: until then the operator's domain forgives all that it may forgive anybody, and what
-was needed is checked again by what holds for this device.
+remembered; what that one forgives, it forgives as it is configured now. Where subjects are configured to have what a
+vendor's devices are forgiven, it is remembered with every certificate: who merely took such a name came otherwise.
+Nobody is looked up before a signature from the operator's root down has verified: until then the operator's domain
+forgives all that it may forgive anybody, and what was needed is checked again by what holds for this device.
 """
 
 from __future__ import annotations
@@ -39,10 +40,12 @@ async def settle(
     if operator is None or authenticated.domain.name != operator.name:
         return authenticated
     context.report.authenticated = authenticated
-    origin = _named(endpoint, signer)
-    if not origin and services.device_records is not None:
+    origin = ""
+    if services.device_records is not None:
         key = certificate_key(signer)
         origin = await services.device_records.remembered(DeviceRecord.quirks, key)
+    if origin not in endpoint.operator_of:
+        origin = _named(endpoint, signer)
     domain = endpoint.operator_of.get(origin)
     if domain is None:
         domain = operator
@@ -122,22 +125,23 @@ async def note_taken(
 ) -> None:
     """Remember that a request was taken of a device whose clock may be wrong, as long as its credential lives.
 
-    Also where messageTime is right: it will be far off when the message comes again.
+    Also where messageTime is right: it will be far off when the message comes again. It is remembered before its
+    transaction is: whatever fails in between, no CA is asked for what can be asked for again.
 
     Raises:
-        StoreUnavailable: It cannot be stored.
+        StoreUnavailable: It cannot be stored, or what is stored cannot be read.
     """
     rules = context.endpoint.rules.relaxed_by(authenticated.domain.quirks)
     if services.device_records is None or not forgives_clocks(rules):
         return
-    taken = await _taken(services, context, authenticated)
     sender = authenticated.requester
     ends = sender.not_after if isinstance(sender, Certificate) else sender.expires_at
-    await services.device_records.remember(
+    await services.device_records.remember_entry(
         DeviceRecord.requests,
         _sender_key(context, authenticated),
-        " ".join([*taken, context.digest.hex()][-REQUESTS_REMEMBERED:]),
-        min(ends or now + _LONGEST, now + _LONGEST),
+        context.digest.hex(),
+        limit=REQUESTS_REMEMBERED,
+        keep_until=min(ends or now + _LONGEST, now + _LONGEST),
     )
 
 

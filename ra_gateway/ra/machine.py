@@ -173,7 +173,7 @@ def answered(
     confirm_until: datetime | None,
     expires_at: datetime | None,
 ) -> Transaction:
-    """The CA has answered: issued, granted, revoked, informed, refused, accepted or rejected.
+    """The CA has answered: issued, granted, revoked, informed, refused, accepted or rejected; failed, by an error.
 
     Args:
         response_der: What the device is answered, unless it was told to wait: then it asks for what is planned.
@@ -193,6 +193,8 @@ def answered(
         changes["certificate_der"] = b"" if certificate is None else certificate.der
         changes["ca_cert_req_id"] = checked.ca_cert_req_id
         changes["confirm_locally"] = checked.confirmed_by_ca
+    if checked.denied and checked.rejection is not None:
+        changes["failure"] = ",".join(bit.name for bit in checked.rejection.fail_info[:1])
     if confirm_until is not None:
         changes["confirm_until"] = confirm_until
     return advance(

@@ -202,18 +202,15 @@ async def _open(services: Services, context: RequestContext) -> bytes:
     context.report.passed.append((Stage.status, services.monotonic()))
     transaction = await _prepare(services, context, authenticated, key, operation, now)  # step 5
     context.report.passed.append((Stage.sign, services.monotonic()))
+    if authenticated.domain.forgives:
+        await forgiveness.note_taken(services, context, authenticated, now)
     if operation.held:
-        response_der = await approval.hold(services, context, transaction, now)
-        if authenticated.domain.forgives:
-            await forgiveness.note_taken(services, context, authenticated, now)
-        return response_der
+        return await approval.hold(services, context, transaction, now)
     repeatable = ca_exchange.may_ask_again(context.upstream, transaction)
     live = await services.store.create(transaction, repeatable=repeatable)  # step 6
     if live is not None:
         return await retransmission.respond(services, context, live)
     services.sink(transactions.changed(transaction))
-    if authenticated.domain.forgives:
-        await forgiveness.note_taken(services, context, authenticated, now)
     return await ca_exchange.ask(services, context, transaction)  # steps 7 to 10
 
 
@@ -267,7 +264,7 @@ async def _prepare(
     endpoint, upstream, message = context.endpoint, context.upstream, context.message
     if operation.variant is not Variant.reprotect and not message.has_own_id:
         raise MalformedMessage("no transactionID, and it has to go up unchanged", rule="R4")
-    credential = services.credential()
+    credential, domain = services.credential(), authenticated.domain
     reprotects = operation.variant is Variant.reprotect
     ids = services.fresh_ids() if upstream.settings.ids == "map" and reprotects else None
     # What is held is made and signed when it leaves: until then there is nothing that a CA would take.
@@ -318,7 +315,7 @@ async def _prepare(
         profile=context.profile,
         ca_transaction_id=b"" if ids is None else ids.transaction_id,
         credential_digest=credential.certificate.digest,
-        quirks_of=authenticated.domain.origin,
+        quirks_of=domain.origin or (domain.name if domain.name in endpoint.operator_of else ""),
         relay_digest=context.nested_by,
         asked_as="" if asked_type is message.body_type else asked_type.name,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.mac import MACCredential, SharedSecret
@@ -159,8 +159,22 @@ class DeviceRecords(Protocol):
             text: At most 5,000 octets.
         """
 
+    async def remember_entry(
+        self, what: DeviceRecord, key: bytes, entry: str, *, limit: int, keep_until: datetime
+    ) -> None:
+        """Add an entry to those that are remembered, unless it is among them; atomic, whoever else adds one.
+
+        Args:
+            key: 32 octets.
+            entry: At most 64 octets, no blanks.
+            limit: Most entries that are kept, at most 64: the last ones.
+        """
+
     async def remembered(self, what: DeviceRecord, key: bytes) -> str:
-        """Return the text that is remembered, "" for none."""
+        """Return the text that is remembered, or the entries with blanks between them; "" for none.
+
+        Requests that cannot be read are not none: `StoreUnavailable`.
+        """
 
 
 class CACore(Protocol):
@@ -181,6 +195,28 @@ class CACore(Protocol):
 
     async def close(self) -> None:
         """Release connections."""
+
+
+@runtime_checkable
+class Looked(Protocol):
+    """What of CAs and signers can tell whether it would be of use to ask them; the others always would."""
+
+    async def look(self) -> None:
+        """Return if messages can be sent there now.
+
+        Raises:
+            ServiceFailure: They cannot; it says why.
+        """
+
+
+async def look(core: object) -> None:
+    """Return if a CA can be sent messages now, as far as it can be told.
+
+    Raises:
+        ServiceFailure: It cannot.
+    """
+    if isinstance(core, Looked):
+        await core.look()
 
 
 @dataclass(frozen=True, slots=True)

@@ -151,9 +151,13 @@ class RegistrationAuthorities:
     rights: Mapping[Certificate, RARights] = field(default_factory=dict)
     names: tuple[RegisteredName, ...] = ()
 
-    def rights_of(self, certificate: Certificate) -> RARights:
-        """Return what the RA with a certificate may ask for."""
-        named = self.name_of(certificate)
+    def rights_of(self, path: Path) -> RARights:
+        """Return what the RA may ask for whose certificate has a path to the root: by the row that registers it.
+
+        The same names from another CA may be another RA's, with other rights.
+        """
+        certificate = path[0]
+        named = next((item for item in self.names if item.registers(path)), None)
         if named is not None and certificate not in self.certificates:
             rights = named.rights
         else:
@@ -164,11 +168,11 @@ class RegistrationAuthorities:
         return replace(rights, identity=replace(rights.identity, own_names=True))
 
     def name_of(self, certificate: Certificate) -> RegisteredName | None:
-        """Return the RA that a certificate's names are those of."""
+        """Return the RA that a certificate's names are those of; who issued it is not looked at."""
         return next((item for item in self.names if item.fits(certificate)), None)
 
     def is_known(self, certificate: Certificate) -> bool:
-        """Tell whether a certificate that was authenticated is still one of theirs."""
+        """Tell whether a certificate that was authenticated, by its path, is still one of theirs."""
         return certificate in self.certificates or self.name_of(certificate) is not None
 
     def registers(self, path: Path) -> bool:

@@ -60,13 +60,14 @@ from ra_gateway.cmp.requests import Possession, require_delivery
 from ra_gateway.cmp.signers import certificate_bag
 from ra_gateway.cmp.trust import Path
 from ra_gateway.cmp.verification import Authenticated, AuthenticatedMessage
-from ra_gateway.errors import CMPError, MalformedMessage, PKIFailureInfo, UpstreamBroken
+from ra_gateway.errors import CMPError, PKIFailureInfo, UpstreamBroken
 from ra_gateway.events import Outcome
 from ra_gateway.ra.ca_answers import (
     ANSWER_RULES,
     Expected,
     answer_to,
     blamed_on,
+    decoded,
     refusal_in,
     status_told,
 )
@@ -101,6 +102,8 @@ class CheckedResponse:
         planned: What the device is to be told.
         certificate: The one that was issued; None where there is none, and where it is encrypted.
         rejection: What the CA said when it refused.
+        denied: Whether it says no by an error, which it may sign for anybody, or without protection: it may have
+            issued, or revoked.
         is_certificate_response: Whether it is an ip, cp or kup, whose senderNonce certConf returns.
         issued: Whether there is a certificate, readable or not.
         ca_cert_req_id: certReqId as the CA said it.
@@ -112,6 +115,7 @@ class CheckedResponse:
     outcome: Outcome
     certificate: Certificate | None = None
     rejection: PKIStatusInfo | None = None
+    denied: bool = False
     is_certificate_response: bool = False
     issued: bool = False
     ca_cert_req_id: int = 0
@@ -141,18 +145,6 @@ class _CertificateResponse:
     def altered(self) -> bool:
         """Whether the content is no longer the message's, octet by octet."""
         return self.message.protection is None or (self.ca_cert_req_id != self.response.cert_req_id)
-
-
-def decoded(der: bytes, upstream: Upstream) -> PKIMessage:
-    """Decode what a CA answered.
-
-    Raises:
-        UpstreamBroken: It is no PKIMessage.
-    """
-    try:
-        return PKIMessage.from_der(der)
-    except MalformedMessage as error:
-        raise UpstreamBroken(f"{upstream.name}: {error}", rule="R84") from error
 
 
 def expected_of(
@@ -258,7 +250,11 @@ def _as_asked(
 
 
 def _refused(message: PKIMessage, expected: Expected, refusal: PKIStatusInfo) -> CheckedResponse:
-    """Return what an error in the place of an ip, cp, kup, rp or genp means: the no of the answer that was expected."""
+    """Return what an error in the place of an ip, cp, kup, rp or genp means: the no of the answer that was expected.
+
+    It is told as that, and believed no further: who sends a CA octets of his own gets an error under its signature,
+    with the transactionID and nonce of his choice, and may put it in the place of the answer.
+    """
     status = status_told(refusal)
     response_type = CERT_RESPONSE_TO.get(expected.body_type)
     if response_type is not None:
@@ -269,7 +265,9 @@ def _refused(message: PKIMessage, expected: Expected, refusal: PKIStatusInfo) ->
     else:
         body_der = error_body(status)
     planned = PlannedResponse(body_der, message.header.sender_nonce or b"")
-    return CheckedResponse(Event.refused, planned, Outcome.refused, rejection=refusal)
+    denied = expected.body_type is not BodyType.genm
+    event = Event.failed if denied else Event.refused
+    return CheckedResponse(event, planned, Outcome.refused, rejection=refusal, denied=denied)
 
 
 def _of_certificate(
@@ -302,14 +300,16 @@ def _of_certificate(
         chain_for(endpoint, transaction.body_type, answer.path[1:]),
     )
     event, outcome = Event.granted if granted else Event.issued, Outcome.issued
+    denied = not issued and answer.message.protection is None
     if not issued:
-        event, outcome = Event.refused, Outcome.refused
+        event, outcome = Event.failed if denied else Event.refused, Outcome.refused
     return CheckedResponse(
         event,
         planned,
         outcome,
         answer.certificate,
         None if issued else info,
+        denied,
         is_certificate_response=True,
         issued=issued,
         ca_cert_req_id=answer.ca_cert_req_id,
@@ -482,7 +482,8 @@ def _unprotected_rejection(
 ) -> _CertificateResponse | None:
     """Return a rejection that nobody protects, where the CA is known for them; None for anything else.
 
-    Whoever can forge it could as well have kept the true answer back.
+    Whoever can forge it could as well have kept the true answer back. What it says in words goes to the log alone: the
+    device would read them under the RA's signature.
     """
     tolerated = CAQuirk.unprotected_rejection in upstream.settings.tolerate
     if not tolerated or message.protection is not None or message.body_type is not expected_type:
@@ -500,8 +501,9 @@ def _unprotected_rejection(
     (response,) = content.responses
     # The CA may have put any number there; the device is to find its own.
     own = replace(response, cert_req_id=expected.cert_req_id)
+    told = replace(own, status_info=status_told(own.status_info))
     return _CertificateResponse(
-        message, CertRepMessage((own,)), own, None, (), response.cert_req_id
+        message, CertRepMessage((told,)), own, None, (), response.cert_req_id
     )
 
 

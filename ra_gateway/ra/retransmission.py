@@ -57,6 +57,7 @@ _OUTCOMES: Final = {
     State.REVOKED: Outcome.revoked,
     State.INFORMED: Outcome.informed,
     State.REFUSED: Outcome.refused,
+    State.FAILED: Outcome.refused,
 }
 """What a device learns that is given what was planned while it waited."""
 
@@ -284,7 +285,8 @@ async def late_response(
     if planned is None:
         refusal = await _late_refusal(services, context, transaction)
         return machine.LateResponse(refusal, None, expires_at)
-    if transaction.state in (*GIVEN_UP, State.FAILED) and transaction.confirmation is None:
+    withdrawn = transaction.state is State.FAILED and transaction.certificate_der
+    if (withdrawn or transaction.state in GIVEN_UP) and transaction.confirmation is None:
         raise HeaderRefused(
             "the certificate was not fetched in time, and is withdrawn", rule="R111"
         )
@@ -316,7 +318,7 @@ def _note_late(context: RequestContext, transaction: Transaction) -> None:
         context.report.certificate = load_certificate(transaction.certificate_der)
     elif state is State.REVOKED:
         ca_exchange.note_revoked(context)
-    elif state is State.REFUSED and planned is not None:
+    elif context.report.outcome is Outcome.refused and planned is not None:
         ca_exchange.note_rejection(context, _rejection_in(planned.body_der))
 
 

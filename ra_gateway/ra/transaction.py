@@ -56,7 +56,7 @@ class State(StrEnum):
     REVOKED = "revoked"  # rr: the CA has revoked the certificate
     INFORMED = "informed"  # genm: the CA has answered
     REFUSED = "refused"  # the CA, or the operator, said no
-    FAILED = "failed"  # no usable answer, and asking again could issue twice
+    FAILED = "failed"  # no usable answer, or an error; asking again could issue twice
     WITHDRAWING = "withdrawing"  # nobody confirmed the certificate: the CA is to revoke it
     WITHDRAWN = "withdrawn"  # and has done so
 

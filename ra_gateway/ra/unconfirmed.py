@@ -27,14 +27,16 @@ from ra_gateway.errors import (
     HeaderRefused,
     PKIFailureInfo,
     StoreUnavailable,
+    UpstreamBroken,
 )
 from ra_gateway.events import Component, Outcome, RequestHandled
 from ra_gateway.ra import machine, transactions
+from ra_gateway.ra.ca_answers import decoded
 from ra_gateway.ra.confirmation_records import ConfirmationStatus, transaction_digest
 from ra_gateway.ra.context import RequestContext
 from ra_gateway.ra.endpoints import CertConf, Unconfirmed, Upstream
 from ra_gateway.ra.forwarding import revocation_for_ca
-from ra_gateway.ra.response_checks import check_revocation, decoded, expected_of
+from ra_gateway.ra.response_checks import check_revocation, expected_of
 from ra_gateway.ra.services import Services
 from ra_gateway.ra.transaction import Event, State, Transaction, TransactionKey
 from ra_gateway.ra.transactions import Overtaken
@@ -360,7 +362,11 @@ class UnconfirmedCertificates:
         upstream: Upstream,
         secrets: tuple[MACCredential, ...],
     ) -> bool:
-        """Check the answer to an rr; returns whether the certificate is revoked, and False where the CA refuses."""
+        """Check the answer to an rr; returns whether the certificate is revoked, and False where the CA refuses.
+
+        Raises:
+            UpstreamBroken: It cannot be used, or is an error: the CA signs one for anybody, which is not the end.
+        """
         sent = PKIMessage.from_der(rr_der).header
         expected = replace(
             expected_of(replace(taken, confirmation=None), (sent.sender_nonce or b"",), secrets),
@@ -369,9 +375,8 @@ class UnconfirmedCertificates:
             transaction_id=sent.transaction_id or b"",
             target_der=_target(certificate),
         )
-        info = check_revocation(
-            decoded(answer_der, upstream), expected, upstream, self._services.clock()
-        )
+        answer = decoded(answer_der, upstream)
+        info = check_revocation(answer, expected, upstream, self._services.clock())
         if info.status is not PKIStatus.rejection:
             self._tell(taken, Outcome.revoked, _why(taken))
             return True
@@ -379,6 +384,8 @@ class UnconfirmedCertificates:
             # By an earlier attempt whose answer was lost, or by somebody else.
             self._tell(taken, Outcome.revoked, f"{_why(taken)}; the CA had revoked it already")
             return True
+        if answer.body_type is BodyType.error:
+            raise UpstreamBroken(f"{upstream.name} refuses by an error: {info}", rule="R89")
         self._tell(taken, Outcome.failed, f"{_why(taken)}; the CA refuses to revoke it: {info}")
         return False
 

@@ -234,14 +234,28 @@ class MemoryStore:
         self, what: DeviceRecord, key: bytes, text: str, keep_until: datetime
     ) -> None:
         """Remember a text; when the store is full of the kind, what was remembered first is forgotten."""
+        self._put(what, key, text, keep_until)
+
+    def _put(self, what: DeviceRecord, key: bytes, text: str, keep_until: datetime) -> None:
         kept = self._device_records[what]
         kept.pop(key, None)
         kept[key] = text, self._end(keep_until)
         if len(kept) > self._max_transactions:
             del kept[next(iter(kept))]
 
+    async def remember_entry(
+        self, what: DeviceRecord, key: bytes, entry: str, *, limit: int, keep_until: datetime
+    ) -> None:
+        """Add an entry to those that are remembered, unless it is among them."""
+        entries = self._get(what, key).split()
+        if entry not in entries:
+            self._put(what, key, " ".join([*entries, entry][-limit:]), keep_until)
+
     async def remembered(self, what: DeviceRecord, key: bytes) -> str:
         """Return the text that is remembered, "" for none."""
+        return self._get(what, key)
+
+    def _get(self, what: DeviceRecord, key: bytes) -> str:
         text, until = self._device_records[what].get(key, ("", None))
         return "" if until is None or until <= self._lifetimes() else text
 

@@ -146,9 +146,7 @@ class RedisStore:
         self._hold, self._held, self._unhold = map(
             register, (scripts.HOLD, scripts.HELD, scripts.UNHOLD)
         )
-        self._confirmation, self._note_confirmation = map(
-            register, (scripts.CONFIRMATION, scripts.NOTE_CONFIRMATION)
-        )
+        self._text, self._put_after = map(register, (scripts.TEXT, scripts.PUT_AFTER))
         self._mark, self._remark = map(register, (scripts.MARK, scripts.REMARK))
         self.mark_key = f"{key_prefix}:seal"
         self._max_per_signer = max_per_signer
@@ -339,7 +337,7 @@ class RedisStore:
         name = f"{self._prefix}:{{certificate}}:{certificate.hex()}"
         while True:
             seen_version, seen = self._seen_record(name)
-            stored = await self._ask(lambda _: self._confirmation([name]))
+            stored = await self._ask(lambda _: self._text([name]))
             now = self._clock()
             version, before = 0, ConfirmationRecord()
             if stored is not None:
@@ -365,7 +363,7 @@ class RedisStore:
             sealed = self._seals.seal(counted, "certificate", name)
             lifetime_ms = math.ceil(lifetime / timedelta(milliseconds=1))
             args: list[Any] = [stored or b"", sealed, lifetime_ms]
-            if await self._ask(lambda _, args=args: self._note_confirmation([name], args)):  # type: ignore[misc]
+            if await self._ask(lambda _, args=args: self._put_after([name], args)):  # type: ignore[misc]
                 self._note_record(name, version + 1, after, lifetime)
                 return after
 
@@ -387,23 +385,57 @@ class RedisStore:
         self, what: DeviceRecord, key: bytes, text: str, keep_until: datetime
     ) -> None:
         """Remember a text, in the place of the one before."""
-        name = f"{self._prefix}:{what}:{key.hex()}"
+        name = self._device_key(what, key)
         sealed = self._seals.seal(text.encode(), what, name)
-        lifetime = math.ceil((keep_until - self._clock()) / timedelta(milliseconds=1))
-        if lifetime > 0:
-            await self._ask(lambda _: self._client.set(name, sealed, px=lifetime))
+        lifetime_ms = self._ms_until(keep_until)
+        if lifetime_ms > 0:
+            await self._ask(lambda _: self._client.set(name, sealed, px=lifetime_ms))
+
+    async def remember_entry(
+        self, what: DeviceRecord, key: bytes, entry: str, *, limit: int, keep_until: datetime
+    ) -> None:
+        """Add an entry to those that are remembered, unless it is among them."""
+        name, lifetime_ms = self._device_key(what, key), self._ms_until(keep_until)
+        while lifetime_ms > 0:
+            stored, text = await self._device_record(what, name)
+            entries = text.split()
+            if entry in entries:
+                return
+            kept = " ".join([*entries, entry][-limit:])
+            sealed = self._seals.seal(kept.encode(), what, name)
+            args: list[Any] = [stored, sealed, lifetime_ms]
+            if await self._ask(lambda _, args=args: self._put_after([name], args)):  # type: ignore[misc]
+                return
 
     async def remembered(self, what: DeviceRecord, key: bytes) -> str:
-        """Return the text that is remembered, "" for none, and where it is not to be believed."""
-        name = f"{self._prefix}:{what}:{key.hex()}"
-        stored = await self._ask(lambda _: self._confirmation([name]))
+        """Return the text that is remembered, "" for none; one that is not to be believed forgives nothing."""
+        return (await self._device_record(what, self._device_key(what, key)))[1]
+
+    async def _device_record(self, what: DeviceRecord, name: str) -> tuple[bytes, str]:
+        """Return what is stored, and the text in it.
+
+        Raises:
+            StoreUnavailable: Which requests were taken cannot be read: each of them might come again.
+        """
+        stored: bytes | None = await self._ask(lambda _: self._text([name]))
         if stored is None:
-            return ""
+            return b"", ""
         try:
-            return self._seals.open(stored, what, name).decode()
+            return stored, self._seals.open(stored, what, name).decode()
         except NotSealed as error:
             self._report(name, str(error))
-            return ""
+            if what is DeviceRecord.requests:
+                raise StoreUnavailable(
+                    f"{self._name}: which requests of a device were taken is lost ({name})",
+                    rule="R29",
+                ) from error
+            return stored, ""
+
+    def _device_key(self, what: DeviceRecord, key: bytes) -> str:
+        return f"{self._prefix}:{what}:{key.hex()}"
+
+    def _ms_until(self, at: datetime) -> int:
+        return math.ceil((at - self._clock()) / timedelta(milliseconds=1))
 
     async def wait(
         self, key: TransactionKey, *, version: int, timeout_seconds: float
@@ -470,7 +502,7 @@ class RedisStore:
         return f"{index}:{key.domain}:{key.signer_digest.hex()}", index
 
     def _lifetime_ms(self, transaction: Transaction) -> int:
-        return math.ceil((transaction.expires_at - self._clock()) / timedelta(milliseconds=1))
+        return self._ms_until(transaction.expires_at)
 
     def _sealed(self, hash_key: str, transaction: Transaction) -> list[Any]:
         """Return the fields of a record: version and the sealed transaction.

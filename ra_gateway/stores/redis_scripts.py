@@ -169,14 +169,15 @@ end
 return strange
 """
 
-CONFIRMATION: Final = f"""
+TEXT: Final = f"""
 local kind = redis.call('TYPE', KEYS[1]).ok
 if kind == 'none' then return false end
 if kind ~= 'string' or redis.call('STRLEN', KEYS[1]) > {MEMBER_LIMIT} then return '' end
 return redis.call('GET', KEYS[1])
 """
 
-NOTE_CONFIRMATION: Final = """
+# Only in the place of what was read before: what is to be written was made of that.
+PUT_AFTER: Final = """
 if (redis.call('GET', KEYS[1]) or '') ~= ARGV[1] then return 0 end
 redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
 return 1

@@ -31,7 +31,7 @@ from ra_gateway.errors import (
     UpstreamBroken,
     UpstreamUnavailable,
 )
-from ra_gateway.ra.ports import CACore
+from ra_gateway.ra.ports import CACore, look
 
 _ANSWER_RULES: Final = HeaderRules(Strictness.lenient, extra_certs_max_count=64)
 
@@ -129,6 +129,10 @@ class BatchingCA:
                 f"{self.settings.name} did not answer a batch in {deadline_seconds:g} s",
                 delivered=True,
             ) from error
+
+    async def look(self) -> None:
+        """Return if messages can be sent there now (`Looked`)."""
+        await look(self.core)
 
     async def close(self) -> None:
         """Send nothing more, and release connections."""

@@ -25,7 +25,7 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from ra_gateway.connector import bounded_connector
-from ra_gateway.errors import UpstreamBroken, UpstreamUnavailable, printable
+from ra_gateway.errors import ServiceFailure, UpstreamBroken, UpstreamUnavailable, printable
 
 T = TypeVar("T")
 
@@ -114,6 +114,15 @@ class _Body(aiohttp.BytesPayload):
         self.begin()
 
 
+def had_connection(failure: ServiceFailure) -> bool:
+    """Tell whether a request that failed found somebody at its URL: a proxy or a front door, if not the CA."""
+    if isinstance(failure, UpstreamBusy):
+        return False  # a front door with nobody behind it says so by that
+    return isinstance(failure, UpstreamBroken) or isinstance(
+        failure.__cause__, aiohttp.ServerDisconnectedError
+    )
+
+
 class Connections:
     """Connections to one CA, kept and reused, whichever of its URLs they lead to.
 
@@ -198,6 +207,24 @@ class HttpClient:
         """Close the connections; exchanges under way fail."""
         await self._connections.close()
 
+    async def probe(self, *, deadline_seconds: float) -> None:
+        """Ask for the URL's HEAD, with which no CA issues anything: messages are in POST only (RFC 9811 3.1).
+
+        It takes the way of the messages, through proxy and TLS, and meets what stands in front of the CA. Any
+        answer but 429, 502, 503 and 504 shows life: 405 and 404 are usual, since this is nothing to get.
+
+        Raises:
+            ServiceFailure: No answer, one of these, or one that is not HTTP.
+        """
+        await self._within(self._head(), _Body(b""), deadline_seconds)
+
+    async def _head(self) -> None:
+        async with self._connections.session().head(
+            self._target(""), allow_redirects=False
+        ) as response:
+            if response.status in _BUSY:
+                raise _unusable(response, b"")
+
     async def _within(
         self,
         answer: Awaitable[T],
@@ -277,29 +304,11 @@ class HttpCA(HttpClient):
         body = _Body(der)
         return await self._within(self._post(body, path), body, deadline_seconds, unsent_seconds)
 
-    async def probe(self, *, deadline_seconds: float) -> None:
-        """Ask for the URL's HEAD, with which nothing can be issued: CMP is in POST only (RFC 9811 3.1).
-
-        It takes the way of the messages, through proxy and TLS, and meets what stands in front of the CA. Any
-        answer but 429, 502, 503 and 504 shows life: 405 and 404 are usual, since this is nothing to get.
-
-        Raises:
-            ServiceFailure: No answer, one of these, or one that is not HTTP.
-        """
-        await self._within(self._head(), _Body(b""), deadline_seconds)
-
     async def _post(self, body: _Body, path: str) -> bytes:
         async with self._connections.session().post(
             self._target(path), data=body, headers=self._headers, allow_redirects=False
         ) as response:
             return await self._message(response)
-
-    async def _head(self) -> None:
-        async with self._connections.session().head(
-            self._target(""), allow_redirects=False
-        ) as response:
-            if response.status in _BUSY:
-                raise _unusable(response, b"")
 
     async def _message(self, response: aiohttp.ClientResponse) -> bytes:
         """Return the PKIMessage of a response, whatever its status (RFC 9811 3.3)."""

@@ -15,6 +15,7 @@ whose front door refuses probes stays reachable.
 from __future__ import annotations
 
 import asyncio
+import math
 import secrets
 import time
 from collections.abc import Awaitable, Callable
@@ -33,7 +34,7 @@ from ra_gateway.errors import MalformedMessage, ServiceFailure, UpstreamBroken, 
 from ra_gateway.ra.endpoints import UpstreamSettings
 from ra_gateway.settings.values import CMPURL, Seconds
 from ra_gateway.tasks import supervised
-from ra_gateway.upstream.http import Connections, HttpCA, UpstreamBusy
+from ra_gateway.upstream.http import Connections, HttpCA, UpstreamBusy, had_connection
 from ra_gateway.upstream.plugins import UpstreamContext
 from ra_gateway.upstream.shared_secret import CASecretConfig
 from ra_gateway.upstream.tables import AnswerTrust, IssuingCAs, OverHTTP
@@ -62,6 +63,9 @@ _ISSUING_NOTHING: Final = frozenset(
     )
 )
 """Body tags. nested is not among them: there may be requests inside."""
+
+_HEARD_SECONDS: Final = 10.0
+"""A CA that was heard of within this time need not be asked whether it is there."""
 
 _RANDOM: Final = secrets.SystemRandom()
 
@@ -190,6 +194,7 @@ class _Member:
         self.ca = ca
         self.breaker = breaker
         self.answers_probes = True
+        self.takes_connections = True
         self.last_error = ""
         self.answered = self.failed = self.openings = 0
 
@@ -236,6 +241,7 @@ class HttpPool:
         """How often an exchange turned to another URL, after one had failed."""
         self._probing: asyncio.Task[None] | None = None
         self._closed = False
+        self._heard_at = -math.inf
 
     async def exchange(self, der: bytes, *, path: str, deadline_seconds: float) -> bytes:
         """Deliver one PKIMessage at one of the URLs and return the answer (`CACore`).
@@ -280,6 +286,22 @@ class HttpPool:
             if delivered and not repeatable:
                 break
         raise self._summed_up(failure, delivered)
+
+    async def look(self) -> None:
+        """Return if messages can be sent to one of the URLs now (`Looked`).
+
+        A URL that takes connections and answers no probe will do: some let nothing but messages through.
+
+        Raises:
+            UpstreamUnavailable: To none.
+        """
+        if self._settings.probe_seconds and self._monotonic() - self._heard_at > _HEARD_SECONDS:
+            await asyncio.gather(*(self._probe(member) for member in self._members))
+        if not any(
+            member.takes_connections and member.breaker.opened_until is None
+            for member in self._members
+        ):
+            raise self._summed_up(None, delivered=False)
 
     def states(self) -> tuple[URLState, ...]:
         """Return how each URL is doing, in the order of the configuration."""
@@ -337,10 +359,13 @@ class HttpPool:
         if member.breaker.opened_until is not None:
             log.info("upstream.url_back", url=member.ca.shown_url)
         member.breaker.succeed()
+        member.takes_connections = True
+        self._heard_at = self._monotonic()
 
     def _fail(self, member: _Member, error: UpstreamUnavailable, trial: bool) -> None:
         member.failed += 1
         member.last_error = error.detail
+        self._heard_at = -math.inf
         pause = None
         if isinstance(error, UpstreamBusy):
             asked = error.retry_after_seconds
@@ -397,11 +422,13 @@ class HttpPool:
             if member.answers_probes:
                 log.warning("upstream.probe_failed", url=member.ca.shown_url, error=error.detail)
             member.answers_probes = False
+            member.takes_connections = had_connection(error)
             return
         if not member.answers_probes:
             log.info("upstream.probe_answered", url=member.ca.shown_url)
-        member.answers_probes = True
+        member.answers_probes = member.takes_connections = True
         member.breaker.reachable()
+        self._heard_at = self._monotonic()
 
 
 class CMPHTTPUpstream(UpstreamSettings, IssuingCAs, AnswerTrust, OverHTTP):

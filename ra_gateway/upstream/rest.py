@@ -27,6 +27,7 @@ from ra_gateway.errors import (
     CMPError,
     PKIFailureInfo,
     RequestRefused,
+    ServiceFailure,
     UpstreamBroken,
     UpstreamUnavailable,
 )
@@ -41,6 +42,7 @@ from ra_gateway.upstream.http import (
     HttpClient,
     _Body,
     _read,
+    had_connection,
 )
 from ra_gateway.upstream.plugins import UpstreamContext
 from ra_gateway.upstream.signing import SignedCertificate, SigningRequest, not_offered
@@ -48,6 +50,9 @@ from ra_gateway.upstream.tables import IssuingCAs, OverHTTP
 
 _TEXT_CHARACTERS: Final = 200
 """How much of an API's own words is kept; they are one sentence, where they are words at all."""
+
+_PROBE_SECONDS: Final = 5.0
+"""For an answer to a probe."""
 
 _TOKEN_BYTES: Final = 16_384
 """Longest token: what servers take as one header line (8 to 16 KiB)."""
@@ -105,6 +110,18 @@ class RestClient(HttpClient):
     def target(self, path: str) -> str:
         """Return the URL that a path stands for."""
         return str(self._target(path))
+
+    async def look(self) -> None:
+        """Return if somebody is at the URL.
+
+        Raises:
+            ServiceFailure: Nobody is.
+        """
+        try:
+            await self.probe(deadline_seconds=_PROBE_SECONDS)
+        except ServiceFailure as error:
+            if not had_connection(error):
+                raise
 
     async def post(
         self,
@@ -473,6 +490,10 @@ class RestSigner:
             "reason": reason,
         }
         await self._post(self.revoke_client, given, deadline_seconds)
+
+    async def look(self) -> None:
+        """Return if requests can be sent there now (`Looked`)."""
+        await self.client.look()
 
     async def close(self) -> None:
         """Close the connections."""

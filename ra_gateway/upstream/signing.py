@@ -63,6 +63,7 @@ from ra_gateway.errors import (
     UpstreamUnavailable,
 )
 from ra_gateway.keys import KeySigner, sign_certificate
+from ra_gateway.ra.ports import look
 
 T = TypeVar("T")
 
@@ -265,6 +266,10 @@ class SigningCA:
             message.header, sender_nonce=self.random_octets(NONCE_OCTETS), now=self.clock()
         )
         return await protect_reply(header, body_der, self._credential, chain)
+
+    async def look(self) -> None:
+        """Return if the signer can be asked now (`Looked`)."""
+        await look(self.signer)
 
     async def close(self) -> None:
         """Close the signer."""

@@ -224,6 +224,10 @@ class StepCASigner:
             raise rest.refused(answer.text("message"), PKIFailureInfo.certRevoked)
         _require(answer)
 
+    async def look(self) -> None:
+        """Return if requests can be sent there now (`Looked`)."""
+        await self._client.look()
+
     async def close(self) -> None:
         """Close the connections."""
         await self._client.close()

@@ -117,6 +117,10 @@ class VaultSigner:
                 delivered=True,
             )
 
+    async def look(self) -> None:
+        """Return if requests can be sent there now (`Looked`)."""
+        await self._client.look()
+
     async def close(self) -> None:
         """Close the connections."""
         await self._client.close()

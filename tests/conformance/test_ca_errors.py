@@ -80,9 +80,34 @@ async def test_what_it_says_of_the_request_reaches_the_device(
     assert SAID in event.detail
     if body_type is not BodyType.genm:
         assert SAID.encode() not in answer.der
-        assert (await operation.stored()).state is State.REFUSED
+    if body_type in REQUESTS:
+        assert (await operation.stored()).state is State.FAILED
         assert (await operation.send()).der == answer.der
         assert len(world.ca.received) == 1
+
+
+@pytest.mark.requirement(89, 92, 94)
+@pytest.mark.parametrize("name", ["badDataFormat", "badRequest", "badCertTemplate"])
+@pytest.mark.parametrize("body_type", [*REQUESTS, BodyType.rr], ids=lambda item: item.name)
+async def test_a_no_that_anybody_can_have_of_it_is_not_the_end(
+    make_world: MakeWorld, body_type: BodyType, name: str
+) -> None:
+    """The CA has done it, and somebody puts an error that it signed for him in the place of its answer.
+
+    Where it answers a repeat as it did before, the device's own repeat gets that, and nothing is done twice.
+    """
+    world = make_world(endpoint={"body_types": EVERY_TYPE}, upstream={"replays_repeats": True})
+    world.ca.script = says(name)
+    operation = await Operation.begin(world, body_type)
+    refused = await operation.send()
+    assert (refused.body_type, fail_names(refused)) == (RESPONSE_TO[body_type], [name])
+    assert (await operation.stored()).state is State.REQUESTED
+    world.ca.script = lambda answer: None
+    done = await operation.send()
+    assert (done.body_type, fail_names(done)) == (RESPONSE_TO[body_type], [])
+    assert world.ca.received[0] == world.ca.received[1]
+    if body_type in REQUESTS:
+        assert (await operation.confirm()).body_type is BodyType.pkiconf
 
 
 @pytest.mark.requirement(85, 89)
@@ -209,7 +234,7 @@ async def test_a_device_that_polls_gets_it_too(make_world: MakeWorld) -> None:
     world.ca.gate.set()
 
     async def refused() -> bool:
-        return (await operation.stored()).state is State.REFUSED
+        return (await operation.stored()).state is State.FAILED
 
     await settled(refused)
     answer = await operation.poll()

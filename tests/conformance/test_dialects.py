@@ -30,6 +30,7 @@ from ra_gateway.errors import PKIFailureInfo, UpstreamBroken, UpstreamUnavailabl
 from ra_gateway.ra.endpoints import POP, CAQuirk, CertConf, ImplicitConfirm, Variant
 from ra_gateway.ra.information import Information, Informing
 from ra_gateway.ra.policy import IdentityRules, SubjectRule
+from ra_gateway.ra.transaction import State
 from tests.support import requests
 from tests.support.answers import fail_names, follow, status_of
 from tests.support.asserts import assert_answers
@@ -427,7 +428,7 @@ BORNE = frozenset({CAQuirk.unprotected_rejection})
 async def test_a_rejection_without_protection(
     make_world: MakeWorld, body_type: BodyType, borne: bool
 ) -> None:
-    """Where borne, the CA's failInfo and text reach the device under the RA's signature; else systemFailure."""
+    """Where borne, its failInfo reaches the device under the RA's signature, its text the log; else systemFailure."""
     world = make_world(tolerate=BORNE if borne else frozenset())
     world.ca.script = unprotected_rejection
     operation = await Operation.begin(world, body_type)
@@ -436,7 +437,10 @@ async def test_a_rejection_without_protection(
     if borne:
         assert answer.body_type is CERT_RESPONSE_TO[body_type]
         assert fail_names(answer) == ["incorrectData"]
-        assert status_of(answer).status_string == ("wrong number of DNSNAME",)
+        assert status_of(answer).status_string == (
+            "The certification authority refused the request.",
+        )
+        assert (await operation.stored()).state is State.FAILED
         (response,) = cert_rep_message(answer.body_content).responses
         assert (response.cert_req_id, response.certificate_der) == (operation.cert_req_id, None)
     else:

@@ -155,15 +155,19 @@ async def test_who_is_not_registered_or_not_valid_confirms_nothing(
 
 
 @pytest.mark.requirement(115)
-async def test_an_ra_gives_up_for_its_device(world: World, ra: Credential) -> None:
-    """error in the place of certConf is taken from it likewise."""
-    siemens, operation = await renewed(world, ra)
+@pytest.mark.parametrize("nests", [False, True])
+async def test_an_ra_cannot_give_up_by_error(world: World, ra: Credential, nests: bool) -> None:
+    """It signs errors for anybody who asks it for something; it has certConf to say no."""
+    siemens, operation = await renewed(world, ra, nests=nests)
     no = PKIStatusInfo(PKIStatus.rejection, (), (PKIFailureInfo.systemFailure,))
     operation.sent = await follow(
         operation.device, operation.answer, error_body(no), now=world.clock()
     )
+    await siemens.ask(operation.sent)
+    await assert_refused(world, siemens.passed[-1].der, "badRequest", rule="R115")
+    assert (await operation.stored()).state is State.ISSUED
+    await operation.make_cert_conf(takes=False)
     assert (await siemens.ask(operation.sent)).body_type is BodyType.pkiconf
-    assert (await operation.stored()).state is State.REJECTED
 
 
 @pytest.mark.requirement(118)

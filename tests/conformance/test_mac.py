@@ -27,6 +27,7 @@ from tests.support import requests
 from tests.support.answers import fail_names
 from tests.support.asserts import assert_refused
 from tests.support.credentials import cmp_certificate, cmp_credential
+from tests.support.foreign import says
 from tests.support.harness import ManualClock, World
 from tests.support.mac import (
     HMAC_SHA1,
@@ -413,6 +414,18 @@ async def test_what_brought_no_certificate_does_not_use_a_secret_up(world: World
     assert list(fail_names(await world.ask(await ir(world, **named)))) == ["systemUnavail"]
     assert (await world.ask(await ir(world, **named))).body_type is BodyType.ip
     assert world.events[-1].outcome == "issued"
+
+
+async def test_an_error_of_the_ca_uses_a_secret_up(world: World) -> None:
+    """It signs one for anybody, who may put it in the place of its ip: the CA may have issued."""
+    named: dict[str, Any] = {"reference": ONCE[0], "secret": ONCE[1]}
+    world.ca.script = says("badDataFormat")
+    refused = await world.ask(await ir(world, **named))
+    assert (refused.body_type, list(fail_names(refused))) == (BodyType.ip, ["badDataFormat"])
+    world.ca.script = lambda answer: None
+    again = await world.ask(await ir(world, **named))
+    assert list(fail_names(again)) == ["notAuthorized"]
+    assert len(world.ca.received) == 1
 
 
 async def test_a_lost_answer_uses_a_secret_up(world: World) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
 
 from ra_gateway.cmp import asn1
 from ra_gateway.cmp.algorithms import AlgorithmPolicy, digest
@@ -35,13 +36,15 @@ from ra_gateway.cmp.messages import (
 from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.protection import protect
 from ra_gateway.cmp.trust import TrustDomain
+from ra_gateway.errors import StoreUnavailable
 from ra_gateway.ra import forgiveness
+from ra_gateway.ra.endpoints import Approval
 from ra_gateway.ra.ports import DeviceRecord
 from ra_gateway.stores.memory import MemoryStore
 from tests.support import mac, pki, requests
 from tests.support.answers import fail_names
 from tests.support.credentials import cmp_certificate, cmp_credential
-from tests.support.harness import World
+from tests.support.harness import World, changed
 from tests.support.old_device import OldDevice
 
 STRICT = HeaderRules(Strictness.strict, require_message_time=True)
@@ -281,6 +284,57 @@ async def test_a_cert_conf_without_certificate_at_renewal(
 LOST = "vendors.<name>.operator_subjects"
 
 
+@pytest.mark.requirement(17)
+async def test_a_name_does_not_bring_what_another_vendors_devices_are_forgiven(
+    vendor_pki: pki.VendorPKI, operator_pki: pki.OperatorPKI
+) -> None:
+    """A device of a vendor that is forgiven nothing asked for it: where it came from is remembered, at each renewal."""
+    world = forgiving(vendor_pki, operator_pki, of_vendor=ALL)
+    legacy = world.endpoint.vendors[0]
+    modern = replace(legacy, name="modern", quirks=frozenset(), algorithms=AlgorithmPolicy())
+    endpoint = replace(
+        world.endpoint,
+        vendors=(modern,),
+        identities={"modern": world.endpoint.identities["acme"]},
+        origins=(legacy,),
+        origin_subjects={"acme": ("CN=*.ran.example.net",)},
+    )
+    world = replace(world, endpoint=endpoint, gateway=world.second_gateway(endpoint))
+    signer, body_type = world.device(), BodyType.ir
+    for _ in range(3):
+        key, credential = pki.make_key("p256"), cmp_credential(signer)
+        kid = credential.certificate.subject_key_identifier
+        der = await requests.request(world, credential, key, body_type=body_type, sender_kid=kid)
+        answer = await world.ask(der)
+        (response,) = cert_rep_message(answer.body_content).responses
+        certificate = Certificate.from_der(response.certificate_der or b"")
+        thief = OldDevice(world, key, credential).renewing(certificate)
+        assert await refusal(world, await thief.request(BodyType.kur)) == ("badAlg", "R17")
+        assert world.events[-1].quirks == ()
+        signer, body_type = issued(operator_pki, key, certificate), BodyType.kur
+
+
+@pytest.mark.requirement(17)
+async def test_what_is_remembered_counts_before_a_name(
+    vendor_pki: pki.VendorPKI, operator_pki: pki.OperatorPKI
+) -> None:
+    """A device keeps what it was forgiven where a pattern of another vendor fits its subject."""
+    world = forgiving(vendor_pki, operator_pki, of_vendor=ALL)
+    acme = world.endpoint.vendors[0]
+    other = replace(acme, name="other", quirks=frozenset(), algorithms=AlgorithmPolicy())
+    device = await OldDevice.of(world).enrol()
+    endpoint = replace(
+        world.endpoint, origins=(other,), origin_subjects={"other": ("CN=*.ran.example.net",)}
+    )
+    world = replace(world, endpoint=endpoint, gateway=world.second_gateway(endpoint))
+    await replace(device, world=world).enrol(BodyType.kur)
+
+
+def issued(operator: pki.OperatorPKI, key: Any, certificate: Certificate) -> pki.Credential:
+    chain = (operator.issuing.certificate, operator.root.certificate)
+    return pki.Credential(x509.load_der_x509_certificate(certificate.der), key, chain)
+
+
 @pytest.mark.requirement(5, 7, 17, 29, 47)
 @pytest.mark.parametrize("quirk", NEEDED)
 async def test_what_is_not_remembered_is_not_forgiven(
@@ -483,6 +537,83 @@ async def test_what_is_remembered_of_a_device_without_a_clock_is_bounded(
     assert kept == [PKIMessage.from_der(der).digest.hex() for der in (sent[2], timely)]
     world.clock.move(days=2)
     assert await refusal(world, timely) == ("badTime", "R29")
+
+
+@pytest.mark.requirement(29, 92)
+@pytest.mark.parametrize("replays", [False, True])
+@pytest.mark.parametrize("broken", ["remember_entry", "create"])
+async def test_a_store_that_fails_while_a_request_by_a_wrong_clock_is_taken(
+    vendor_pki: pki.VendorPKI,
+    operator_pki: pki.OperatorPKI,
+    monkeypatch: pytest.MonkeyPatch,
+    broken: str,
+    replays: bool,
+) -> None:
+    """Its octets are taken once at most, however late they come again; and the device gets its certificate."""
+    world = forgiving(
+        vendor_pki, operator_pki, of_vendor=CLOCKLESS, upstream={"replays_repeats": replays}
+    )
+    device = replace(OldDevice.of(world), message_time=EPOCH)
+    der = await device.request(BodyType.ir)
+
+    async def fails(*_: Any, **__: Any) -> None:
+        raise StoreUnavailable("out of reach")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MemoryStore, broken, fails)
+        assert await refusal(world, der) == ("systemUnavail", "")
+    assert world.ca.received == []
+    world.clock.move(seconds=60)
+    answer = await world.ask(der)
+    if broken == "create":  # it may have been stored for all that is known
+        assert fail_names(answer) == ["badTime"]
+    else:
+        assert answer.body_type is BodyType.ip
+        assert fail_names(answer) == []
+    issued = len(world.ca.issued)
+    for _ in range(2):
+        world.clock.move(days=20)
+        assert await refusal(world, der) == ("badTime", "R29")
+    assert len(world.ca.issued) == issued
+    await device.enrol()
+
+
+@pytest.mark.requirement(29)
+async def test_requests_by_a_wrong_clock_that_come_at_once(
+    vendor_pki: pki.VendorPKI, operator_pki: pki.OperatorPKI
+) -> None:
+    """At two nodes: each is remembered, and none is taken again."""
+    world = forgiving(vendor_pki, operator_pki, of_vendor=CLOCKLESS)
+    other = world.second_gateway()
+    device = replace(OldDevice.of(world), message_time=EPOCH)
+    sent = [await device.request(BodyType.ir) for _ in range(6)]
+    nodes = [world.gateway, other] * 3
+    await asyncio.gather(
+        *(world.post(der, gateway=node) for der, node in zip(sent, nodes, strict=True))
+    )
+    world.clock.move(days=20)
+    for der in sent:
+        assert await refusal(world, der) == ("badTime", "R29")
+
+
+@pytest.mark.requirement(29, 145)
+async def test_repeats_of_one_request_drive_out_no_other(
+    vendor_pki: pki.VendorPKI, operator_pki: pki.OperatorPKI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever recorded one that waits for approval sends it again and again; an older one is still known."""
+    monkeypatch.setattr(forgiveness, "REQUESTS_REMEMBERED", 3)
+    world = forgiving(vendor_pki, operator_pki, of_vendor=CLOCKLESS)
+    device = replace(OldDevice.of(world), message_time=EPOCH)
+    old = await device.request(BodyType.ir)
+    await world.post(old)
+    world.clock.move(days=20)
+    endpoint = changed(world.endpoint, approval=Approval.required)
+    held = replace(world, endpoint=endpoint, gateway=world.second_gateway(endpoint))
+    timely = await replace(device, message_time=world.clock()).request(BodyType.ir)
+    for _ in range(4):
+        await held.post(timely)
+    assert [event.outcome for event in held.events[-4:]] == ["held", *["replayed"] * 3]
+    assert await refusal(world, old) == ("badTime", "R29")
 
 
 # --- whatever a device sends ----------------------------------------------------------------------------------------

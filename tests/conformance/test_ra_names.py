@@ -166,6 +166,32 @@ async def test_who_is_listed_too_has_the_rights_of_the_list(
     await assert_served(world, await asked_by(world, occm(operator_pki), FUNCTION))
 
 
+@pytest.mark.requirement(67, 123, 130)
+@pytest.mark.parametrize("first", [True, False], ids=["its row first", "its row last"])
+async def test_each_row_has_rights_of_its_own(
+    vendor_pki: VendorPKI, operator_pki: OperatorPKI, first: bool
+) -> None:
+    """Of two RAs with one subject, by different CAs of the operator, neither has what the other may."""
+    east = operator_pki.root.issue_ca("East CA", path_length=0)
+    subject = from_rfc4514("CN=ra.example.net")
+    rows = [
+        RegisteredName(
+            subject,
+            issuers=frozenset({cmp_certificate(authority.certificate)}),
+            rights=RARights(IdentityRules(allowed_subjects=(pattern,))),
+        )
+        for authority, pattern in [
+            (operator_pki.issuing, "CN=*.west.example.net"),
+            (east, "CN=*.east.example.net"),
+        ]
+    ]
+    world = make(vendor_pki, operator_pki, *(rows if first else rows[::-1]))
+    west = operator_pki.issuing.issue("CN=ra.example.net", "p256")
+    der = await asked_by(world, west, "CN=a.east.example.net")
+    await requests.assert_refused_in_body(world, der, "notAuthorized", rule="R67")
+    await assert_served(world, await asked_by(world, west, "CN=a.west.example.net"))
+
+
 # --- whose certificate makes an RA ----------------------------------------------------------------------------
 
 

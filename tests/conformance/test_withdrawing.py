@@ -373,6 +373,18 @@ async def test_a_ca_that_refuses(world: World) -> None:
     assert len(revocations(world)) == 1
 
 
+@pytest.mark.parametrize("fail_info", ["badRequest", "badDataFormat", "badCertId"])
+async def test_a_ca_that_refuses_by_an_error(world: World, fail_info: str) -> None:
+    """It signs one for anybody, who may put it in the place of its rp: asked again."""
+    await issued(world)
+    world.ca.script = answering(PKIFailureInfo[fail_info], by=BodyType.error)
+    await work(world, seconds=WAIT_SECONDS + 1)
+    assert fail_info in world.events[-1].detail
+    world.ca.script = lambda answer: None
+    await work(world, hours=1)
+    assert world.events[-1].outcome == "revoked"
+
+
 async def test_a_broken_answer(world: World) -> None:
     """It may have been revoked, or not: asked again."""
     await issued(world)

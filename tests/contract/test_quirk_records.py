@@ -23,7 +23,7 @@ from tests.support.redis_server import SEAL_KEY
 from tests.support.transactions import new_transaction, nodes, system_clock
 
 HOUR = timedelta(hours=1)
-QUIRKS = DeviceRecord.quirks
+QUIRKS, REQUESTS = DeviceRecord.quirks, DeviceRecord.requests
 FIRST, SECOND = b"\x01" * 32, b"\x02" * 32
 NAME = f"ra:quirks:{FIRST.hex()}"
 
@@ -33,6 +33,14 @@ async def store(request: pytest.FixtureRequest) -> AsyncIterator[Any]:
     redis_url = request.getfixturevalue("redis_url") if request.param == "redis" else None
     async with nodes(redis_url, system_clock) as node:
         yield node()
+
+
+@pytest.fixture(params=["memory", "redis"])
+async def pair(request: pytest.FixtureRequest) -> AsyncIterator[tuple[Any, Any]]:
+    """One store as two nodes have it."""
+    redis_url = request.getfixturevalue("redis_url") if request.param == "redis" else None
+    async with nodes(redis_url, system_clock) as node:
+        yield node(), node()
 
 
 @pytest.fixture
@@ -57,7 +65,7 @@ async def test_a_domain_is_remembered_with_a_certificate(store: DeviceRecords) -
     await store.remember(QUIRKS, FIRST, "mac:ran", now + HOUR)
     assert await store.remembered(QUIRKS, FIRST) == "mac:ran"
     assert await store.remembered(QUIRKS, SECOND) == ""
-    assert await store.remembered(DeviceRecord.requests, FIRST) == ""
+    assert await store.remembered(REQUESTS, FIRST) == ""
 
 
 async def test_it_lives_as_long_as_the_certificate(store: DeviceRecords) -> None:
@@ -69,6 +77,25 @@ async def test_it_lives_as_long_as_the_certificate(store: DeviceRecords) -> None
     async with asyncio.timeout(PATIENCE_SECONDS):
         while await store.remembered(QUIRKS, FIRST):  # noqa: ASYNC110 - no event tells it
             await asyncio.sleep(0.02)
+
+
+async def test_entries_are_added_by_many_at_once(pair: tuple[Any, Any]) -> None:
+    """None is lost, and one that is there already is not added again, nor does it drive out another."""
+    entries = {f"{number:064x}" for number in range(12)}
+
+    async def add(store: DeviceRecords, entry: str) -> None:
+        await store.remember_entry(
+            REQUESTS, FIRST, entry, limit=12, keep_until=system_clock() + HOUR
+        )
+
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        await asyncio.gather(*(add(store, entry) for store in pair for entry in entries))
+    for store in pair:
+        kept = (await store.remembered(REQUESTS, FIRST)).split()
+        assert (len(kept), set(kept)) == (12, entries)
+    await add(pair[0], "new")
+    assert (await pair[1].remembered(REQUESTS, FIRST)).split() == [*kept[1:], "new"]
+    assert await pair[1].remembered(REQUESTS, SECOND) == ""
 
 
 async def test_memory_is_bounded() -> None:
@@ -103,12 +130,43 @@ async def test_what_no_node_wrote_is_not_believed(redis: RedisStore, raw: Any, h
     assert [(line["event"], line["key"]) for line in logs] == [("store.not_believed", NAME)]
 
 
+@pytest.mark.parametrize("how", ["changed", "of another device", "list", "long", "empty"])
+async def test_requests_that_cannot_be_read_are_not_none(
+    redis: RedisStore, raw: Any, how: str
+) -> None:
+    """Whoever took them for none would take each of them again; nothing is written over them either."""
+    until = system_clock() + HOUR
+    name = f"ra:requests:{FIRST.hex()}"
+    await redis.remember_entry(REQUESTS, FIRST, "taken", limit=64, keep_until=until)
+    await redis.remember_entry(REQUESTS, SECOND, "taken", limit=64, keep_until=until)
+    sealed = await raw.get(f"ra:requests:{SECOND.hex()}")
+    await raw.delete(name)
+    match how:
+        case "changed":
+            await raw.set(name, sealed[:-1] + b"f")
+        case "of another device":
+            await raw.set(name, sealed)
+        case "list":
+            await raw.rpush(name, sealed)
+        case "long":
+            await raw.set(name, sealed * 100_000)
+        case "empty":
+            await raw.set(name, b"")
+    before = await raw.dump(name)
+    with pytest.raises(StoreUnavailable, match=name):
+        await redis.remembered(REQUESTS, FIRST)
+    with pytest.raises(StoreUnavailable, match=name):
+        await redis.remember_entry(REQUESTS, FIRST, "new", limit=64, keep_until=until)
+    assert await raw.dump(name) == before
+
+
 async def test_a_store_that_cannot_be_asked_says_so(redis: RedisStore) -> None:
     """It does not say that nothing is remembered."""
     await redis.close()
     for call in (
         redis.remembered(QUIRKS, FIRST),
         redis.remember(QUIRKS, FIRST, "acme", system_clock() + HOUR),
+        redis.remember_entry(REQUESTS, FIRST, "new", limit=64, keep_until=system_clock() + HOUR),
     ):
         with pytest.raises(StoreUnavailable):
             await call

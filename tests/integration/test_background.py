@@ -17,9 +17,14 @@ from ra_gateway.app.ca import BundledService
 from ra_gateway.app.credential import CredentialFiles
 from ra_gateway.app.running import STEADY
 from ra_gateway.app.trust import operator_domain
+from ra_gateway.ca.cross import RootKey, make_root_crl
 from ra_gateway.ca.keys import expiries
+from ra_gateway.ca.profiles import ENODEB_IPSEC
+from ra_gateway.ca.records import Reason
 from ra_gateway.clocks import now
+from ra_gateway.cmp.crmf import CertTemplate
 from ra_gateway.config.reading import load
+from ra_gateway.errors import ServiceFailure
 from ra_gateway.events import unheard
 from ra_gateway.ra.unconfirmed import UnconfirmedCertificates
 from ra_gateway.tasks import ended
@@ -153,3 +158,28 @@ async def test_a_certificate_of_the_ca_that_expires_under_way(
         await ended(task)
     await service.stop()
     assert levels == {"warning"}
+
+
+@pytest.mark.requirement("T26")
+async def test_an_issuing_ca_that_the_root_revokes_under_way(
+    tmp_path: Path, vendor_pki: VendorPKI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A service that runs issues nothing more, although it loaded the CA before."""
+    config = load(make_setup(tmp_path, vendors={"acme": vendor_pki}))
+    assert config.ca is not None
+    monkeypatch.setattr(ca, "_ROOT_SECONDS", 0.05)
+    service = BundledService(config.ca, config.vendors, unheard)
+    issuer = service._issuing[0]
+    revoke = {issuer.certificate.serial_number: Reason.cACompromise}
+    with structlog.testing.capture_logs() as logs:
+        task = asyncio.create_task(service._watch_root())
+        await asyncio.sleep(0.1)
+        assert not task.done()
+        directory = config.ca.directory_path
+        make_root_crl(directory, RootKey(), now=now(), days=30, revoke=revoke, first=True)
+        async with asyncio.timeout(240):
+            await task
+    await service.stop()
+    assert [line["event"] for line in logs] == ["ca.issuing_revoked"]
+    with pytest.raises(ServiceFailure, match="has revoked"):
+        issuer.check(CertTemplate(), ENODEB_IPSEC, now())

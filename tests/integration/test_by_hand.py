@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,7 +13,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 
-from ra_gateway.keys import load_certificates
+from ra_gateway.ca.hierarchy import ca_extensions, certify_ca
+from ra_gateway.keys import load_certificates, load_private_key, spki_der, write_certificates
 from tests.support.commandline import run, succeeded
 from tests.support.crls import make_crl
 from tests.support.pki import KeyKind, PrivateKey, VendorPKI, make_key, make_root
@@ -219,11 +221,11 @@ def test_another_operators_ca_is_certified_and_revoked(tmp_path: Path) -> None:
         verified = openssl("verify", "-CAfile", ours / "root.pem", "-untrusted", cross, leaf)
         assert (verified.returncode == 0) is allowed, verified.stderr
     serial = f"{certificate.serial_number:x}"
-    assert "number 1, 0 revoked" in succeeded("ca", "root-crl", ours)
-    assert "number 2, 1 revoked" in succeeded(
+    assert "0 revoked" in succeeded("ca", "root-crl", ours, "--first")
+    assert "1 revoked" in succeeded(
         "ca", "root-crl", ours, "--revoke", serial, "--reason", "cessationOfOperation"
     )
-    assert "number 3, 1 revoked" in succeeded("ca", "root-crl", ours)  # it stays
+    assert "1 revoked" in succeeded("ca", "root-crl", ours)  # it stays
     crl = x509.load_der_x509_crl((ours / "root.crl").read_bytes())
     (entry,) = crl
     reason = entry.extensions.get_extension_for_class(x509.CRLReason).value.reason
@@ -278,7 +280,8 @@ def test_a_second_cross_certificate_of_a_key_is_told(tmp_path: Path) -> None:
     assert f"ca root-crl {ours} --revoke {first.stem}" in told
     listed = succeeded("ca", "expiries", ours)
     assert (listed.count("cross/"), first.name in listed) == (2, False)
-    succeeded("ca", "root-crl", ours, "--revoke", first.stem, "--reason", "superseded")
+    revoke = ("ca", "root-crl", ours, "--revoke", first.stem, "--reason", "superseded")
+    succeeded(*revoke, "--first")
     told = succeeded(*sign, one, "--crl-url", CRL_URL, "--days", "90")
     assert told.count("already") == 1
     assert first.name not in told
@@ -302,29 +305,87 @@ def test_no_url_of_a_roots_crl(tmp_path: Path, url: str) -> None:
 
 
 @pytest.mark.requirement("T26")
-def test_the_roots_crl_goes_on_from_what_it_said_before(tmp_path: Path) -> None:
-    """A file that was lost or put back loses no revocation and no number; a file that the root did not sign is none."""
+@pytest.mark.parametrize(
+    "lost",
+    [
+        "nothing",
+        "crl",
+        "crl older",
+        "copies",
+        "newest copy",
+        "older copy",
+        "all",
+    ],
+)
+def test_the_roots_crl_goes_on_from_what_it_said_before(tmp_path: Path, lost: str) -> None:
+    """A file that was lost or put back loses no revocation and no number; without any, somebody has to say so."""
     ours = tmp_path / "ours"
     succeeded("ca", "create", ours, "--organisation", "Op One")
-    crl = ours / "root.crl"
-    succeeded("ca", "root-crl", ours)
-    old = crl.read_bytes()
-    serial = f"{load_certificates(ours / 'issuing.pem', 'x')[0].serial_number:x}"
+    crl, copies = ours / "root.crl", ours / "retired-crls"
+    request = write_request(tmp_path / "1.csr", "CN=SEG CA,O=Op Two")
+    assert "--first" in succeeded("ca", "cross-sign", ours, request, "--crl-url", CRL_URL)
+    serial = next((ours / "cross").iterdir()).stem
+    assert "--first" in run("ca", "root-crl", ours).stderr
+    succeeded("ca", "root-crl", ours, "--first")
+    oldest = crl.read_bytes()
+    assert "already" in run("ca", "root-crl", ours, "--first").stderr
     succeeded("ca", "root-crl", ours, "--revoke", serial, "--reason", "cACompromise")
-    succeeded("ca", "root-crl", ours)
-    crl.write_bytes(old)
-    assert "1 revoked" in succeeded("ca", "root-crl", ours)
-    crl.unlink()
+    number = crl_number(crl)
+    if lost == "crl older":
+        crl.write_bytes(oldest)
+    elif lost in ("crl", "all"):
+        crl.unlink()
+    if lost in ("copies", "all"):
+        shutil.rmtree(copies)
+    elif lost == "newest copy":
+        shutil.rmtree(copies / "2")
+    elif lost == "older copy":
+        shutil.rmtree(copies / "1")
+    if lost == "all":
+        assert "if there never was one: --first" in run("ca", "root-crl", ours).stderr
+        return
+    assert f"cross/{serial}" not in succeeded("ca", "expiries", ours)
     assert "1 revoked" in succeeded("ca", "root-crl", ours)
     again = run("ca", "root-crl", ours, "--revoke", serial, "--reason", "superseded")
-    assert again.exit_code == 2
-    assert "is listed already" in again.stderr
-    forger = make_root("CN=Forger")
+    assert (again.exit_code, "is listed already" in again.stderr) == (2, True)
+    assert crl_number(crl) > number
+
+
+@pytest.mark.requirement("T26")
+def test_a_crl_that_the_root_did_not_sign_is_none(tmp_path: Path) -> None:
+    """Nothing is taken from it, and it is not replaced."""
+    ours = tmp_path / "ours"
+    succeeded("ca", "create", ours, "--organisation", "Op One")
     root = x509.load_pem_x509_certificate((ours / "root.pem").read_bytes())
+    forger, crl = make_root("CN=Forger"), ours / "root.crl"
     crl.write_bytes(make_crl(forger, this_update=datetime.now(UTC), number=99, issuer=root.subject))
     refused = run("ca", "root-crl", ours)
     assert refused.exit_code == 2
     assert "is no CRL of a root" in refused.stderr
+
+
+@pytest.mark.requirement("T26")
+def test_the_root_has_the_crl_that_was_published_put_back(tmp_path: Path) -> None:
+    """Into a directory of an old backup: it counts, and is kept."""
+    ours, backup = tmp_path / "ours", tmp_path / "backup"
+    succeeded("ca", "create", ours, "--organisation", "Op One")
+    shutil.copytree(ours, backup)
+    serial = f"{load_certificates(ours / 'issuing.pem', 'x')[0].serial_number:x}"
+    succeeded("ca", "root-crl", ours, "--first", "--revoke", serial)
+    published = (ours / "root.crl").read_bytes()
+    (backup / "root.crl").write_bytes(published)
+    assert "1 revoked" in succeeded("ca", "root-crl", backup)
+    assert crl_number(backup / "root.crl") > crl_number(ours / "root.crl")
+    copies = sorted((backup / "retired-crls").iterdir())
+    assert [(item / "root.crl").read_bytes() for item in copies] == [
+        published,
+        (backup / "root.crl").read_bytes(),
+    ]
+
+
+def crl_number(path: Path) -> int:
+    crl = x509.load_der_x509_crl(path.read_bytes())
+    return crl.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
 
 
 @pytest.mark.requirement("T26")
@@ -366,7 +427,7 @@ def test_what_the_root_does_not_sign(case: str, tmp_path: Path) -> None:
     elif case == "no key":
         (ours / "root.key").rename(tmp_path / "root.key")
     elif case == "serial":
-        command = ["ca", "root-crl", ours, "--revoke", "1234"]
+        command = ["ca", "root-crl", ours, "--first", "--revoke", "1234"]
     elif case == "reason":
         command = ["ca", "root-crl", ours, "--reason", "certificateHold"]
     ended = run(*command)
@@ -387,3 +448,130 @@ def test_what_the_root_does_not_sign(case: str, tmp_path: Path) -> None:
     assert said[case] in ended.stderr
     assert not list(ours.glob("cross/*"))
     assert not (ours / "root.crl").exists()
+
+
+@pytest.mark.requirement("T26")
+@pytest.mark.parametrize("place", ["cross", "making", "cross/making/retired", "next.cross-sign"])
+def test_where_the_directory_lies_makes_no_difference(tmp_path: Path, place: str) -> None:
+    """What the directories above it are called: the root's own name stays its own, and its CRL goes on."""
+    ours = tmp_path / place / "ca"
+    succeeded("ca", "create", ours, "--organisation", "Op One")
+    for file in ("root", "issuing", "cmp"):
+        subject = load_certificates(ours / f"{file}.pem", file)[0].subject
+        request = write_request(tmp_path / f"{file}.csr", subject)
+        ended = run("ca", "cross-sign", ours, request, "--crl-url", CRL_URL)
+        assert (ended.exit_code, "has the name or the key of" in ended.stderr) == (2, True)
+    request = write_request(tmp_path / "1.csr", "CN=SEG CA,O=Op Two")
+    succeeded("ca", "cross-sign", ours, request, "--crl-url", CRL_URL)
+    (cross,) = (ours / "cross").iterdir()
+    succeeded("ca", "root-crl", ours, "--first")
+    assert "1 revoked" in succeeded("ca", "root-crl", ours, "--revoke", cross.stem)
+
+
+@pytest.mark.requirement("T26")
+def test_a_peer_with_the_roots_name_can_be_revoked(tmp_path: Path) -> None:
+    """One that an older release certified: that it looks self-issued does not save it."""
+    ours = tmp_path / "ours"
+    succeeded("ca", "create", ours, "--organisation", "Op One")
+    key = load_private_key(ours / "root.key", None, "root")
+    root = load_certificates(ours / "root.pem", "root")[0]
+    now = datetime.now(UTC)
+    peer = certify_ca(
+        root.subject_der,
+        spki_der(make_key("p256")),
+        root,
+        key,
+        not_before=now,
+        not_after=now + timedelta(days=1),
+        extensions=ca_extensions(0),
+    )
+    (ours / "cross").mkdir()
+    serial = f"{peer.serial_number:x}"
+    write_certificates(ours / "cross" / f"{serial}.pem", (peer,))
+    assert "1 revoked" in succeeded("ca", "root-crl", ours, "--first", "--revoke", serial)
+    itself = f"{root.serial_number:x}"
+    assert "is of none" in run("ca", "root-crl", ours, "--revoke", itself).stderr
+
+
+@pytest.mark.requirement("T26")
+def test_an_issuing_ca_that_the_root_revoked_issues_nothing(config: Path, tmp_path: Path) -> None:
+    """Neither does it sign, nor is its key certified anew: until it has a successor."""
+    directory = config.parent / "ca"
+    issuing = load_certificates(directory / "issuing.pem", "x")[0]
+    revoke = ("ca", "root-crl", directory, "--first", "--revoke", f"{issuing.serial_number:x}")
+    assert "ca roll-issuing" in succeeded(*revoke, "--reason", "cACompromise")
+    names = x509.SubjectAlternativeName([x509.DNSName(FQDN)])
+    request = write_request(tmp_path / "seg.csr", f"CN={FQDN},O=Example Operator", names)
+    sign = ("ca", "sign", request, "--out", tmp_path / "seg.pem", "--profile", "seg", "-c", config)
+    commands: list[tuple[str | Path, ...]] = [
+        sign,
+        ("ca", "issue-ra", directory, tmp_path / "ra"),
+        ("ca", "roll-root", directory),
+        ("ca", "renew-signers", directory),
+        ("check-config", "-c", config),
+    ]
+    for command in commands:
+        ended = run(*command)
+        assert (ended.exit_code, "has revoked" in ended.stdout + ended.stderr) == (2, True), command
+    listed = succeeded("ca", "expiries", directory)
+    assert ["revoked" in line for line in listed.splitlines() if "issuing.pem" in line] == [True]
+    assert "has revoked" in run("doctor", "-c", config).stdout
+    succeeded("ca", "roll-issuing", directory)
+    succeeded(*sign)
+
+
+CYRILLIC_C: Final = "\u0421"
+
+
+@pytest.mark.requirement("T26")
+@pytest.mark.parametrize(
+    "subject",
+    [
+        "O=Op One,CN=Op One Issuing CA",
+        f"CN=Op One Issuing {CYRILLIC_C}A,O=Op One",
+        "CN=OP  ONE lssuing CA,O=op one",
+        "CN=Op One CMP,O=\u039fp One",
+    ],
+)
+def test_a_name_that_looks_like_the_cas_own(tmp_path: Path, subject: str) -> None:
+    """In another order, case or alphabet."""
+    ours = tmp_path / "ours"
+    succeeded("ca", "create", ours, "--organisation", "Op One")
+    request = write_request(tmp_path / "1.csr", subject)
+    ended = run("ca", "cross-sign", ours, request, "--crl-url", CRL_URL)
+    assert (ended.exit_code, "looks like it" in ended.stderr) == (2, True)
+
+
+@pytest.mark.requirement("T26")
+def test_a_key_of_the_cas_own_in_another_spelling(tmp_path: Path) -> None:
+    """A compressed point is the same key."""
+    ours = tmp_path / "ours"
+    succeeded("ca", "create", ours, "--organisation", "Op One")
+    openssl("ec", "-in", ours / "issuing.key", "-conv_form", "compressed", "-out", tmp_path / "k")
+    request = tmp_path / "1.csr"
+    openssl("req", "-new", "-key", tmp_path / "k", "-subj", "/O=Op Two/CN=CA", "-out", request)
+    ended = run("ca", "cross-sign", ours, request, "--crl-url", CRL_URL)
+    assert (ended.exit_code, "the name or the key of" in ended.stderr) == (2, True)
+
+
+@pytest.mark.requirement("T26")
+def test_a_successor_does_not_take_a_peers_name(tmp_path: Path) -> None:
+    """The next number is taken, or none at all; and who certifies a peer of such a name is told."""
+    ours = tmp_path / "ours"
+    succeeded("ca", "create", ours, "--organisation", "Op One")
+    sign = ("ca", "cross-sign", ours)
+    for number, subject in enumerate(
+        ("CN=Op One Issuing CA G2,O=Op One", "O=Op One,CN=Op One Issuing CA G3", "CN=Two CMP,O=Op")
+    ):
+        request = write_request(tmp_path / f"{number}.csr", subject, key="p256")
+        told = succeeded(*sign, request, "--crl-url", CRL_URL)
+        assert ("looks like, your own" in told) is ("Op One" in subject)
+    again = write_request(tmp_path / "again.csr", "CN=Two CMP,O=Op")
+    told = succeeded(*sign, again, "--crl-url", CRL_URL)
+    assert ("The same name has" in told, "and another key" in told) == (True, True)
+    for subject in ("CN=Op One Issuing CA G2,O=Op One", "CN=Two Issuing CA,O=Op", "CN=Op One Root CA,O=Op One",
+                    "CN=Op One CMP,O=Op One"):  # fmt: skip
+        ended = run("ca", "roll-issuing", ours, "--subject", subject)
+        assert ended.exit_code == 2, subject
+        assert "of this name" in ended.stderr or "this name already" in ended.stderr
+    assert "CN=Op One Issuing CA G4" in succeeded("ca", "roll-issuing", ours)

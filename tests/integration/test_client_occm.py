@@ -6,10 +6,11 @@ import shlex
 from pathlib import Path
 
 import pytest
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from tests.support.newer_openssl import newer_openssl
-from tests.support.openssl import load_certificate
-from tests.support.page_site import SECRET, PageSite, served
+from tests.support.openssl import extended_key_usages, load_certificate
+from tests.support.page_site import SECRET, PageSite, make_page_site, served
 from tests.support.pages import commands
 from tests.support.pki import VendorPKI, make_key, write_certificates, write_key
 from tests.support.setups import make_setup
@@ -26,10 +27,14 @@ strictness = "lenient"
 
 @pytest.fixture(scope="module")
 def setup(tmp_path_factory: pytest.TempPathFactory, vendor_pki: VendorPKI) -> Path:
-    """What `init` makes, where the vendor's devices may have any name."""
-    made = tmp_path_factory.mktemp("occm")
-    make_setup(made, vendors={"acme": vendor_pki})
-    return made
+    """What `init` makes, with what the page changes of the CA."""
+    return make_page_site(tmp_path_factory.mktemp("occm"), PAGE, vendor_pki).parent
+
+
+@pytest.fixture(scope="module")
+def open_setup(tmp_path_factory: pytest.TempPathFactory, vendor_pki: VendorPKI) -> Path:
+    """What the demonstration has, where the vendor's devices may have any name."""
+    return make_setup(tmp_path_factory.mktemp("open"), vendors={"acme": vendor_pki}).parent
 
 
 def prepare(setup: Path, directory: Path) -> None:
@@ -70,6 +75,11 @@ async def test_what_the_page_says_can_be_done(setup: Path, tmp_path: Path, newer
     first, second = (load_certificate(tmp_path / f"{name}.pem") for name in ("occm", "occm2"))
     assert first.subject == second.subject
     assert first.serial_number != second.serial_number
+    for name in ("amf", "amf2", "smf"):
+        assert extended_key_usages(load_certificate(tmp_path / f"{name}.pem")) == {
+            ExtendedKeyUsageOID.SERVER_AUTH,
+            ExtendedKeyUsageOID.CLIENT_AUTH,
+        }
 
 
 @pytest.mark.requirement(67, 123)
@@ -101,10 +111,10 @@ async def test_what_it_may_not(setup: Path, tmp_path: Path) -> None:
 
 
 async def test_a_device_is_not_given_its_names(
-    setup: Path, tmp_path: Path, vendor_pki: VendorPKI
+    open_setup: Path, tmp_path: Path, vendor_pki: VendorPKI
 ) -> None:
     """Although its vendor's rules allow any."""
-    prepare(setup, tmp_path)
+    prepare(open_setup, tmp_path)
     credential = vendor_pki.device()
     credential.write(tmp_path, "factory")
     write_certificates(tmp_path / "chain.pem", *credential.intermediates)
@@ -114,7 +124,7 @@ async def test_a_device_is_not_given_its_names(
     )
     names = ("-subject", "/O=Example Operator/CN=occm.core.example.net", "-sans", "x.example.net")
     san = ("-subject", "/CN=enb-1.ran.example.net", "-sans", "OCCM.core.example.net")
-    async with served(setup, tmp_path, PAGE, more=VENDOR) as site:
+    async with served(open_setup, tmp_path, PAGE, more=VENDOR) as site:
         for options in (names, san):
             assert await told(site, asked, *options) == ("notAuthorized", "R67")
         await site.check(asked, "-subject", "/CN=enb-1.ran.example.net")

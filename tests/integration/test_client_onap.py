@@ -11,15 +11,14 @@ from typing import Any
 
 import pytest
 from cryptography import x509
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from ra_gateway.app.application import Application
 from ra_gateway.cmp.bodies import cert_rep_message
 from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.messages import PKIMessage
-from ra_gateway.config.reading import load
 from ra_gateway.events import RequestHandled
+from tests.support import page_site
 from tests.support.answers import fail_names, status_of
-from tests.support.harness import handled_only
 from tests.support.onap import (
     HMAC_SHA1,
     SHA1,
@@ -29,12 +28,11 @@ from tests.support.onap import (
     new_key,
     text_of,
 )
-from tests.support.openssl import load_certificate
-from tests.support.pages import blocks
+from tests.support.openssl import extended_key_usages, load_certificate
+from tests.support.page_site import SECRET, PageSite, make_page_site
 from tests.support.pki import Credential, VendorPKI
-from tests.support.setups import make_setup
 
-SECRET = "0123456789abcdef0123456789abcdef"
+PAGE = "client-onap.md"
 SUBJECT = "CN=aai.onap.example.net,O=Example Operator"
 NAMES = ("dns:aai.onap.example.net", "dns:www.onap.example.net")
 
@@ -43,13 +41,17 @@ NAMES = ("dns:aai.onap.example.net", "dns:www.onap.example.net")
 class Site:
     """A gateway as the page has it, in this process, and CertService."""
 
-    application: Application
-    events: list[RequestHandled]
+    gateway: PageSite
     client: CertService
 
+    @property
+    def events(self) -> list[RequestHandled]:
+        """What was handled."""
+        return self.gateway.events
+
     async def ask(self, der: bytes) -> PKIMessage:
-        reply = await self.application.gateway.handle(der, endpoint="onap", peer="192.0.2.1")
-        return PKIMessage.from_der(reply.der)
+        """Send octets and decode the answer."""
+        return await self.gateway.ask(der, "onap")
 
     async def first(self, **options: Any) -> PKIMessage:
         """The answer to an ir."""
@@ -61,38 +63,17 @@ class Site:
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory: pytest.TempPathFactory, vendor_pki: VendorPKI) -> Path:
-    """What `init` makes."""
-    made = tmp_path_factory.mktemp("onap")
-    make_setup(made, vendors={"acme": vendor_pki})
-    return made
+    """What `init` makes, with what the page changes of the CA."""
+    return make_page_site(tmp_path_factory.mktemp("onap"), PAGE, vendor_pki).parent
 
 
 @asynccontextmanager
 async def served(directory: Path, *changes: tuple[str, str]) -> AsyncIterator[Site]:
     """Serve what `init` and the page say, with something of the page changed."""
-    tables, lines = "", ""
-    for block in blocks("client-onap.md"):
-        if block.startswith("["):
-            tables += f"\n{block}\n"
-        elif block.startswith("reference,"):
-            lines += f"{block}\n"
-    for old, new in changes:
-        assert (tables + lines).count(old) == 1, old
-        tables, lines = tables.replace(old, new), lines.replace(old, new)
-    path = directory / "onap.toml"
-    path.write_text((directory / "gateway.toml").read_text() + tables)
-    file = directory / "onap-secrets.csv"
-    file.touch(0o600)
-    file.write_text(lines.replace("SECRET", SECRET))
-    events: list[RequestHandled] = []
-    application = Application(load(path), sink=handled_only(events.append))
-    await application.start()
-    try:
+    async with page_site.served(directory, directory, PAGE, *changes) as site:
         issuing = load_certificate(directory / "operator" / "issuing.pem")
         client = CertService(issuing.subject.rfc4514_string(), secret=SECRET)
-        yield Site(application, events, client)
-    finally:
-        await application.stop()
+        yield Site(site, client)
 
 
 @pytest.mark.requirement(38, 44, "T41")
@@ -109,6 +90,10 @@ async def test_it_enrols_and_renews(directory: Path) -> None:
             der = await site.client.request(subject, names, now, key=key, body_type=body_type)
             certificate = certificate_in(await site.ask(der))
             assert certificate.subject.rfc4514_string() == subject
+            assert extended_key_usages(certificate) == {
+                ExtendedKeyUsageOID.SERVER_AUTH,
+                ExtendedKeyUsageOID.CLIENT_AUTH,
+            }
             for _ in range(2):
                 old, key = Credential(certificate, key, ()), new_key()
                 der = await site.client.update(subject, names, now, old=old, key=key)

@@ -402,21 +402,6 @@ def test_a_port_that_is_taken_is_said(
     )
 
 
-def test_a_store_that_is_not_there_is_said(tmp_path: Path, vendor_pki: VendorPKI) -> None:
-    """A gateway whose Redis cannot be reached ends with an error that names it."""
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        port = unused.getsockname()[1]
-        config = make_setup(
-            tmp_path, vendors={"acme": vendor_pki}, redis_url=f"redis://127.0.0.1:{port}/0"
-        )
-        ended = run_command("serve", "--config", str(config))
-    assert (ended.returncode, ended.stdout) == (1, "")
-    assert f"127.0.0.1:{port}" in ended.stderr
-    assert "Check that the store is up" in ended.stderr
-    assert "Traceback" not in ended.stderr
-
-
 def test_a_wrong_setting_is_said_by_serve(tmp_path: Path, vendor_pki: VendorPKI) -> None:
     """`serve` refuses what `check-config` refuses, with the same words and exit code."""
     config = make_setup(tmp_path, vendors={"acme": vendor_pki})

@@ -84,5 +84,5 @@ def test_the_roots_crl(tmp_path: Path) -> None:
     asyncio.run(create_operator_pki(tmp_path, now=NOW, name="Op"))
     issuing = load_certificates(tmp_path / "issuing.pem", "test")[0]
     for revoke in ({}, {issuing.serial_number: Reason.cACompromise}):
-        make_root_crl(tmp_path, RootKey(), now=NOW, days=30, revoke=revoke)
+        make_root_crl(tmp_path, RootKey(), now=NOW, days=30, revoke=revoke, first=not revoke)
         assert crl_errors((tmp_path / "root.crl").read_bytes(), "ARL") == []

@@ -209,6 +209,19 @@ async def test_openssl_asks_by_ocsp(service: Service, nonce: str) -> None:
         assert "WARNING" not in output
 
 
+async def test_openssl_asks_about_several_at_once(service: Service) -> None:
+    """`-cert` more than once is one request: each gets its status."""
+    await service.device("good")
+    await service.ca.revoke(await service.device("revoked"), Reason.keyCompromise)
+    returncode, output = await service.openssl(
+        *("ocsp", "-issuer", "issuing.pem", "-cert", "good.pem", "-cert", "revoked.pem"),
+        *("-CAfile", "chain.pem", "-url", f"{service.url}/ocsp"),
+    )
+    assert returncode == 0, output
+    for told in ("Response verify OK", "good.pem: good", "revoked.pem: revoked"):
+        assert told in output
+
+
 async def test_openssl_asks_with_another_hash(service: Service) -> None:
     """CertID with SHA-256 finds the same issuing CA."""
     await service.device("good")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -167,6 +168,16 @@ def open_checkpoints(config: Path) -> None:
 @warned_of("delta CRLs", "ca.status.delta_minutes", "Set it to 0")
 def delta_crls(config: Path) -> None:
     edit(config, "[ca.status]\n", "[ca.status]\ndelta_minutes = 30\n")
+
+
+@warned_of("one root for two vendors", "vendors.second.anchors_paths", "make one vendor of the two")
+def one_root_for_two_vendors(config: Path) -> None:
+    text = config.read_text()
+    begin = text.index("[vendors.acme]")
+    ends = re.compile(r"^\[(?!vendors\.acme)", re.MULTILINE).search(text, begin)
+    table = text[begin : ends.start() if ends else None].replace("vendors.acme", "vendors.second")
+    config.write_text(f"{text}\n{table}")
+    edit(config, 'vendors = ["acme"]', 'vendors = ["acme", "second"]')
 
 
 def replaced(old: str, new: str) -> Change:

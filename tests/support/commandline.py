@@ -37,7 +37,7 @@ def run(*arguments: str | Path, stdin: bytes = b"") -> Ended:
 def succeeded(*arguments: str | Path, stdin: bytes = b"") -> str:
     """Run a command that has to succeed, and return what it wrote."""
     ended = run(*arguments, stdin=stdin)
-    assert (ended.exit_code, ended.stderr) == (0, "")
+    assert (ended.exit_code, ended.stderr) == (0, ""), ended
     return ended.stdout
 
 

@@ -33,8 +33,8 @@ from ra_gateway import keys
 from ra_gateway.ca import crl, files, hierarchy, lint
 from ra_gateway.ca.conformance import CheckedTBS
 from ra_gateway.ca.issuer import Issuer
-from ra_gateway.ca.keys import ROOT_CRL
 from ra_gateway.ca.profiles import SEG, Profile
+from ra_gateway.ca.root_record import ROOT_CRL
 from ra_gateway.cmp import asn1
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.errors import MalformedMessage

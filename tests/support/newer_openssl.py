@@ -43,7 +43,7 @@ def newer_openssl() -> str:
         AssertionError: It cannot be had; the text says why, and what to do.
     """
     own = shutil.which("openssl")
-    if own is not None and _version(own) >= OLDEST:
+    if own is not None and openssl_version(own) >= OLDEST:
         return own
     DIRECTORY.mkdir(parents=True, exist_ok=True)
     with (DIRECTORY / "lock").open("w") as lock:
@@ -51,12 +51,13 @@ def newer_openssl() -> str:
         # A directory that was moved has the old place in it.
         if not COMMAND.exists() or str(DIRECTORY) not in COMMAND.read_text():
             _fetch()
-    assert _version(str(COMMAND)) >= OLDEST, f"{COMMAND} is older than 3.5; run: make clean"
+    assert openssl_version(str(COMMAND)) >= OLDEST, f"{COMMAND} is older than 3.5; run: make clean"
     return str(COMMAND)
 
 
-def _version(command: str) -> tuple[int, ...]:
-    told = _run([command, "version"])
+def openssl_version(command: str | None = None) -> tuple[int, ...]:
+    """Return major and minor version of an openssl, by default the machine's; (0, 0) of what is none."""
+    told = _run([command or "openssl", "version"])
     found = re.match(r"OpenSSL (\d+)\.(\d+)", told)
     return tuple(map(int, found.groups())) if found else (0, 0)
 
@@ -134,4 +135,4 @@ if __name__ == "__main__":
         path = newer_openssl()
     except AssertionError as error:
         sys.exit(f"error: {error}")
-    sys.stdout.write(f"{path}: OpenSSL {'.'.join(map(str, _version(path)))}\n")
+    sys.stdout.write(f"{path}: OpenSSL {'.'.join(map(str, openssl_version(path)))}\n")

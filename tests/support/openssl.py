@@ -295,3 +295,8 @@ def public_key_der(certificate: x509.Certificate) -> bytes:
 def _environment() -> Mapping[str, str]:
     """The environment without proxies: every server of a test is on this machine."""
     return {k: v for k, v in os.environ.items() if not k.lower().endswith("_proxy")}
+
+
+def extended_key_usages(certificate: x509.Certificate) -> set[x509.ObjectIdentifier]:
+    """Return the purposes of a certificate that says which it has."""
+    return {*certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value}

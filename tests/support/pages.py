@@ -19,8 +19,16 @@ def blocks(page: str) -> list[str]:
 
 
 def tables(page: str) -> str:
-    """Return what a page has of a configuration."""
-    return "".join(f"\n{block}\n" for block in blocks(page) if block.startswith("["))
+    """Return the tables that a page adds to a configuration; what it has for the site's `[ca]` is `of_ca`."""
+    found = (block for block in blocks(page) if block.startswith("["))
+    return "".join(f"\n{block}\n" for block in found if not block.startswith("[ca]"))
+
+
+def of_ca(page: str) -> dict[str, str]:
+    """Return what a page has for the `[ca]` of a site, each line by its key."""
+    found = [block for block in blocks(page) if block.startswith("[ca]\n")]
+    lines = [line for block in found for line in block.splitlines()[1:]]
+    return {line.split(" = ")[0]: line.split("  #")[0] for line in lines}
 
 
 def secrets_file(page: str, secret: str) -> str:
@@ -29,15 +37,17 @@ def secrets_file(page: str, secret: str) -> str:
     return found.replace("SECRET", secret) + "\n"
 
 
-def commands(page: str, section: str = "") -> list[list[str]]:
-    """Return the `openssl` commands of a page in their order, as words.
+def commands(page: str, section: str = "", program: str = "openssl") -> list[list[str]]:
+    """Return the commands of a page in their order, as words.
 
     Args:
         section: Heading of the one section that is meant; the whole page if absent.
+        program: Whose commands.
     """
     text = (DOCS / page).read_text()
     if section:
         text = re.split(rf"^#+ {re.escape(section)}\n", text, flags=re.MULTILINE)[1]
         text = re.split(r"^#", text, flags=re.MULTILINE)[0]
     lines = text.replace("\\\n", " ").splitlines()
-    return [shlex.split(line) for line in lines if line.startswith("    openssl ")]
+    found = (line for line in lines if line.startswith(f"    {program} "))
+    return [shlex.split(line, comments=True) for line in found]

@@ -23,8 +23,9 @@ def make_setup(
     upstream: str = _BUNDLED,
     implicit_confirm: str = "deny",
     key_kind: str = "p256",
+    domain: str | None = None,
 ) -> Path:
-    """Write CA, RA and vendor material and a configuration that any base station may use.
+    """Write CA, RA and vendor material and a configuration that any base station may use, or those of a domain.
 
     Of a vendor only the root is configured: its base stations have to send their sub-CA. The files
     are those of `ra-gateway init` (operator/root.pem, operator/issuing.pem, ra/, ca/), and for each
@@ -37,6 +38,8 @@ def make_setup(
         upstream: Lines of the table of the upstream; see `http_upstream`, `set_upstream`.
         implicit_confirm: "deny" or "relay".
         key_kind: Of CA and RA.
+        domain: As `ra-gateway init --domain` has it: the CA keeps to TS 33.310 6.1, and devices to the names that
+            their vendor certificates give them.
 
     Returns:
         Path of gateway.toml; it serves both `GatewayProcess` and `CAProcess`.
@@ -47,7 +50,7 @@ def make_setup(
         directory,
         organisation="Example Operator",
         vendors={name: (f"{name}/root.pem", "") for name in vendors},
-        domain=None,
+        domain=domain,
         now=datetime.now(UTC),
         port=0,
         key_kind=key_kind,

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Literal
 
 import pytest
@@ -151,3 +154,30 @@ def test_a_refusal_by_http_is_a_line(capfd: pytest.CaptureFixture[str]) -> None:
         "reason": "No.",
         "refused": 3,
     }
+
+
+@pytest.mark.parametrize("format_", ["json", "console"])
+def test_the_journal_is_told_how_severe_a_line_is(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, format_: Literal["json", "console"]
+) -> None:
+    """Lines of a traceback too; and nobody else is told, as a variable outlives what it was set for."""
+    with (tmp_path / "log").open("w+") as stream:
+        status = os.fstat(stream.fileno())
+        monkeypatch.setattr(sys, "stderr", stream)
+        monkeypatch.setenv("JOURNAL_STREAM", f"{status.st_dev}:{status.st_ino}")
+        logs.configure(format_, "debug")
+        log = structlog.get_logger("journal")
+        log.info("good")
+        try:
+            raise ValueError("two\nlines")
+        except ValueError:
+            log.exception("bad")
+        monkeypatch.setenv("JOURNAL_STREAM", f"{status.st_dev}:1")
+        logs.configure(format_, "debug")
+        structlog.get_logger("other").error("plain")
+        stream.seek(0)
+        good, *bad, plain = stream.read().splitlines()
+    assert good.startswith("<6>")
+    assert all(line.startswith("<3>") for line in bad)
+    assert bad
+    assert not plain.startswith("<")

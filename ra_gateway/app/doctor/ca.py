@@ -15,7 +15,7 @@ from ra_gateway.app.doctor.results import Check, Result, Verdict
 from ra_gateway.app.doctor.revocation import examine_vendors
 from ra_gateway.app.running import now
 from ra_gateway.app.warnings import ca_warnings
-from ra_gateway.ca.keys import expiries
+from ra_gateway.ca.keys import ISSUING, expiries
 from ra_gateway.config.tables import CAServiceConfig
 from ra_gateway.errors import ConfigError
 
@@ -62,6 +62,17 @@ def _certificates(config: CAServiceConfig, moment: datetime) -> list[Result]:
     for item in soonest:
         tried, until = f"validity of {item.file}", f"{item.not_after:%Y-%m-%d %H:%M} UTC"
         left = item.not_after - moment
+        if item.revoked:
+            is_ours = item.file == ISSUING
+            found.append(
+                Check(_CA, f"status of {item.file}").result(
+                    Verdict.fault if is_ours else Verdict.warning,
+                    "the root has revoked it",
+                    "nothing that it issued is believed",
+                    "ra-gateway ca roll-issuing" if is_ours else "renew what it issued",
+                )
+            )
+            continue
         if left >= EXPIRY_WARNING:
             found.append(Result(_CA, tried, f"valid for {left.days} days, until {until}"))
             continue

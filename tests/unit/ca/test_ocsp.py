@@ -17,6 +17,7 @@ from cryptography.x509 import ocsp
 from cryptography.x509.ocsp import OCSPCertStatus, OCSPResponseStatus
 
 from ra_gateway.ca.ocsp import (
+    MAX_QUESTIONS,
     MAX_REQUEST_OCTETS,
     OCSPAnswer,
     OCSPResponder,
@@ -243,10 +244,10 @@ async def test_a_nonce_of_a_length_that_is_not_allowed(ca: StatusCA, length: int
 
 @pytest.mark.parametrize(
     "broken",
-    ["empty", "no DER", "cut off", "followed", "none", "two", "critical", "two nonces", "large"],
+    ["empty", "no DER", "cut off", "followed", "none", "many", "critical", "two nonces", "large"],
 )
 async def test_malformed_requests(ca: StatusCA, broken: str) -> None:
-    """What is no request, is about several certificates, or demands what we do not know."""
+    """What is no request, is about none or too many certificates, or demands what we do not know."""
     asked = about(ca, await ca.issue())
     ours = ocsp.load_der_ocsp_request(asked)
     one = asn1.tlv(0x30, _cert_id(ours.issuer_name_hash, ours.issuer_key_hash, 5))
@@ -262,13 +263,63 @@ async def test_malformed_requests(ca: StatusCA, broken: str) -> None:
         "cut off": asked[:-1],
         "followed": asked + b"\x00",
         "none": _requests(),
-        "two": _requests(one, one),
+        "many": _requests(*[one] * (MAX_QUESTIONS + 1)),
         "critical": _requests(one, extension=extensions(critical)),
         "two nonces": _requests(one, extension=extensions(nonce, nonce)),
         "large": asked + bytes(MAX_REQUEST_OCTETS),
     }[broken]
     answer = await responder(ca).answer(request_der)
     assert failure(answer) is OCSPResponseStatus.MALFORMED_REQUEST
+
+
+@pytest.mark.parametrize("nonce", [None, bytes(16)], ids=["no nonce", "nonce"])
+async def test_several_certificates_in_one_request(ca: StatusCA, nonce: bytes | None) -> None:
+    """Each has its own status, in the order asked, under one signature and with the nonce."""
+    good, revoked, stranger = await ca.issue(), await ca.issue(), ca.operator.issuing.issue("CN=x")
+    await ca.revoke(revoked, Reason.keyCompromise)
+    asked = [about(ca, item, nonce) for item in (good, revoked, stranger)]
+    ours = [ocsp.load_der_ocsp_request(item) for item in asked]
+    ids = [
+        asn1.tlv(0x30, _cert_id(item.issuer_name_hash, item.issuer_key_hash, item.serial_number))
+        for item in ours
+    ]
+    extension = b""
+    if nonce is not None:
+        value = asn1.oid_der(OID.ocspNonce) + asn1.tlv(0x04, asn1.tlv(0x04, nonce))
+        extension = asn1.tlv(0xA2, asn1.tlv(0x30, asn1.tlv(0x30, value)))
+    answer = await responder(ca).answer(_requests(*ids, extension=extension))
+    response = read(answer)
+    assert [item.certificate_status for item in response.responses] == [
+        OCSPCertStatus.GOOD,
+        OCSPCertStatus.REVOKED,
+        OCSPCertStatus.UNKNOWN,
+    ]
+    numbers = [item.serial_number for item in response.responses]
+    assert numbers == [item.serial_number for item in ours]
+    assert answer.cacheable_until is None  # the last may be issued next
+    if nonce is not None:
+        assert response.extensions.get_extension_for_class(x509.OCSPNonce).value.nonce == nonce
+    assert response.responder_key_hash == (
+        x509.SubjectKeyIdentifier.from_public_key(response.certificates[0].public_key()).digest
+    )
+
+
+async def test_several_certificates_of_several_issuing_cas(ca: StatusCA) -> None:
+    """No responder speaks for two of them: unauthorized, and so is one of a CA that is nobody's here."""
+    retired = issuing_ca(ca.operator.root.issue_ca("CN=Issuing CA 0,O=Example Operator"))
+    answers = responder(ca, ocsp_signer(ca.issuing), ocsp_signer(retired))
+    stranger = pki.make_operator_pki("Another Operator").issuing
+    ids = []
+    for issuer in (ca.issuing.authority, retired.authority, stranger):
+        asked = request(issuer.issue("CN=x").certificate, issuer.certificate)
+        ours = ocsp.load_der_ocsp_request(asked)
+        ids.append(asn1.tlv(0x30, _cert_id(ours.issuer_name_hash, ours.issuer_key_hash, 5)))
+    for some in (ids[:2], [ids[0], ids[2]], [ids[2], ids[0]]):
+        answer = await answers.answer(_requests(*some))
+        assert failure(answer) is OCSPResponseStatus.UNAUTHORIZED
+    assert read(await answers.answer(_requests(ids[0], ids[0]))).response_status is (
+        OCSPResponseStatus.SUCCESSFUL
+    )
 
 
 async def test_other_issuers(ca: StatusCA) -> None:

@@ -325,10 +325,38 @@ def test_a_capture_file_is_named_as_one() -> None:
         b'"\\x30' * 200_000,
         b" " * 400_000 + b"!",
         b"0000: " + b"30 " * 100_000 + b"zz",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1\nx\n" * 400_000 + b"0\n\n",
+        b"HTTP/1.1 200\n\n" * 400_000,
     ],
-    ids=["long", "stars", "arrays", "octets", "heads", "escapes", "blanks", "one line"],
+    ids=[
+        "long",
+        "stars",
+        "arrays",
+        "octets",
+        "heads",
+        "escapes",
+        "blanks",
+        "one line",
+        "chunks",
+        "empty messages",
+    ],
 )
 def test_what_is_made_to_be_dear_is_not(data: bytes) -> None:
     """Refused, or read, in a time that grows with its length and no faster."""
     with suppress(CannotShow):
         read_message(data)
+
+
+def test_what_dumps_claim_together_is_bounded() -> None:
+    """Each of them says in 26 characters that it has 16 MiB, less a little."""
+    one = "0000 00 00\n0002 00 00\n*\nfffff0\n"
+    with pytest.raises(CannotShow, match="does not follow"):
+        read_message((one * 2).encode())
+
+
+@pytest.mark.parametrize("size", [16, 17])
+def test_a_first_line_that_repeats(size: int) -> None:
+    """As xxd -a and hexdump print a message whose octets are all the same."""
+    line = " ".join(["30"] * 16)
+    text = f"00000000  {line}\n*\n00000040  {' '.join(['31'] * (size - 16))}\n"
+    assert read_message(text.encode()) == b"0" * 64 + b"1" * (size - 16)

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from ra_gateway.cli.asn1_text import lines_of
+from ra_gateway.cli.asn1_text import Branch, add_dump, lines_of
 from ra_gateway.cli.show import CannotShow, describe, described, read_message
 from ra_gateway.cmp import asn1, structures
 from ra_gateway.cmp.algorithms import digest
@@ -410,3 +410,14 @@ def test_begin_lines_without_an_end_are_read_once() -> None:
         read_message(b"-----BEGIN X-----\n" * 200_000)
     block = b"-----BEGIN X-----\nMAA=\n-----END X-----\n"
     assert read_message(b"text\n" + block * 2) == b"0\x00"
+
+
+def test_a_dump_of_very_many_elements_ends() -> None:
+    """What is beyond the bound is hexadecimal, at whatever depth it is."""
+    inner = asn1.tlv(0x30, b"\x05\x00" * 300)
+    for der in (b"\x05\x00" * 50_000, inner * 100):
+        tree = Branch("top", "")
+        add_dump(tree, "content", der)
+        lines = [line.plain for line in lines_of(tree)]
+        assert 10_000 < len(lines) < 10_200
+        assert "the rest is not taken apart: " in lines[-1]

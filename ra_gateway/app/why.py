@@ -1,0 +1,504 @@
+"""Why one base station fails: the log, the inventory, the bundled CA's ledger and the trust, joined in a few sentences.
+
+Everything is read and nothing is changed. Of a log, however long it is, no more is kept than a bound.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import OrderedDict, deque
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from ra_gateway.app.doctor.own_texts import Meaning, explain_line
+from ra_gateway.app.idle import of_idle
+from ra_gateway.app.trust import certificates
+from ra_gateway.cmp.certificates import Certificate
+from ra_gateway.cmp.header_checks import takes_ber
+from ra_gateway.cmp.names import from_rfc4514
+from ra_gateway.config.tables import GatewayConfig
+from ra_gateway.errors import ConfigError, StoreUnavailable, printable
+from ra_gateway.ra.policy import InventoryUse
+from ra_gateway.stores.inventory import CSVInventory
+
+if TYPE_CHECKING:
+    from ra_gateway.ca.ledger.ledger import Ledger
+    from ra_gateway.ca.records import EndEntity, IssuedCertificate
+
+LONGEST_LINE: Final = 65_536
+"""Characters of a line of a log that are read; ours have 4096 octets at most."""
+
+_TRANSACTIONS: Final = 20_000
+"""Of which lines are kept while a log is read: the CA may have told its part before or after the gateway."""
+_LINES: Final = 16
+"""Of one transaction, the last ones."""
+_MATCHES: Final = 2_000
+_CANDIDATES: Final = 8
+
+_HEX: Final = re.compile(r"(?:0x)?[0-9A-Fa-f:]{2,64}")
+_NAMES: Final = re.compile(r"(?:^|[,+ ('])(?:2\.5\.4\.5|serialNumber|CN)=((?:[^,+\\)']|\\.){1,64})")
+_ISSUER: Final = re.compile(r"\(issuer (.{1,300}?)\) to an anchor of")
+_FAILED: Final = ("refused", "rejected", "failed", "unconfirmed")
+_WAITS: Final = ("held", "waiting")
+
+Line = dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that is known of a base station.
+
+    Args:
+        source: "log", "inventory", "ledger" or "trust".
+        said: A sentence without its full stop.
+        todo: What to do, "" where nothing is to be done.
+    """
+
+    source: str
+    said: str
+    todo: str = ""
+
+
+@dataclass(slots=True)
+class LogReader:
+    """Reads a log once, and keeps the lines of one base station and those of its transactions.
+
+    Args:
+        what: A serial number or a transactionID (hexadecimal), or what names the device: its identity, FQDN, subject.
+    """
+
+    what: str
+    lines: int = 0
+    unreadable: int = 0
+    below_cmp: int = 0
+    last_below_cmp: Line = field(default_factory=dict)
+    _of: OrderedDict[str, deque[Line]] = field(default_factory=OrderedDict)
+    _matching: OrderedDict[str, None] = field(default_factory=OrderedDict)
+
+    def read(self, texts: Iterable[str]) -> None:
+        """Take all lines; JSON, also behind what journald or a container puts in front of it."""
+        for text in texts:
+            self.lines += 1
+            found = _parsed(text[:LONGEST_LINE])
+            if found is None:
+                self.unreadable += bool(text.strip())
+            else:
+                self._take(found)
+
+    def _take(self, line: Line) -> None:
+        if line.get("event") == "http.refused":
+            self.below_cmp += 1
+            self.last_below_cmp = line
+        # What has no transactionID is a matter of its own.
+        key = line.get("transaction_id") or f"line {self.lines}"
+        matches = self._matches(line)
+        if not matches and key.startswith("line "):
+            return
+        self._of.setdefault(key, deque(maxlen=_LINES)).append(line)
+        self._of.move_to_end(key)
+        if matches:
+            self._matching[key] = None
+            self._matching.move_to_end(key)
+        for kept, most in ((self._of, _TRANSACTIONS), (self._matching, _MATCHES)):
+            if len(kept) > most:
+                kept.popitem(last=False)
+
+    def _matches(self, line: Line) -> bool:
+        what = self.what
+        if _HEX.fullmatch(what):
+            digits = plain_hex(what)
+            if len(digits) >= 8 and line.get("transaction_id", "").startswith(digits):
+                return True
+            numbers = (line.get("serial_number"), line.get("serial"))
+            if digits in (plain_hex(item) for item in numbers if item):
+                return True
+        return any(
+            _word(what).search(text) for name, text in line.items() if name not in _NOT_ITS_OWN
+        )
+
+    def transactions(self) -> list[list[Line]]:
+        """Return the lines of its transactions, the one that was seen last at the end."""
+        return [list(self._of[key]) for key in self._matching if key in self._of]
+
+
+_NOT_ITS_OWN: Final = frozenset(
+    {"event", "level", "timestamp", "peer", "rule", "fail_info", "path"}
+)
+_WORDS: dict[str, re.Pattern[str]] = {}
+
+
+def _word(what: str) -> re.Pattern[str]:
+    if what not in _WORDS:
+        _WORDS.clear()
+        text = rf"(?<![\w.-]){re.escape(what)}(?![\w-])"
+        _WORDS[what] = re.compile(text, re.IGNORECASE)
+    return _WORDS[what]
+
+
+def plain_hex(text: str) -> str:
+    """Return a number in hexadecimal as logs have it: small letters, no colons, no zeros in front."""
+    return text.lower().removeprefix("0x").replace(":", "").lstrip("0")
+
+
+def _parsed(text: str) -> Line | None:
+    try:
+        found = json.loads(text[text.index("{") :])
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(found, dict):
+        return None
+    return {str(name): str(value) for name, value in found.items() if value is not None}
+
+
+# --- the log ----------------------------------------------------------------------------------------------------
+
+
+def of_log(log: LogReader) -> Iterator[Finding]:
+    """Yield what the log says."""
+    found = log.transactions()
+    if not found:
+        yield from _of_silence(log)
+        return
+    failed = [item for item in found if _cause(item) is not None]
+    last = found[-1]
+    cause = _cause(last)
+    if cause is None:
+        said = f"the last of {_many(len(found), 'transaction')} is {_outcome(last)}{_at(last[-1])}"
+        if failed:
+            said += f"; {len(failed)} of them failed, the last{_at(failed[-1][-1])}"
+        yield Finding("log", said, _waiting(last))
+        if not failed:
+            return
+        cause = _cause(failed[-1])
+        assert cause is not None
+    alike = sum(_same(_cause(item), cause) for item in failed)
+    name = cause.get("body_type") or cause.get("event", "")
+    rule = f", {cause['rule']}" if cause.get("rule") else ""
+    who = "the bundled CA" if cause.get("event", "").startswith("ca.") else "the gateway"
+    times = f" ({alike} times so)" if alike > 1 else ""
+    detail = cause.get("detail", "no reason is told")
+    said = f"{who} refused {name}{_at(cause)}{times}: {detail} ({cause.get('fail_info', '')}{rule})"
+    yield Finding("log", said)
+    for meaning in _meanings(cause)[:2]:
+        yield Finding("log", f"{_WHO[meaning.who]}: {meaning.cause}", meaning.todo)
+
+
+_WHO: Final = {
+    "device": "it is a matter of the device or its vendor",
+    "operator": "it is a matter of the operator's settings",
+    "ca": "it is a matter of the CA",
+}
+
+
+def _meanings(cause: Line) -> list[Meaning]:
+    return explain_line(json.dumps(cause))
+
+
+def _of_silence(log: LogReader) -> Iterator[Finding]:
+    if not log.lines:
+        yield Finding("log", "no log was given", GIVE_A_LOG.format(what=log.what))
+        return
+    if log.unreadable == log.lines:
+        yield Finding(
+            "log", f"none of {_many(log.lines, 'line')} is JSON", 'Set log.format = "json"'
+        )
+        return
+    said = f"none of {_many(log.lines, 'line')} is about it: no message of it came so far as CMP"
+    todo = "Look at address, port and path that it has, at what is in between, and for another of its names"
+    yield Finding("log", said, todo)
+    if log.below_cmp:
+        last = log.last_below_cmp
+        where = f"{last.get('method', '')} {last.get('path', '')}".strip()
+        yield Finding(
+            "log",
+            f"{_many(log.below_cmp, 'request')} of anybody failed below CMP, the last from "
+            f"{last.get('peer', 'nobody')}: {where} {last.get('status', '')} {last.get('reason', '')}".rstrip(),
+            "Compare the peer with the address of the base station; paths are in endpoints.NAME.paths",
+        )
+
+
+GIVE_A_LOG: Final = "journalctl -u ra-gateway -o cat | ra-gateway why {what} --log -"
+
+
+def _cause(lines: list[Line]) -> Line | None:
+    """Return the line that says why a transaction failed, the CA's own where it told; None if it did not fail."""
+    if _outcome(lines) not in _FAILED:
+        return None
+    failed = [line for line in lines if line.get("fail_info") or line.get("outcome") in _FAILED]
+    of_ca = [line for line in failed if line.get("event") in ("ca.refused", "ca.failed")]
+    return (of_ca or failed)[-1]
+
+
+def _outcome(lines: list[Line]) -> str:
+    """Return how a transaction stands: by the gateway's last line, or the CA's where there is none."""
+    of_gateway = [line for line in lines if not line.get("event", "").startswith("ca.")]
+    last = (of_gateway or lines)[-1]
+    if "outcome" in last:
+        return last["outcome"]
+    return "refused" if last.get("event") in ("ca.refused", "ca.failed") else "answered"
+
+
+def _same(one: Line | None, other: Line) -> bool:
+    names = ("event", "fail_info", "rule")
+    return one is not None and all(one.get(name) == other.get(name) for name in names)
+
+
+def _waiting(lines: list[Line]) -> str:
+    if _outcome(lines) not in _WAITS:
+        return ""
+    return "ra-gateway approvals list, and approvals approve, if it is held; else the CA has not answered yet"
+
+
+def _at(line: Line) -> str:
+    moment = line.get("timestamp", "")
+    return f" at {moment[:19]}Z" if moment else ""
+
+
+def _many(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
+
+
+# --- the inventory ----------------------------------------------------------------------------------------------
+
+
+def identities(what: str, log: LogReader) -> list[str]:
+    """Return what may name the device in the inventory: what was asked about, and what its lines say of it."""
+    found = {what: None}
+    for lines in reversed(log.transactions()):
+        for line in lines:
+            for text in (line.get("signer", ""), line.get("subject", ""), line.get("detail", "")):
+                found |= dict.fromkeys(item.strip() for item in _NAMES.findall(text))
+    return list(found)[:_CANDIDATES]
+
+
+def _domains(config: GatewayConfig, log: LogReader) -> list[str]:
+    """Return the vendors that vouched for it; all, where none is known to have."""
+    told = {line.get("domain", "") for lines in log.transactions() for line in lines}
+    return [name for name in config.vendors if name in told] or list(config.vendors)
+
+
+async def of_inventory(config: GatewayConfig, what: str, log: LogReader) -> list[Finding]:
+    """Return what the inventory says."""
+    if config.inventory is None:
+        return []
+    try:
+        inventory = CSVInventory(config.inventory.csv_path)
+    except ConfigError as error:
+        return [Finding("inventory", str(item.what), item.todo) for item in error.problems[:2]]
+    names = identities(what, log)
+    domains = _domains(config, log)
+    for domain in domains:
+        for name in names:
+            entry = await inventory.find(domain, name)
+            if entry is None:
+                continue
+            said = f"{name} of {domain} is listed, {'enabled' if entry.enabled else 'not enabled'}"
+            if entry.subject:
+                said += f", with the subject {entry.subject}"
+            todo = "" if entry.enabled else "Set enabled = true in its line, and restart"
+            return [Finding("inventory", said, todo)]
+    wanting = [
+        name for name in domains if config.vendors[name].identity.inventory is InventoryUse.required
+    ]
+    if not wanting:
+        return []
+    said = f"{' and '.join(names)} is listed under none of {', '.join(domains)}; {wanting[0]} requires it"
+    return [Finding("inventory", said, f"Add a line to {config.inventory.csv_path}, and restart")]
+
+
+# --- the ledger -------------------------------------------------------------------------------------------------
+
+
+async def of_ledger(
+    config: GatewayConfig, what: str, log: LogReader, now: datetime
+) -> list[Finding]:
+    """Return what the bundled CA knows, if there is one.
+
+    Args:
+        now: Aware UTC.
+    """
+    if config.ca is None:
+        return []
+    try:
+        from ra_gateway.app.ca import ca_ledger  # the extra `ca`
+
+        where = config.ca.database
+        if isinstance(where, Path) and not where.exists():
+            return []
+        ledger = ca_ledger(config.ca)
+        async with AsyncExitStack() as stack:
+            await ledger.open()
+            stack.push_async_callback(ledger.close)
+            return [item async for item in _of_open_ledger(ledger, config, what, log, now)]
+    except (ConfigError, StoreUnavailable, OSError, ModuleNotFoundError) as error:
+        why = getattr(error, "detail", None) or str(error)
+        return [Finding("ledger", f"it cannot be read: {why}", "Run: ra-gateway doctor")]
+
+
+async def _of_open_ledger(
+    ledger: Ledger, config: GatewayConfig, what: str, log: LogReader, now: datetime
+) -> AsyncIterator[Finding]:
+    names = identities(what, log)
+    seen: set[str] = set()
+    for name in names:
+        for entity in await _entities(ledger, config, name):
+            if entity.name not in seen:
+                seen.add(entity.name)
+                yield _of_entity(entity)
+    issued: dict[int, IssuedCertificate] = {}
+    for number in _numbers(what, log):
+        found = await ledger.certificate(number, now)
+        if found is not None:
+            issued[number] = found
+    for subject in _subjects(what, log):
+        found = await ledger.newest_certificate(subject, now)
+        if found is not None:
+            issued[found.serial_number] = found
+    for item in [*issued.values()][-3:]:
+        yield _of_certificate(item, now)
+
+
+async def _entities(ledger: Ledger, config: GatewayConfig, name: str) -> list[EndEntity]:
+    found = [await ledger.registry.entity(name)]
+    found += [await ledger.registry.entity_by_identity(vendor, name) for vendor in config.vendors]
+    return [item for item in found if item is not None]
+
+
+def _numbers(what: str, log: LogReader) -> list[int]:
+    texts = [what] if _HEX.fullmatch(what) else []
+    for lines in log.transactions()[-3:]:
+        texts += [line.get("serial_number", line.get("serial", "")) for line in lines]
+    return list(dict.fromkeys(int(plain_hex(text) or "0", 16) for text in texts if _is_hex(text)))
+
+
+def _is_hex(text: str) -> bool:
+    return _HEX.fullmatch(text) is not None
+
+
+def _subjects(what: str, log: LogReader) -> list[bytes]:
+    texts = [what] + [
+        line[name]
+        for lines in log.transactions()[-3:]
+        for line in lines
+        for name in ("subject", "signer")
+        if name in line
+    ]
+    found = []
+    for text in dict.fromkeys(texts):
+        try:
+            found.append(from_rfc4514(text))
+        except ValueError:
+            continue
+    return found
+
+
+def _of_entity(entity: EndEntity) -> Finding:
+    said = f"the end entity {entity.name} is {entity.status}"
+    if entity.vendor:
+        said += f" ({entity.identity} of {entity.vendor})"
+    unblock = f"ra-gateway ca entity unblock {entity.name}"
+    return Finding("ledger", said, unblock if entity.status == "blocked" else "")
+
+
+def _of_certificate(item: IssuedCertificate, now: datetime) -> Finding:
+    certificate = Certificate.from_der(item.der)
+    until = f"{certificate.not_after:%Y-%m-%d %H:%M} UTC"
+    said = f"certificate {item.serial_number:x} for {certificate.subject} is {item.status}, until {until}"
+    if item.revoked_at is not None:
+        reason = "" if item.reason is None else f" ({item.reason.name})"
+        said += f"; revoked at {item.revoked_at:%Y-%m-%d %H:%M} UTC{reason}"
+        return Finding(
+            "ledger", said, "It renews nothing any more: have the device enrol anew (ir)"
+        )
+    if now > certificate.not_after:
+        return Finding("ledger", f"{said}: it has expired", "Have the device enrol anew (ir)")
+    return Finding("ledger", said)
+
+
+# --- the trust --------------------------------------------------------------------------------------------------
+
+
+def of_trust(config: GatewayConfig, log: LogReader, now: datetime) -> Iterator[Finding]:
+    """Yield what is wrong with the vendors that vouch for it, or might.
+
+    Args:
+        now: Aware UTC.
+    """
+    domains = _domains(config, log)
+    served = {problem.path: problem for problem in of_idle(config)}
+    issuers = _issuers(log)
+    known: set[str] = set()
+    for name in domains:
+        vendor = config.vendors[name]
+        if not vendor.enabled:
+            yield Finding("trust", f"{name} is disabled", f"Set vendors.{name}.enabled = true")
+        if (problem := served.get(f"vendors.{name}")) is not None:
+            yield Finding("trust", f"{name} {problem.what}", problem.todo)
+        paths = (*vendor.anchors_paths, *vendor.intermediates_paths)
+        try:
+            found = certificates(paths, f"vendors.{name}", loosely=takes_ber(vendor.quirks))
+        except ConfigError as error:
+            yield from (Finding("trust", item.what, item.todo) for item in error.problems[:2])
+            continue
+        known |= {item.subject for item in found}
+        for item in found:
+            if not item.valid_at(now):
+                yield Finding(
+                    "trust",
+                    f"{item.subject} of {name} is valid from {item.not_before:%Y-%m-%d} to "
+                    f"{item.not_after:%Y-%m-%d}: nobody below it is believed",
+                    f"Add the certificate that follows it to vendors.{name}.anchors_paths or intermediates_paths",
+                )
+    for issuer in issuers:
+        if issuer in known:
+            yield Finding(
+                "trust",
+                f"a CA of the name {issuer} is configured, and did not sign this certificate: the vendor has another "
+                "key of that name",
+                "Ask the vendor for it, and add it beside the old one",
+            )
+        else:
+            yield Finding(
+                "trust",
+                f"its certificate was issued by {issuer}, none of the CAs that are configured for "
+                f"{', '.join(domains) or 'anybody'}",
+                "If the vendor says that it is its own: add it to intermediates_paths, or its root to anchors_paths",
+            )
+
+
+def _issuers(log: LogReader) -> list[str]:
+    found = [
+        issuer
+        for lines in log.transactions()[-3:]
+        for line in lines
+        for issuer in _ISSUER.findall(line.get("detail", ""))
+    ]
+    return list(dict.fromkeys(found))[:2]
+
+
+# --- all of it --------------------------------------------------------------------------------------------------
+
+
+async def explain(config: GatewayConfig, what: str, log: LogReader, now: datetime) -> list[Finding]:
+    """Return all that is known of a base station, what failed first.
+
+    Args:
+        what, now: As of `LogReader` and `of_trust`.
+        log: Has been read.
+    """
+    found = [*of_log(log)]
+    failing = any(_cause(lines) is not None for lines in log.transactions()[-1:])
+    found += await of_inventory(config, what, log)
+    found += await of_ledger(config, what, log, now)
+    # Of who was served nothing is to be said of vendors.
+    if failing or not log.transactions():
+        found += of_trust(config, log, now)
+    return [
+        Finding(item.source, printable(item.said, 1000), printable(item.todo, 1000))
+        for item in found
+    ]
