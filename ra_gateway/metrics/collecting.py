@@ -117,7 +117,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self.registry.register(self)  # type: ignore[arg-type]  # needs a `collect`, and has one
+        self.registry.register(self)
         ProcessCollector(registry=self.registry)
         GCCollector(registry=self.registry)
         self._counts: dict[Family, dict[tuple[str, ...], float]] = {
@@ -164,12 +164,11 @@ class Metrics:
                 self._count(families.CERTIFICATES, (event.by, event.upstream, "confirmed"))
             case CertificatesWithdrawn():
                 what = "rejected" if event.rejected else "unconfirmed"
-                labels = event.by, event.upstream, what
-                self._count(families.CERTIFICATES, labels, len(event.certificates))
+                given_back = event.by, event.upstream, what
+                self._count(families.CERTIFICATES, given_back, len(event.certificates))
             case UpstreamFailed():
-                fail_info = event.fail_info.name or ""
-                labels = event.upstream, fail_info, event.rule
-                self._count(families.UPSTREAM_FAILURES, labels)
+                why = event.upstream, event.fail_info.name or "", event.rule
+                self._count(families.UPSTREAM_FAILURES, why)
             case UpstreamDown():
                 self._count(families.UPSTREAM_DOWNS, (event.upstream,))
             case StoreLost():
@@ -178,10 +177,10 @@ class Metrics:
             case StoreFound():
                 self.lost.discard(event.by)
             case CRLPublished():
-                labels = event.issuer_id, "full" if event.base_number is None else "delta"
-                self._count(families.CA_CRLS, labels)
-                self._set(families.CA_CRL_NEXT_UPDATE, labels, event.next_update.timestamp())
-                self._set(families.CA_CRL_OCTETS, labels, event.size_bytes)
+                crl = event.issuer_id, "full" if event.base_number is None else "delta"
+                self._count(families.CA_CRLS, crl)
+                self._set(families.CA_CRL_NEXT_UPDATE, crl, event.next_update.timestamp())
+                self._set(families.CA_CRL_OCTETS, crl, event.size_bytes)
             case CredentialChanged():
                 self._count(families.CREDENTIAL_CHANGES, ())
             case ConfigurationReloaded():
@@ -235,7 +234,7 @@ class Metrics:
         for counted in (self._counts, self._durations):
             for family, values in counted.items():
                 for labels in [key for key in values if not _is_known(family, key, known)]:
-                    del values[labels]  # type: ignore[attr-defined]
+                    del values[labels]
         for upstream in names["upstream"]:
             self._count(families.UPSTREAM_DOWNS, (upstream,), 0)
             for event in _EVENTS:

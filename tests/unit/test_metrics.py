@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import runpy
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import get_args
 
 import pytest
@@ -39,6 +41,7 @@ from ra_gateway.metrics import Metrics, collecting, families
 from ra_gateway.metrics.collecting import MAX_SERIES, OTHER, Survey
 from ra_gateway.metrics.families import FAMILIES, LABELS, Kind, Reading
 
+ROOT = Path(__file__).resolve().parents[2]
 GATEWAY, CA = Component.gateway, Component.ca
 MOMENT = datetime(2026, 11, 30, tzinfo=UTC)
 
@@ -314,6 +317,13 @@ def test_declarations(family: families.Family) -> None:
     assert family.name.endswith("_duration_seconds") == (family.kind is Kind.histogram)
     assert set(family.labels) <= set(LABELS)
     assert family.meaning.endswith(".")
+
+
+def test_the_reference_is_up_to_date() -> None:
+    generator = runpy.run_path(str(ROOT / "docs/metrics_reference.py"))
+    assert (ROOT / "docs/metrics.md").read_text() == generator["reference"](), (
+        "run: python docs/metrics_reference.py > docs/metrics.md"
+    )
 
 
 def test_names_are_declared_once() -> None:
