@@ -357,6 +357,9 @@ class BundledService:
             config.entry,
             deltas=status.delta_minutes > 0,
             check_seconds=status.check_seconds,
+            # One identifier is one entry: a root that issues itself has its CRLs from the ledger.
+            root=None if self._root in self.issuers else self._root,
+            root_crl=RootCRL(self._config.directory_path),
         )
 
     async def _warn_of_profiles(self) -> None:

@@ -15,7 +15,13 @@ from ra_gateway.app.health import UpstreamProbe, none_of
 from ra_gateway.app.information import information
 from ra_gateway.app.revocation import LedgerStatus, gateway_revocation
 from ra_gateway.app.running import STEADY, now
-from ra_gateway.app.trust import anchors, certificates, operator_domain, vendor_domains
+from ra_gateway.app.trust import (
+    anchors,
+    certificates,
+    counts_known,
+    operator_domain,
+    vendor_domains,
+)
 from ra_gateway.app.upstreams import Cores, answer_trust, batched, metered, upstream_settings
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.header_checks import RELAYED, HeaderRules
@@ -180,7 +186,7 @@ def _relays(
             operator.algorithms,
             RELAYED,
             "" if own else operator.name,
-            only_known=operator.only_known and not own,
+            only_known=counts_known(own or operator.anchors, operator),
         ),
         frozenset(certificates(config.certificate_paths, f"{setting}.certificate_paths")),
         IdentityRules(allowed_subjects=config.allowed_subjects, allowed_sans=config.allowed_sans),

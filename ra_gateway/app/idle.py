@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from ra_gateway.cmp.names import canonical, from_rfc4514
-from ra_gateway.config.tables import GatewayConfig, IdentityConfig
+from ra_gateway.config.tables import CAServiceConfig, GatewayConfig, IdentityConfig
 from ra_gateway.errors import ConfigError, MalformedMessage, Problem
 from ra_gateway.ra.policy import InventoryUse
 from ra_gateway.stores.inventory import COLUMNS
@@ -44,6 +44,19 @@ def of_idle(config: GatewayConfig) -> Iterator[Problem]:
             "is read, and nobody looks at it: no device is admitted or refused by it",
             'Set inventory = "required" or "optional" in vendors.NAME.identity or in a route\'s',
         )
+
+
+def of_idle_at_the_ca(config: CAServiceConfig) -> Iterator[Problem]:
+    """Yield the vendors in the file of a CA by itself that nobody comes by."""
+    client = config.ca.client
+    served = () if client is None else client.vendors
+    for name, vendor in config.vendors.items():
+        if vendor.enabled and name not in served:
+            yield Problem(
+                f"vendors.{name}",
+                "is not in ca.client.vendors: its base stations are strangers, and are refused (signerNotTrusted)",
+                f'Add "{name}" there; or take the table out',
+            )
 
 
 def _identities(config: GatewayConfig) -> Iterator[IdentityConfig]:

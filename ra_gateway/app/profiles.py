@@ -55,6 +55,11 @@ def ca_profiles(config: CAConfig) -> dict[str, Profile]:
     return profiles
 
 
+def grantable(profiles: Mapping[str, Profile]) -> list[str]:
+    """Return the names of profiles that may be asked for: none whose keys speak for the PKI."""
+    return [name for name, profile in profiles.items() if not profile.is_privileged]
+
+
 def lacks_crl_url(profile: Profile) -> bool:
     """Tell whether a profile issues nothing, since no URL of a CRL is set (TS 33.310 6.1.3)."""
     return profile.crl_required and not profile.crl_urls

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from ra_gateway.cmp.algorithms import AlgorithmPolicy
+from ra_gateway.cmp.algorithms import AlgorithmPolicy, canonical_spki
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.header_checks import relaxed_algorithms, takes_ber
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
@@ -93,6 +93,24 @@ def operator_domain(config: GatewayConfig) -> TrustDomain:
         _algorithms(config.operator.algorithms),
         frozenset(config.operator.quirks),
         only_known=bool(config.operator.intermediates_paths),
+    )
+
+
+def counts_known(roots: Iterable[Certificate], operator: TrustDomain) -> bool:
+    """Tell whether of the CAs below these roots only those that the operator's domain knows count.
+
+    So it is where one of them is the operator's, whatever setting names it: it has certified other operators' CAs.
+    """
+    return operator.only_known and not are_others(roots, operator.anchors)
+
+
+def are_others(roots: Iterable[Certificate], own: Iterable[Certificate]) -> bool:
+    """Tell whether none of some roots is the operator's, in whatever certificate: none has its subject or its key."""
+    found = list(own)
+    names = {item.subject_name for item in found}
+    keys = {canonical_spki(item.spki_der) for item in found}
+    return not any(
+        root.subject_name in names or canonical_spki(root.spki_der) in keys for root in roots
     )
 
 

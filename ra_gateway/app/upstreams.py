@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from ra_gateway.app.credential import check_ra_credential, load_ra_credential
 from ra_gateway.app.running import now
-from ra_gateway.app.trust import anchors, certificates, operator_domain
+from ra_gateway.app.trust import anchors, certificates, counts_known, operator_domain
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.protection import Credential
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
@@ -86,9 +86,11 @@ def answer_trust(
     else:
         return operator, ()
     # The operator's root speaks by the same CAs, wherever it is named.
-    only_known = operator.only_known and not set(roots).isdisjoint(operator.anchors)
-    known = operator.intermediates
-    return TrustDomain(name, DomainKind.operator, roots, known, only_known=only_known), pinned
+    only_known = counts_known(roots, operator)
+    domain = TrustDomain(
+        name, DomainKind.operator, roots, operator.intermediates, only_known=only_known
+    )
+    return domain, pinned
 
 
 def sent_to_cas(config: GatewayConfig) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Final
 from ra_gateway.app.idle import of_idle
 from ra_gateway.app.issuance import of_issuance
 from ra_gateway.app.profile_warnings import of_ca, of_keys, of_ra
-from ra_gateway.app.trust import certificates
+from ra_gateway.app.trust import are_others, certificates
 from ra_gateway.cmp.algorithms import canonical_spki
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.crl import (
@@ -93,6 +93,7 @@ def of_safety(config: GatewayConfig) -> list[Problem]:
         *_of_names(config),
         *_of_shared_roots(config),
         *_of_revocation(config),
+        *_of_answers(config),
         *_of_deltas(config.ca),
         *_of_root_keys([*beside, *_root_keys(config.ca)]),
         *_of_modes({"ra.key_path": [config.ra.key_path]}, config.ca, public),
@@ -155,7 +156,7 @@ def _of_shared_roots(config: GatewayConfig) -> Iterator[Problem]:
             if not config.vendors[name].enabled:
                 continue
             setting = f"vendors.{name}.anchors_paths"
-            for anchor in _readable(setting, config.vendors[name].anchors_paths):
+            for anchor in _readable(config.vendors[name].anchors_paths):
                 owner = first.setdefault(canonical_spki(anchor.spki_der), name)
                 if owner != name and (owner, name) not in told:
                     told.add((owner, name))
@@ -165,13 +166,6 @@ def _of_shared_roots(config: GatewayConfig) -> Iterator[Problem]:
                         "hold for the devices of both",
                         "Give each vendor the CAs of its own as anchors, or make one vendor of the two",
                     )
-
-
-def _readable(setting: str, paths: Sequence[Path]) -> Sequence[Certificate]:
-    try:
-        return certificates(paths, setting)
-    except ConfigError:
-        return ()  # whoever loads it to use it says what is wrong
 
 
 def _of_identity(setting: str, identity: IdentityConfig) -> Iterator[Problem]:
@@ -246,6 +240,19 @@ def _of_revocation(config: GatewayConfig) -> Iterator[Problem]:
         yield from _of_sources(f"vendors.{name}", vendor.revocation, cas)
 
 
+def _of_answers(config: GatewayConfig) -> Iterator[Problem]:
+    """Tell of CAs whose answers any CA below a root of somebody else may sign for: none of those is listed."""
+    own = _readable(config.operator.anchors_paths)
+    for name, upstream in config.upstreams.items():
+        roots = _readable(upstream.trust_anchors_paths) if isinstance(upstream, AnswerTrust) else ()
+        if roots and are_others(roots, own):
+            yield Problem(
+                f"upstreams.{name}.trust_anchors_paths",
+                "has no root of the operator's, so that any CA that such a root certifies may speak for this CA",
+                "Leave it out and list the CA's signer in ca_certificate_paths, unless all CAs below the root may",
+            )
+
+
 def _of_deltas(ca: CAConfig | None) -> Iterator[Problem]:
     if ca is not None and ca.status is not None and ca.status.delta_minutes:
         yield Problem(
@@ -293,14 +300,19 @@ def _names_a_place(ca: Certificate) -> bool:
 
 
 def _cas(paths: Iterable[Path]) -> list[Certificate]:
-    """Return the CA certificates in files that are no roots; what cannot be read is told elsewhere."""
+    """Return the CA certificates in files that are no roots."""
+    return [item for item in _readable(paths) if item.is_ca and not item.self_issued]
+
+
+def _readable(paths: Iterable[Path]) -> list[Certificate]:
+    """Return the certificates in files; what cannot be read is told elsewhere."""
     found: dict[Certificate, None] = {}
     for path in paths:
         try:
             found |= dict.fromkeys(certificates((path,), str(path), loosely=True))
         except ConfigError:
             continue
-    return [item for item in found if item.is_ca and not item.self_issued]
+    return list(found)
 
 
 def _crl_issuers(path: Path) -> Iterator[CanonicalName]:
@@ -385,7 +397,7 @@ def _mode(path: Path) -> int:
 
 def _of_expiry(read: Iterable[tuple[str, Sequence[Path]]], now: datetime) -> Iterator[Problem]:
     for setting, paths in read:
-        yield from _expiring(setting, _readable(setting, paths), now)
+        yield from _expiring(setting, _readable(paths), now)
 
 
 def _expiring(setting: str, found: Iterable[Certificate], now: datetime) -> Iterator[Problem]:

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from ra_gateway.app.doctor.own_texts import Meaning, explain_line
-from ra_gateway.app.idle import of_idle
+from ra_gateway.app.idle import of_idle, of_idle_at_the_ca
 from ra_gateway.app.trust import certificates
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.header_checks import takes_ber
 from ra_gateway.cmp.names import from_rfc4514
-from ra_gateway.config.tables import GatewayConfig
+from ra_gateway.config.tables import CAServiceConfig, GatewayConfig
 from ra_gateway.errors import ConfigError, StoreUnavailable, printable
 from ra_gateway.ra.policy import InventoryUse
 from ra_gateway.stores.inventory import CSVInventory
@@ -29,6 +29,9 @@ from ra_gateway.stores.inventory import CSVInventory
 if TYPE_CHECKING:
     from ra_gateway.ca.ledger.ledger import Ledger
     from ra_gateway.ca.records import EndEntity, IssuedCertificate
+
+Config = GatewayConfig | CAServiceConfig
+"""A gateway's, or that of a CA by itself."""
 
 LONGEST_LINE: Final = 65_536
 """Characters of a line of a log that are read; ours have 4096 octets at most."""
@@ -276,15 +279,15 @@ def identities(what: str, log: LogReader) -> list[str]:
     return list(found)[:_CANDIDATES]
 
 
-def _domains(config: GatewayConfig, log: LogReader) -> list[str]:
+def _domains(config: Config, log: LogReader) -> list[str]:
     """Return the vendors that vouched for it; all, where none is known to have."""
     told = {line.get("domain", "") for lines in log.transactions() for line in lines}
     return [name for name in config.vendors if name in told] or list(config.vendors)
 
 
-async def of_inventory(config: GatewayConfig, what: str, log: LogReader) -> list[Finding]:
-    """Return what the inventory says."""
-    if config.inventory is None:
+async def of_inventory(config: Config, what: str, log: LogReader) -> list[Finding]:
+    """Return what the inventory says; a CA by itself has none."""
+    if not isinstance(config, GatewayConfig) or config.inventory is None:
         return []
     try:
         inventory = CSVInventory(config.inventory.csv_path)
@@ -314,9 +317,7 @@ async def of_inventory(config: GatewayConfig, what: str, log: LogReader) -> list
 # --- the ledger -------------------------------------------------------------------------------------------------
 
 
-async def of_ledger(
-    config: GatewayConfig, what: str, log: LogReader, now: datetime
-) -> list[Finding]:
+async def of_ledger(config: Config, what: str, log: LogReader, now: datetime) -> list[Finding]:
     """Return what the bundled CA knows, if there is one.
 
     Args:
@@ -341,7 +342,7 @@ async def of_ledger(
 
 
 async def _of_open_ledger(
-    ledger: Ledger, config: GatewayConfig, what: str, log: LogReader, now: datetime
+    ledger: Ledger, config: Config, what: str, log: LogReader, now: datetime
 ) -> AsyncIterator[Finding]:
     names = identities(what, log)
     seen: set[str] = set()
@@ -363,7 +364,7 @@ async def _of_open_ledger(
         yield _of_certificate(item, now)
 
 
-async def _entities(ledger: Ledger, config: GatewayConfig, name: str) -> list[EndEntity]:
+async def _entities(ledger: Ledger, config: Config, name: str) -> list[EndEntity]:
     found = [await ledger.registry.entity(name)]
     found += [await ledger.registry.entity_by_identity(vendor, name) for vendor in config.vendors]
     return [item for item in found if item is not None]
@@ -423,14 +424,15 @@ def _of_certificate(item: IssuedCertificate, now: datetime) -> Finding:
 # --- the trust --------------------------------------------------------------------------------------------------
 
 
-def of_trust(config: GatewayConfig, log: LogReader, now: datetime) -> Iterator[Finding]:
+def of_trust(config: Config, log: LogReader, now: datetime) -> Iterator[Finding]:
     """Yield what is wrong with the vendors that vouch for it, or might.
 
     Args:
         now: Aware UTC.
     """
     domains = _domains(config, log)
-    served = {problem.path: problem for problem in of_idle(config)}
+    idle = of_idle(config) if isinstance(config, GatewayConfig) else of_idle_at_the_ca(config)
+    served = {problem.path: problem for problem in idle}
     issuers = _issuers(log)
     known: set[str] = set()
     for name in domains:
@@ -484,7 +486,7 @@ def _issuers(log: LogReader) -> list[str]:
 # --- all of it --------------------------------------------------------------------------------------------------
 
 
-async def explain(config: GatewayConfig, what: str, log: LogReader, now: datetime) -> list[Finding]:
+async def explain(config: Config, what: str, log: LogReader, now: datetime) -> list[Finding]:
     """Return all that is known of a base station, what failed first.
 
     Args:

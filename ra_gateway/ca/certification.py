@@ -230,11 +230,6 @@ class Certification:
                     served |= {old.profile} if served else served
                 if old is None and context.device is None:
                     require_no_wildcard(received.authority, template.subject_alt_name_der)
-        if request.possession is Possession.key_generation:
-            private_key = await self._make_key(context, request, profile)
-            template = replace(template, spki_der=spki_der(private_key))
-        elif request.possession is Possession.encr_cert:
-            _require_encryption_only(template, profile)
         known = old or context.device
         require_certifiable(
             template.subject_der or NULL_DN,
@@ -243,6 +238,12 @@ class Certification:
             established_der=None if known is None else load_certificate(known.der).subject_der,
             qualified=known is None,
         )
+        _require_crl_url(profile, context, old)
+        if request.possession is Possession.key_generation:
+            private_key = await self._make_key(context, request, template, profile, now)
+            template = replace(template, spki_der=spki_der(private_key))
+        elif request.possession is Possession.encr_cert:
+            _require_encryption_only(template, profile)
         implicit = (
             header.implicit_confirm
             # Until certConf nobody knows that the device has the key.
@@ -289,7 +290,6 @@ class Certification:
             given = await self._given(context, request, certificate, private_key)
             return await self._positive(received, operation, given, changes, now)
 
-        _require_crl_url(profile, context, old)
         stored = await self.issuer.issue(
             template,
             profile,
@@ -303,9 +303,14 @@ class Certification:
         return require_retransmission(stored, context)
 
     async def _make_key(
-        self, context: RequestContext, request: AuthenticatedRequest, profile: Profile
+        self,
+        context: RequestContext,
+        request: AuthenticatedRequest,
+        template: CertTemplate,
+        profile: Profile,
+        now: datetime,
     ) -> Any:
-        """Make a key for a device that asks for that, and can be sent it."""
+        """Make a key for a device that asks for that, can be sent it, and has all else of a certificate in order."""
         assert self.key_generation is not None  # `read_request` accepted it
         if not context.received.by_device:
             # It would be encrypted for the RA, which has no business with it (RFC 9483 5.2.3).
@@ -315,6 +320,8 @@ class Certification:
             )
         key_recipient(context.authenticated.signer)  # before anything costs anything
         kind = self.key_generation.choose_kind(request.algorithm_hint_der, profile)
+        sample = await self.key_generation.sample_key(kind)
+        self.issuer.check(replace(template, spki_der=sample), profile, now)
         return await self.key_generation.make_key(kind)
 
     def _served(

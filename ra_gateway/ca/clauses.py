@@ -6,25 +6,26 @@ about to be signed (`conformance`).
 
 from __future__ import annotations
 
-import math
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from types import MappingProxyType
 from typing import Final, NamedTuple
-from urllib.parse import unquote
 
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from ra_gateway.ca.extensions import MAX_NF_TYPE
 from ra_gateway.ca.profiles import NF_TYPE_NAMES, SAN_TAGS, Profile, SubjectForm
+from ra_gateway.ca.weak_keys import weakness
 from ra_gateway.cmp import asn1
 from ra_gateway.cmp.algorithms import load_public_key, public_key_kind, signature_algorithm
 from ra_gateway.cmp.certificates import Certificate
+from ra_gateway.cmp.hosts import uri_hosts
 from ra_gateway.cmp.names import attributes
 from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.remembering import remembered
+from ra_gateway.cmp.x520 import is_fqdn
 from ra_gateway.errors import MalformedMessage, TemplateRefused
 
 
@@ -90,12 +91,6 @@ _STRENGTHS: Final = MappingProxyType(
 _RSA_STRENGTHS: Final = ((15_360, 256), (7680, 192), (6144, 176), (4096, 152), (3072, 128))
 """Of NIST SP 800-57 part 1, table 2, and SP 800-56B rev. 2, table 4 for what lies between."""
 
-_SMALL_PRIMES: Final = math.prod(
-    number
-    for number in range(3, 752, 2)
-    if all(number % divisor for divisor in range(3, math.isqrt(number) + 1, 2))
-)
-
 
 def strength_bits(spki_der: bytes) -> int:
     """Return the security strength of a key that signs, in bits as NIST counts them; 0 for one that cannot sign.
@@ -110,7 +105,7 @@ def strength_bits(spki_der: bytes) -> int:
 
 
 def require_key(spki_der: bytes, issuer: Certificate) -> None:
-    """Refuse the key of another CA that this one, of a certificate, may not certify.
+    """Refuse another CA's key that `issuer` may not certify.
 
     Raises:
         TemplateRefused: It is too long or too strong, or RSA with a small exponent (TS 33.310 6.1.1).
@@ -127,8 +122,10 @@ def _of_key(profile: Profile, issuer: Certificate, spki_der: bytes) -> Iterator[
             "T5",
             f"publicKey is {kind.name}; {profile.name} takes {profile.max_rsa_bits} bits at most",
         )
-    elif kind.rsa_bits and (wrong := _wrong_rsa(profile, spki_der)):
+    elif kind.rsa_bits and (wrong := _wrong_exponent(profile, spki_der)):
         yield Fault("public key", "T6", f"publicKey is {kind.name} {wrong} (TS 33.310 6.1.1)")
+    elif wrong := weakness(spki_der):
+        yield Fault("public key", "R61", f"publicKey is {kind.name} {wrong}")
     if not profile.stronger_keys and strength_bits(spki_der) > strength_bits(issuer.spki_der):
         signing = public_key_kind(issuer.spki_der).name
         yield Fault(
@@ -138,14 +135,12 @@ def _of_key(profile: Profile, issuer: Certificate, spki_der: bytes) -> Iterator[
         )
 
 
-def _wrong_rsa(profile: Profile, spki_der: bytes) -> str:
+def _wrong_exponent(profile: Profile, spki_der: bytes) -> str:
     key = load_public_key(spki_der)
     assert isinstance(key, rsa.RSAPublicKey)
-    numbers = key.public_numbers()
-    if numbers.e < profile.min_rsa_exponent:
-        return f"with the exponent {numbers.e}; the least is {profile.min_rsa_exponent}"
-    if not numbers.n & 1 or math.gcd(numbers.n, _SMALL_PRIMES) > 1:
-        return "whose modulus has a small factor"
+    exponent = key.public_numbers().e
+    if exponent < profile.min_rsa_exponent:
+        return f"with the exponent {exponent}; the least is {profile.min_rsa_exponent}"
     return ""
 
 
@@ -179,6 +174,10 @@ _LETTERS: Final = MappingProxyType(
         OID.organizationalUnitName: "U",
         OID.commonName: "N",
         OID.domainComponent: "D",
+        OID.userId: "I",
+        OID.unstructuredName: "S",
+        OID.unstructuredAddress: "A",
+        OID.emailAddress: "E",
     }
 )
 _FORMS: Final = MappingProxyType(
@@ -203,7 +202,8 @@ class Attribute(NamedTuple):
     """An attribute of a subject.
 
     Args:
-        letter: C, O, U (OU), N (CN), D (DC); "x" for others.
+        letter: C, O, U (OU), N (CN), D (DC), I (UID), S (unstructuredName), A (unstructuredAddress), E (emailAddress);
+            "x" for others.
         alone: Whether it is the only one of its RDN.
         tag: Of its value.
     """
@@ -250,24 +250,16 @@ def _of_subject_form(profile: Profile, subject: Sequence[Attribute]) -> Iterator
             )
 
 
-_FQDN: Final = re.compile(
-    r"(?=.{4,253}$)([A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)+[A-Za-z]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
-)
-
-
 def host_of(subject_der: bytes) -> str:
     """Return the one CN of a subject if it is an FQDN, else ""."""
     names = [item.text for item in read_subject(subject_der) if item.letter == "N"]
-    return names[0] if len(names) == 1 and _FQDN.fullmatch(names[0]) else ""
+    return names[0] if len(names) == 1 and is_fqdn(names[0]) else ""
 
 
 # --- the domain -------------------------------------------------------------------------------------------------
 
 _OF_HOSTS: Final = re.compile(r"[.:@/*\u3002]")
 """What names of hosts, addresses and URIs have, in NFKC; U+3002 is a dot too (RFC 3490 3.1)."""
-_HOSTLESS: Final = frozenset({"urn", "tel", "data"})
-"""Schemes whose URIs name no host, though there may be dots in them."""
-_AUTHORITY: Final = re.compile(r"[^:]+://(?:[^/?#@]*@)?([^/?#:\[]+)")
 
 
 def _of_domain(
@@ -286,13 +278,37 @@ def _of_domain(
     if not profile.domains:
         return
     for field, host in _hosts(profile, all_names, names):
-        if field == "CN" and not _FQDN.fullmatch(host):
-            text = (
-                "CN reads like a host, and is no FQDN in a domain of the operator (TS 33.310 6.1)"
-            )
+        if field in _TEXTS and not is_fqdn(host):
+            text = f"{field} reads like a host, and is no FQDN in a domain of the operator (TS 33.310 6.1)"
             yield Fault(field, "T1", text)
         elif not any(_lies_in(host, domain) for domain in profile.domains):
             yield Fault(field, "T1", f"{field} lies in no domain of the operator (TS 33.310 6.1)")
+    for name in all_names:
+        if _reads_both_ways(name, profile.domains):
+            text = (
+                "DC, read from its end, lies in no domain of the operator (TS 33.310 6.1, RFC 2247)"
+            )
+            yield Fault("DC", "T1", text)
+
+
+_TEXTS: Final = MappingProxyType(
+    {"CN": "N", "UID": "I", "unstructuredName": "S", "unstructuredAddress": "A"}
+)
+"""Attributes whose texts may be names of hosts, and their letters."""
+_FIELDS: Final = MappingProxyType({letter: field for field, letter in _TEXTS.items()})
+
+
+def _reads_both_ways(name: Sequence[Attribute], domains: Iterable[str]) -> bool:
+    """Tell whether the components of a domain that stand last in a name make another domain, as RFC 2247 reads them.
+
+    DC=com,DC=evil,DC=example,DC=net is com.evil.example.net in the order of the octets, and a host of evil.com for
+    whoever reads it from the end. One of the domains itself, in that order, is nobody else's name.
+    """
+    labels = [item.text.lower() for item in name if item.letter == "D"]
+    listed = {domain.lower() for domain in domains}
+    if not labels or name[-1].letter != "D" or ".".join(labels) in listed:
+        return False
+    return not any(_lies_in(".".join(labels[::-1]), domain) for domain in listed)
 
 
 def _hosts(
@@ -302,8 +318,13 @@ def _hosts(
 ) -> Iterator[tuple[str, str]]:
     for name in all_names:
         for item in name:
-            if item.letter == "N" and _OF_HOSTS.search(unicodedata.normalize("NFKC", item.text)):
-                yield "CN", item.text
+            field = _FIELDS.get(item.letter)
+            is_address = item.letter == "A" and _ADDRESS.fullmatch(item.text)
+            plain = unicodedata.normalize("NFKC", item.text)
+            if field and not is_address and _OF_HOSTS.search(plain):
+                yield field, item.text
+            if item.letter == "E":
+                yield "emailAddress", item.text.rpartition("@")[2]
             if item.letter == "O" and profile.subject_form is SubjectForm.network_function:
                 yield "O", item.text
         labels = [item.text for item in name if item.letter == "D"]
@@ -321,20 +342,12 @@ def _hosts(
                 yield "SubjectAltName uri", host
 
 
+_ADDRESS: Final = re.compile(r"[0-9.]+|\[.*\]")
+
+
 def _hosts_of_uri(uri: str) -> Iterator[str]:
-    """Yield the hosts of a URI that are no addresses, also of one like sip:user@host (RFC 3986 3)."""
-    scheme, _, rest = uri.partition(":")
-    if rest.startswith("//"):
-        found = _AUTHORITY.match(uri)
-        hosts = [found[1]] if found else []
-    elif scheme.lower() in _HOSTLESS:
-        hosts = []
-    else:
-        # Each scheme has its own form, and readers differ about a second "@" or one in a parameter.
-        pieces = re.split(r"[^A-Za-z0-9.@*_-]", unquote(rest))
-        ends = [end for piece in pieces for end in (piece.split("@")[1:] or [piece])]
-        hosts = [end for end in ends if "." in end]
-    yield from (host for host in hosts if not re.fullmatch(r"[0-9.]+", host))
+    """Yield the hosts of a URI that are no addresses."""
+    yield from (host for host in uri_hosts(uri) if not _ADDRESS.fullmatch(host))
 
 
 def _folded(text: str) -> str:
@@ -406,23 +419,44 @@ def _of_names(
 def _of_home(
     profile: Profile, subject: Sequence[Attribute], names: Sequence[tuple[int, bytes]]
 ) -> Iterator[Fault]:
-    """Find hosts of a network function elsewhere than in the home domain that its O says."""
+    """Find hosts of a network function elsewhere than in the home domain that its O says, or those of a SEPP."""
     home = next((item.text.lower() for item in subject if item.letter == "O"), "")
     if not _HOME_DOMAIN.fullmatch(home):
         return  # told with the subject
     homes, rule = [home], "T16"
     if profile.sepp_names:
         homes, rule = [home, home.replace(".3gppnetwork.", ".ipxnetwork.")], "T22"  # TS 23.003 28.5
-    for tag, octets in names:
-        host = octets.decode("ascii", "replace")
-        if tag == SAN_TAGS["dns"] and not any(_lies_in(host, domain) for domain in homes):
-            text = f"SubjectAltName dns is not in the home domain that O says, {home} (TS 33.310 6.1.3c)"
-            yield Fault("subjectAltName", rule, text)
+    all_names = [subject, *(read_subject(der) for tag, der in names if tag == SAN_TAGS["dn"])]
+    for field, host in _hosts(profile, all_names, names):
+        where = field.partition(" ")[0]
+        where = "subjectAltName" if where == "SubjectAltName" else "subject"
+        if not _is_host_within(field, host, homes):
+            text = f"{field} is not in the home domain that O says, {home} (TS 33.310 6.1.3c)"
+            yield Fault(where, rule, text)
+        elif not profile.sepp_names and field != "O" and _SEPP_NAME.fullmatch(host.rstrip(".")):
+            text = f"{field} is the name of a SEPP, which {profile.name} does not certify (TS 33.310 6.1.3c.5)"
+            yield Fault(where, "T22", text)
+
+
+def _is_host_within(field: str, host: str, domains: Iterable[str]) -> bool:
+    """Tell whether a host, of `_hosts`, lies in one of the domains; a text that reads like a host has to be an FQDN."""
+    if field in _TEXTS and not is_fqdn(host.rstrip(".")):
+        return False
+    return any(_lies_in(host, domain) for domain in domains)
 
 
 def nf_types_value(names: Sequence[str]) -> bytes:
     """Return the value of an NFTypes extension (RFC 9310 3)."""
     return asn1.tlv(0x30, *(asn1.tlv(0x16, name.encode("ascii")) for name in names))
+
+
+def nf_types_of(certificate: Certificate) -> list[str]:
+    """Return the names in the NFTypes extension of a certificate that was issued here; empty without one."""
+    found = certificate.extensions.get(OID.nfTypes)
+    if found is None:
+        return []
+    names = asn1.parts(found[1], asn1.MAX_ELEMENTS, "NFTypes")
+    return [asn1.inner(name).decode("ascii") for name in names]
 
 
 def _of_nf_types(profile: Profile, nf_types_der: bytes | None) -> Iterator[Fault]:

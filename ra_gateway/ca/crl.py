@@ -202,14 +202,21 @@ class _Newest:
             ServiceFailure: There is none of at most 20 octets.
         """
         numbers = [crl.number for crl in (self.full, self.delta) if crl is not None]
-        # The CA may have been another product's, whose CRL numbers we do not know: start above any it can
-        # have reached with a CRL in every hour. Processes that start together get the same number.
-        number = max(numbers) + 1 if numbers else int(now.timestamp()) // 3600
+        number = max([number_at(now), *(known + 1 for known in numbers)])
         if number.bit_length() > _MAX_NUMBER_BITS:
             raise ServiceFailure(
                 "the next CRL number would have more than 20 octets", rule="RFC 5280 5.2.3"
             )
         return number
+
+
+def number_at(now: datetime) -> int:
+    """Return a CRL number that nobody has reached so far with a CRL in every hour.
+
+    The CA may have been another product's, or its files or its ledger may be of an old backup: then nothing here
+    knows the last number. Processes that start together get the same one.
+    """
+    return int(now.timestamp()) // 3600
 
 
 class CRLPublisher:

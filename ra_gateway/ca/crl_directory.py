@@ -1,19 +1,22 @@
 """The CA's CRLs in an LDAP directory, the primary way to them by TS 33.310 6.1a and 7.1.
 
-Each issuing CA has an entry of its own, with its newest CRL, its delta CRL and its certificate (RFC 4523). What is
-there is replaced, whoever wrote it: processes that write the same entry write the same, the newest of the ledger.
+Each issuing CA has an entry of its own, with its newest CRL, its delta CRL and its certificate (RFC 4523), and so has
+the root, if it has a CRL. What is there is replaced, whoever wrote it: processes that write the same entry write the
+same, the newest of the ledger.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import structlog
 
 from ra_gateway import ldap
 from ra_gateway.ca.crl import CRLIssuer, CRLPublisher
+from ra_gateway.ca.records import StoredCRL
+from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.errors import StoreUnavailable, printable
 
 _LONGEST_PAUSE_SECONDS: Final = 300.0
@@ -36,6 +39,8 @@ class CRLDirectory:
         entry: DN of an issuing CA's entry; `{issuer}` stands for its key identifier (hexadecimal).
         deltas: Whether there are delta CRLs.
         check_seconds: From one look for new CRLs to the next.
+        root: The root's certificate, which has a SubjectKeyIdentifier; None where its CRL is not written.
+        root_crl: Returns that CRL, None if there is none; waits for the disk.
     """
 
     def __init__(
@@ -47,6 +52,8 @@ class CRLDirectory:
         *,
         deltas: bool = False,
         check_seconds: float = 5.0,
+        root: Certificate | None = None,
+        root_crl: Callable[[], StoredCRL | None] = lambda: None,
     ) -> None:
         self._issuers = tuple(issuers)
         self._publisher = publisher
@@ -54,6 +61,7 @@ class CRLDirectory:
         self._entry = entry
         self._kinds = (False, True) if deltas else (False,)
         self._check_seconds = check_seconds
+        self._root, self._root_crl = root, root_crl
         self._written: dict[str, tuple[list[int], float]] = {}
         """Numbers of the CRLs that an issuing CA's entry has from here, and until when (of the loop's clock) that is
         believed.
@@ -69,21 +77,27 @@ class CRLDirectory:
     async def refresh(self) -> bool:
         """Write what is new, and tell whether the directory has it all now."""
         outcomes = [await self._refresh(issuer) for issuer in self._issuers]
+        if self._root is not None:
+            outcomes.append(await self._refresh_root(self._root))
         return all(outcomes)
 
+    async def _refresh_root(self, root: Certificate) -> bool:
+        crl = await asyncio.to_thread(self._root_crl)
+        if crl is None:
+            return True
+        # What a root lists are CAs; who looks for those looks for either.
+        values = dict.fromkeys(("certificateRevocationList", "authorityRevocationList"), crl.der)
+        identifier = (root.subject_key_identifier or b"").hex()
+        return await self._write(identifier, root, values, [crl.number])
+
     async def _refresh(self, issuer: CRLIssuer) -> bool:
-        dn = self._entry.replace("{issuer}", issuer.id)
         try:
             crls = [await self._publisher.current(issuer.id, delta=delta) for delta in self._kinds]
         except StoreUnavailable as error:
+            dn = self._dn(issuer.id)
             log.warning("crl.directory", outcome="delayed", dn=dn, detail=error.detail)
             return False
-        numbers = [crl.number for crl in crls if crl is not None]
-        moment = asyncio.get_running_loop().time()
-        written, until = self._written.get(issuer.id, ([], 0.0))
-        if not numbers or (numbers == written and moment < until):
-            return True
-        values = {"cACertificate": issuer.certificate.der}
+        values = {}
         for crl in crls:
             if crl is not None:
                 name = (
@@ -92,6 +106,24 @@ class CRLDirectory:
                     else "deltaRevocationList"
                 )
                 values[name] = crl.der
+        numbers = [crl.number for crl in crls if crl is not None]
+        return await self._write(issuer.id, issuer.certificate, values, numbers)
+
+    def _dn(self, identifier: str) -> str:
+        return self._entry.replace("{issuer}", identifier)
+
+    async def _write(
+        self,
+        identifier: str,
+        certificate: Certificate,
+        crls: Mapping[str, bytes],
+        numbers: list[int],
+    ) -> bool:
+        dn, moment = self._dn(identifier), asyncio.get_running_loop().time()
+        written, until = self._written.get(identifier, ([], 0.0))
+        if not numbers or (numbers == written and moment < until):
+            return True
+        values = {"cACertificate": certificate.der, **crls}
         try:
             await asyncio.to_thread(self._directory.write, dn, values, _TIMEOUT_SECONDS)
         except ldap.LDAPFailure as error:
@@ -103,7 +135,7 @@ class CRLDirectory:
                 todo="see [ca.ldap]; until then peers that look there find the old CRL, or none",
             )
             return False
-        self._written[issuer.id] = (numbers, moment + _BELIEVED_SECONDS)
+        self._written[identifier] = (numbers, moment + _BELIEVED_SECONDS)
         log.info("crl.directory", outcome="written", dn=dn, numbers=numbers)
         return True
 

@@ -6,7 +6,6 @@ for each peer in `cross/SERIAL.pem`, and `root.crl`, which is with its copies th
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,6 +31,7 @@ from ra_gateway.ca.root_record import (
     cross_certificates,
     looks,
     own_certificates,
+    peers_certificates,
     root_crl_names,
     signed_by,
 )
@@ -47,9 +47,11 @@ from ra_gateway.cmp.crl import CRL, open_crl, verify_crl
 from ra_gateway.cmp.names import NULL_DN
 from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.requests import read_certification_request
-from ra_gateway.cmp.x520 import require_certifiable
+from ra_gateway.cmp.x520 import is_fqdn, require_certifiable
 from ra_gateway.errors import CMPError, ConfigError, CRLRefused
 from ra_gateway.keys import read_bounded
+
+_COMPROMISED: Final = (Reason.keyCompromise, Reason.cACompromise, Reason.aACompromise)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +120,15 @@ def cross_certify(
                     f"has the name or the key of {own.subject}, or a name that looks like it",
                     "Ask the peer again",
                 )
+        _, revoked = _listed(change.files, root_crl_names(change.files), now)
+        for name, item in peers_certificates(change.files):
+            entry = revoked.get(item.serial_number)
+            if entry and entry.reason in _COMPROMISED and canonical_spki(item.spki_der) == identity:
+                raise ConfigError.of(
+                    "request",
+                    f"has the key of {name}, revoked for {entry.reason.name}",
+                    "Ask the peer for one with another key",
+                )
         require_key(spki_der, root)
         allowed = root.basic_constraints[1]
         if allowed is not None and allowed <= path_length:
@@ -153,9 +164,6 @@ def cross_certify(
     return certificate, living
 
 
-_DOMAIN: Final = re.compile(r"([a-z0-9]([a-z0-9-]*[a-z0-9])?\.)+[a-z]([a-z0-9-]*[a-z0-9])?")
-
-
 def _subtree(text: str) -> x509.GeneralName:
     kind, separator, value = text.partition(":")
     if kind == "dn":
@@ -166,7 +174,7 @@ def _subtree(text: str) -> x509.GeneralName:
                 "--permit", f"{text} is no Name: {error}", "dn:O=Op Two"
             ) from error
     name = (value if separator else text).removeprefix(".").lower()
-    if (separator and kind != "dns") or not _DOMAIN.fullmatch(name):
+    if (separator and kind != "dns") or not is_fqdn(name):
         raise ConfigError.of(
             "--permit", f"{text} is no DNS name", "Write it like op2.example, or dn:O=Op Two"
         )
@@ -181,6 +189,7 @@ def make_root_crl(
     days: int,
     revoke: Mapping[int, Reason],
     first: bool = False,
+    unknown: bool = False,
 ) -> tuple[int, datetime, int]:
     """Make the root's CRL anew, with what it listed and what is revoked now.
 
@@ -188,6 +197,7 @@ def make_root_crl(
         now: Aware UTC.
         days: Until nextUpdate.
         revoke: Serial numbers of certificates that the root signed.
+        unknown: Also of such as no certificate in the directory has: its file was lost.
         first: There never was one; without that word, a directory that has none is taken for one that lost it.
 
     Returns:
@@ -203,18 +213,14 @@ def make_root_crl(
         last, entries = _listed(change.files, names, now)
         known = signed_by(change.files, root)
         for serial, reason in revoke.items():
-            if serial not in known:
-                raise ConfigError.of(
-                    f"serial number {serial:x}",
-                    f"is of none of the certificates in {directory} that the root signed",
-                    f"Choose one of {', '.join(f'{item:x}' for item in sorted(known))}",
-                )
             if serial in entries:
                 raise ConfigError.of(
                     f"serial number {serial:x}",
                     f"is listed already, since {entries[serial].revoked_at:%Y-%m-%d} ({entries[serial].reason.name})",
                     "Leave it out",
                 )
+            if serial not in known:
+                _require_unknown(directory, root, known, serial, unknown)
             entries[serial] = RevokedCertificate(serial, now.replace(microsecond=0), reason)
         # RFC 5280 3.3: what has expired need not be listed; a peer that is gone stays, which costs little.
         this_update, next_update = (
@@ -266,6 +272,24 @@ def _require_last(directory: Path, names: list[str], first: bool) -> None:
             str(directory / ROOT_CRL),
             f"is not there, and no copy in {directory / COPIES}: what it revoked would be good again",
             "Put the last one there, from where it is published; if there never was one: --first",
+        )
+
+
+def _require_unknown(
+    directory: Path, root: Certificate, known: Iterable[int], serial: int, unknown: bool
+) -> None:
+    name, listed = f"serial number {serial:x}", ", ".join(f"{item:x}" for item in sorted(known))
+    if serial == root.serial_number:
+        raise ConfigError.of(name, f"is the root's own, {root.subject}", f"Choose one of {listed}")
+    if not unknown:
+        raise ConfigError.of(
+            name,
+            f"is of none of the certificates in {directory} that the root signed",
+            f"Choose one of {listed}; where the file is gone: --unknown",
+        )
+    if not 0 < serial < 1 << 159:
+        raise ConfigError.of(
+            name, "is none of RFC 5280: positive, of 20 octets at most", "Look at the certificate"
         )
 
 

@@ -18,7 +18,7 @@ from cryptography import x509
 from ra_gateway.ca.clauses import nf_types_value, strength_bits
 from ra_gateway.ca.issuer import Issuer
 from ra_gateway.ca.key_generation import MAKERS
-from ra_gateway.ca.profiles import ATTRIBUTES, CLOCK_SKEW, Profile, SubjectForm
+from ra_gateway.ca.profiles import ATTRIBUTES, CLOCK_SKEW, SAN_TAGS, Profile, SubjectForm
 from ra_gateway.cmp import asn1
 from ra_gateway.cmp.algorithms import SignatureAlgorithm, signing_arguments
 from ra_gateway.cmp.crmf import CertTemplate, Extension
@@ -60,12 +60,10 @@ _SAMPLE_NAMES: Final = MappingProxyType(
         "dn": directory_name(
             x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "ne1")]).public_bytes()
         ),
-        "dns": asn1.tlv(0x82, b"ne1.example.net"),
-        "email": asn1.tlv(0x81, b"ne1@example.net"),
         "ip": asn1.tlv(0x87, bytes((192, 0, 2, 1))),
-        "uri": asn1.tlv(0x86, b"https://ne1.example.net/"),
     }
 )
+_SAMPLE_HOSTS: Final = MappingProxyType({"dns": "{0}", "email": "ne1@{1}", "uri": "https://{0}/"})
 
 
 def require_clean(profiles: Iterable[Profile], issuer: Issuer) -> None:
@@ -159,13 +157,19 @@ def _sample(profile: Profile, key_der: bytes, issuer: Issuer) -> bytes:
     return asn1.tlv(0x30, tbs_der, algorithm.der, asn1.tlv(0x03, b"\x00", signature))
 
 
+def _sample_host(profile: Profile) -> str:
+    if profile.sepp_names or profile.subject_form is SubjectForm.network_function:
+        return f"{'sepp' if profile.sepp_names else 'ne1'}.{_SAMPLE_HOME}"
+    return _SAMPLE_VALUES["CN"]
+
+
 def _sample_name(profile: Profile, kind: str) -> bytes:
-    if kind == "dns" and (
-        profile.sepp_names or profile.subject_form is SubjectForm.network_function
-    ):
-        return asn1.tlv(0x82, f"sepp.{_SAMPLE_HOME}".encode())
+    host = _sample_host(profile)
     if kind == "uri" and profile.instance_uri:
         return asn1.tlv(0x86, _SAMPLE_INSTANCE.encode())
+    if kind in _SAMPLE_HOSTS:
+        text = _SAMPLE_HOSTS[kind].format(host, host.partition(".")[2])
+        return asn1.tlv(SAN_TAGS[kind], text.encode())
     return _SAMPLE_NAMES[kind]
 
 
@@ -181,7 +185,9 @@ def _sample_subject(profile: Profile) -> bytes:
     ]
     if profile.subject_form is SubjectForm.network_function:
         home = (OID.organizationName, _SAMPLE_HOME)
-        values = [home if item[0] == OID.organizationName else item for item in values]
+        host = (OID.commonName, _sample_host(profile))
+        own = {OID.organizationName: home, OID.commonName: host}
+        values = [own.get(item[0], item) for item in values]
     if OID.domainComponent in needed:
         values.insert(0, (OID.domainComponent, "net"))
     return x509.Name(

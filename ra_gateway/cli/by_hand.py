@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
 from ra_gateway.app import now
 from ra_gateway.app.ca import ca_keys
-from ra_gateway.app.profiles import ca_profiles
+from ra_gateway.app.profiles import ca_profiles, grantable
 from ra_gateway.ca.by_hand import issue, template_of
+from ra_gateway.ca.clauses import nf_types_of
 from ra_gateway.ca.cross import RootKey, cross_certify, make_root_crl
 from ra_gateway.ca.derivation import require_crl_url
 from ra_gateway.ca.files import CAFiles, require_absent
 from ra_gateway.ca.keys import ISSUING, certificate_of, expiries
 from ra_gateway.ca.ledger.ledger import Ledger
+from ra_gateway.ca.profiles import PURPOSES
 from ra_gateway.ca.records import Reason
 from ra_gateway.ca.root_record import CROSS, ROOT_CRL, is_named_for, root_crl_names, signed_by
 from ra_gateway.cli.ledger_context import actor, with_ledger
@@ -29,16 +33,21 @@ from ra_gateway.cli.output import (
     day,
     read_password,
     require_name,
+    require_san,
     say,
+    serial_number,
 )
-from ra_gateway.cmp.algorithms import canonical_spki
+from ra_gateway.cmp.algorithms import AlgorithmPolicy, canonical_spki
 from ra_gateway.cmp.certificates import Certificate
-from ra_gateway.cmp.names import from_rfc4514, general_names_der
+from ra_gateway.cmp.crmf import CertTemplate
+from ra_gateway.cmp.names import from_rfc4514, general_names, general_names_der
 from ra_gateway.cmp.pem import pem_blocks
+from ra_gateway.cmp.requests import read_certification_request
 from ra_gateway.config.ca_tables import CAConfig
 from ra_gateway.errors import CMPError, ConfigError
 from ra_gateway.keys import read_bounded, write_certificates
 
+_PURPOSES: Final = {oid: name for name, oid in PURPOSES.items()}
 _LABELS = ("CERTIFICATE REQUEST", "NEW CERTIFICATE REQUEST")
 
 RequestArgument = Annotated[Path, typer.Argument(help="PKCS #10, PEM or DER.")]
@@ -56,64 +65,136 @@ def ca_sign(
     ] = None,
     san: Annotated[
         list[str] | None,
-        typer.Option(help="dns:... or ip:..., in place of the request's; repeatable."),
+        typer.Option(
+            help="dns:..., ip:..., uri:..., email:... or dn:..., in place of the request's; repeatable."
+        ),
     ] = None,
+    keep_san: Annotated[
+        bool,
+        typer.Option("--keep-san", help="With --subject: leave the names besides as requested."),
+    ] = False,
     days: Annotated[
         int | None, typer.Option(min=1, max=3650, help="Validity, if less than the profile's.")
     ] = None,
     config: ConfigOption = CONFIG,
 ) -> None:
     """Issue a certificate for a PKCS #10 that was brought by hand; it is in the ledger like any other."""
-    if subject is not None:
-        require_name(subject, "--subject")
+    given = _given(subject, san)
     require_absent([out])
     request_der = _read(request)
+    if keep_san and "--san" in given:
+        raise ConfigError.of("--keep-san", "there is --san as well", "Leave one of them out")
+    if "--subject" in given and "--san" not in given and not keep_san:
+        _require_nameless(request, request_der)
 
-    async def sign(ledger: Ledger, settings: CAConfig) -> tuple[Certificate, tuple[str, ...]]:
+    async def sign(ledger: Ledger, settings: CAConfig) -> tuple[Certificate, tuple[str, ...], str]:
         keys, profiles = ca_keys(settings), ca_profiles(settings)
+        issuer = keys.issuers[0]
         chosen = profiles.get(profile) if profile else next(iter(profiles.values()))
-        if chosen is None:
-            todo = f"Choose one of {', '.join(profiles)}"
-            raise ConfigError.of("--profile", f"{profile} is no profile", todo)
+        if chosen is None or (profile and chosen.is_privileged):
+            why = "is no profile" if chosen is None else "is for the PKI's own"
+            todo = f"Choose one of {', '.join(grantable(profiles))}"
+            raise ConfigError.of("--profile", f"{profile} {why}", todo)
         if days is not None:
             chosen = replace(chosen, validity_days=min(days, chosen.validity_days))
-        try:
-            template = template_of(
+
+        def template(names: Mapping[str, bytes]) -> CertTemplate:
+            return template_of(
                 request_der,
                 chosen,
-                subject_der=None if subject is None else from_rfc4514(subject),
-                san_der=general_names_der(san) if san else None,
+                subject_der=names.get("--subject"),
+                san_der=names.get("--san"),
             )
+
+        try:
             certificate, changes = await issue(
-                template,
+                template(given),
                 chosen,
-                keys.issuers[0],
+                issuer,
                 ledger,
                 actor=actor(),
                 now=now(),
                 unique_key=settings.unique_key,
             )
         except (CMPError, ValueError) as error:
-            raise _refused(request, error) from error
+            judge = partial(_judged, lambda names: issuer.check(template(names), chosen, now()))
+            raise _refused(request, error, _at_fault(given, judge)) from error
         try:
-            write_certificates(
-                out, (certificate, keys.issuers[0].certificate, *keys.issuers[0].chain)
-            )
+            write_certificates(out, (certificate, issuer.certificate, *issuer.chain))
         except OSError as error:
             raise ConfigError.of(
                 str(out),
                 f"cannot be written: {error.strerror or error}; the certificate is issued",
                 f"Get it by: ra-gateway ca show {certificate.serial_number:x} --pem",
             ) from error
-        return certificate, changes
+        return certificate, changes, chosen.name
 
-    certificate, changes = with_ledger(config, sign)
+    certificate, changes, name = with_ledger(config, sign)
     say(
         f"Wrote {out}: {certificate.subject}, serial {certificate.serial_number:x}, "
         f"until {day(certificate.not_after)} UTC."
     )
+    say(f"Names besides: {', '.join(_names_of(certificate.subject_alt_name_der)) or 'none'}.")
+    purposes = sorted(_PURPOSES.get(oid, oid) for oid in certificate.extended_key_usage)
+    say(f"By {name}, for {', '.join(purposes) or 'any purpose'}.")
+    if nf_types := nf_types_of(certificate):
+        say(f"nfTypes: {', '.join(nf_types)}.")
     if changes:
         say(f"Changed or left out: {', '.join(changes)}.")
+
+
+def _given(subject: str | None, san: list[str] | None) -> dict[str, bytes]:
+    """Return the names of the command line, by option, encoded."""
+    given = {}
+    if subject is not None:
+        require_name(subject, "--subject")
+        given["--subject"] = from_rfc4514(subject)
+    if san:
+        for text in san:
+            require_san(text)
+        given["--san"] = general_names_der(san)
+    return given
+
+
+def _require_nameless(path: Path, request_der: bytes) -> None:
+    """Make sure that somebody has seen the names that a request brings besides the subject of the command line."""
+    try:
+        template = read_certification_request(request_der, AlgorithmPolicy()).template
+        names = _names_of(template.subject_alt_name_der)
+    except (CMPError, ValueError) as error:
+        raise _refused(path, error) from error
+    if names:
+        raise ConfigError.of(
+            "--subject",
+            f"leaves the names that {path} asks for besides: {', '.join(names)}",
+            "Give others by --san, or --keep-san",
+        )
+
+
+def _names_of(san_der: bytes | None) -> tuple[str, ...]:
+    return () if san_der is None else general_names(san_der)
+
+
+def _judged(check: Callable[[Mapping[str, bytes]], object], names: Mapping[str, bytes]) -> str:
+    """Return why a request with these names is refused, "" if it is not."""
+    try:
+        check(names)
+    except (CMPError, ValueError) as error:
+        return str(getattr(error, "detail", error))
+    return ""
+
+
+def _at_fault(given: Mapping[str, bytes], judged: Callable[[Mapping[str, bytes]], str]) -> str:
+    """Return which options a refusal is about, "" where it is about the request.
+
+    An option without which the request is judged otherwise; all of them where only the ledger refuses.
+    """
+    whole = judged(given)
+    return " and ".join(
+        name
+        for name in given
+        if not whole or judged({other: given[other] for other in given if other != name}) != whole
+    )
 
 
 def ca_cross_sign(
@@ -152,7 +233,8 @@ def ca_cross_sign(
         raise _refused(request, error) from error
     name = f"{certificate.serial_number:x}"
     say(
-        f"Wrote {directory / CROSS / name}.pem: {certificate.subject}, until {day(certificate.not_after)} UTC."
+        f"Wrote {directory / CROSS / name}.pem: {certificate.subject}, until {day(certificate.not_after)} UTC, "
+        f"with {path_length or 'no'} CA{'' if path_length == 1 else 's'} below it."
     )
     for other in living:
         serial = f"{other.serial_number:x}"
@@ -172,6 +254,11 @@ def ca_cross_sign(
     if all(item.startswith("dn:") for item in permitted):
         say("It may certify any host name. --permit op2.example bounds it to the peer's domain.")
     say("What kinds of names --permit does not know (addresses, URIs, mailboxes) are not bounded.")
+    if crl_url.startswith("ldap"):
+        root_id = certificate.authority_key_identifier or b""
+        say(
+            f"[ca.ldap] writes it to the entry of ca.ldap.entry with {root_id.hex()} for {{issuer}}."
+        )
     say(
         f"Publish {directory / ROOT_CRL} at {crl_url}; make it by: ra-gateway ca root-crl {directory}"
         + ("" if root_crl_names(CAFiles(directory)) else " --first")
@@ -186,6 +273,10 @@ def ca_root_crl(
     ] = None,
     reason: Annotated[str, typer.Option(help="CRLReason of what is revoked now.")] = "unspecified",
     days: Annotated[int, typer.Option(min=1, max=400, help="Until the next one is due.")] = 90,
+    unknown: Annotated[
+        bool,
+        typer.Option("--unknown", help="Revoke also what no certificate in the directory has."),
+    ] = False,
     first: Annotated[
         bool,
         typer.Option("--first", help="There never was one; else the last one has to be there."),
@@ -202,21 +293,17 @@ def ca_root_crl(
         raise ConfigError.of(
             "--reason", f"{reason} is not one", f"Choose one of {', '.join(allowed)}"
         )
-    try:
-        serials = {int(text, 16): Reason[reason] for text in revoke or ()}
-    except ValueError as error:
-        raise ConfigError.of(
-            "--revoke", "is no serial number in hexadecimal", "As `openssl x509 -serial` prints it"
-        ) from error
+    serials = {serial_number(text): Reason[reason] for text in revoke or ()}
     key = RootKey(read_password(password_file), root_key, read_password(root_password))
     number, until, count = make_root_crl(
-        directory, key, now=now(), days=days, revoke=serials, first=first
+        directory, key, now=now(), days=days, revoke=serials, first=first, unknown=unknown
     )
     say(f"Wrote {directory / ROOT_CRL}: number {number}, {count} revoked, until {day(until)} UTC.")
     files = CAFiles(directory)
     signed = signed_by(files, certificate_of(files, "root"))
     for serial in serials:
-        say(f"Revoked {serial:x}: {signed[serial].subject}.")
+        subject = signed[serial].subject if serial in signed else "whose certificate is not here"
+        say(f"Revoked {serial:x}: {subject}.")
     if any(item.revoked and item.file == ISSUING for item in expiries(directory)):
         say(
             f"The issuing CA is revoked, and issues nothing any more: ra-gateway ca roll-issuing {directory}"
@@ -237,10 +324,11 @@ def _read(path: Path) -> bytes:
     return blocks[0] if blocks else octets
 
 
-def _refused(path: Path, error: Exception) -> ConfigError:
+def _refused(path: Path, error: Exception, options: str = "") -> ConfigError:
     rule = getattr(error, "rule", "")
+    todo = f"Give another {options}" if options else "Have the request made anew"
     return ConfigError.of(
-        str(path),
+        f"{path} with {options}" if options else str(path),
         f"is refused: {getattr(error, 'detail', error)}{f' ({rule})' if rule else ''}",
-        "Have the request made anew; `ra-gateway ca profiles` says what is granted",
+        f"{todo}; `ra-gateway ca profiles` says what is granted",
     )

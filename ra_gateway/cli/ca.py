@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Final
@@ -19,6 +18,7 @@ from ra_gateway.app.ca import (
     crl_publisher,
 )
 from ra_gateway.app.doctor.ledger import ledger_warnings
+from ra_gateway.app.idle import of_idle_at_the_ca
 from ra_gateway.app.profiles import ca_profiles
 from ra_gateway.app.running import check
 from ra_gateway.app.warnings import ca_warnings, of_ca_expiry, of_file
@@ -57,6 +57,7 @@ from ra_gateway.cli.output import (
     require_name,
     run,
     say,
+    serial_number,
     serve_until_signalled,
     show_facts,
     show_table,
@@ -342,7 +343,11 @@ def check_ca_config(path: Path) -> None:
         say(f"{path}: good. A CA in RA mode.")
     else:
         say(f"{path}: good. A CA in RA mode and in client mode, {len(client.vendors)} vendor(s).")
-    for warning in (*_warnings(path, settings), *of_ca_expiry(settings.ca, now())):
+    for warning in (
+        *_warnings(path, settings),
+        *of_idle_at_the_ca(settings),
+        *of_ca_expiry(settings.ca, now()),
+    ):
         say(f"warning: {warning}")
 
 
@@ -351,7 +356,7 @@ def ca_list_profiles(config: ConfigOption = CONFIG) -> None:
     """List the certificate profiles: the built-in ones and those of [ca.profiles]."""
     settings = load_ca(config).ca
     show_table(
-        ("Name", "From", "Days", "Subject", "SubjectAltName", "For"),
+        ("Name", "From", "Days", "Subject", "SubjectAltName", "Within", "For"),
         [
             (
                 f"{name} (default)" if name == settings.profile else name,
@@ -359,6 +364,7 @@ def ca_list_profiles(config: ConfigOption = CONFIG) -> None:
                 str(profile.validity_days),
                 ", ".join(sorted(profile.required_subject)),
                 _san(profile),
+                ", ".join((*profile.domains, *(f"O={name}" for name in profile.organisations))),
                 ", ".join(_PURPOSES.get(oid, oid) for oid in profile.purposes),
             )
             for name, profile in ca_profiles(settings).items()
@@ -542,7 +548,7 @@ def ca_show(
     config: ConfigOption = CONFIG,
 ) -> None:
     """Show a certificate and what became of it."""
-    number = _serial_number(serial)
+    number = serial_number(serial)
 
     found = with_ledger(config, lambda ledger, _: ledger.certificate(number, now()))
     if found is None:
@@ -574,13 +580,6 @@ def ca_show(
     )
 
 
-def _serial_number(text: str) -> int:
-    digits = text.replace(":", "").lower().removeprefix("0x")
-    if not re.fullmatch(r"[0-9a-f]{1,64}", digits):
-        raise typer.BadParameter(f"{text!r} is no serial number in hexadecimal")
-    return int(digits, 16)
-
-
 def _known_reason(name: str) -> str:
     if name not in Reason.__members__:
         raise typer.BadParameter(f"{name!r} is not one of {', '.join(Reason.__members__)}")
@@ -597,7 +596,7 @@ def ca_revoke(
     config: ConfigOption = CONFIG,
 ) -> None:
     """Revoke a certificate, or release it from hold."""
-    number, why = _serial_number(serial), Reason[reason]
+    number, why = serial_number(serial), Reason[reason]
 
     with_ledger(config, lambda ledger, _: ledger.revoke(Revocation(number, why, actor()), now()))
     if why is Reason.removeFromCRL:

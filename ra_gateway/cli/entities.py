@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -11,10 +11,10 @@ from typing import Annotated, Final
 import typer
 
 from ra_gateway.app import now
-from ra_gateway.app.profiles import ca_profiles
+from ra_gateway.app.issuance import Certifier
+from ra_gateway.app.profiles import ca_profiles, grantable
 from ra_gateway.ca.ledger.ledger import Ledger
 from ra_gateway.ca.ledger.listing import newest
-from ra_gateway.ca.profiles import Profile
 from ra_gateway.ca.records import CertificateStatus, EndEntity, EntityStatus
 from ra_gateway.cli.ledger_context import OPERATOR, actor, with_ledger
 from ra_gateway.cli.output import (
@@ -35,6 +35,9 @@ from ra_gateway.errors import ConfigError, Problem
 from ra_gateway.stores.rows import read_rows, refuse
 
 CSV_COLUMNS: Final = ("name", "subject", "names", "profile", "vendor", "identity")
+
+_MOST_LOOKED_AT: Final = 100
+"""Imported end entities whose names are tried: names that are wrong are so in most of them."""
 
 entity_app = Commands(
     name="entity", help="End entities: who may hold certificates.", no_args_is_help=True
@@ -74,13 +77,15 @@ def entity_add(
         ),
     )
     say(f"Registered {name}.")
+    known.warn([entity])
 
 
 class _Known:
-    """Names that the configuration knows."""
+    """Names that the configuration knows, and which the CA certifies."""
 
     def __init__(self, path: Path) -> None:
         config = load_ca(path)
+        self._config = config.ca
         self._names = {
             "profile": grantable(ca_profiles(config.ca)),
             "vendor": sorted(config.vendors),
@@ -93,10 +98,23 @@ class _Known:
                 known = ", ".join(self._names[what]) or "none at all"
                 yield Problem(where, f"there is no {what} {name!r} for it", f"There are: {known}")
 
-
-def grantable(profiles: Mapping[str, Profile]) -> list[str]:
-    """Return the names of profiles that may be asked for: none whose keys speak for the PKI."""
-    return [name for name, profile in profiles.items() if not profile.is_privileged]
+    def warn(self, entities: Sequence[EndEntity]) -> None:
+        """Say which of the first end entities has names that the CA is going to refuse."""
+        try:
+            certifier = Certifier(self._config)
+        except ConfigError:
+            return  # whoever starts the CA says what is wrong
+        for entity in entities[:_MOST_LOOKED_AT]:
+            unasked = certifier.unasked[:1] if entity.vendor else ()
+            profiles = (entity.profile,) if entity.profile else unasked
+            why = certifier.refusal(entity.subject, entity.names, profiles)
+            if why:
+                others = ", and those of others perhaps" if len(entities) > 1 else ""
+                say(
+                    f"warning: the CA is going to refuse the names of {entity.name}{others}: {why}. Register "
+                    "other names; or change its profile, ca.domains or ca.organisations."
+                )
+                return
 
 
 def _with_window(entity: EndEntity, config: CAConfig) -> EndEntity:
@@ -263,6 +281,7 @@ def entity_import(
 
     count = with_ledger(config, add)
     say(f"Registered {count} end {'entity' if count == 1 else 'entities'}.")
+    known.warn(entities)
 
 
 def _read_csv(path: Path, known: _Known) -> tuple[list[int], list[EndEntity]]:

@@ -49,6 +49,7 @@ from ra_gateway.cli.revocation import revocation
 from ra_gateway.cli.why import why
 from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.protection import Credential
+from ra_gateway.cmp.x520 import is_fqdn
 from ra_gateway.config.reading import is_of_ca_alone, load
 from ra_gateway.config.tables import GatewayConfig
 from ra_gateway.device import client
@@ -171,7 +172,7 @@ def init(
                     f"{anchor.subject} is valid from {anchor.not_before:%Y-%m-%d} to {anchor.not_after:%Y-%m-%d}",
                     "Ask the vendor for the root that its base stations have now",
                 )
-    if not re.fullmatch(r"[A-Za-z0-9-]{1,63}(\.[A-Za-z0-9-]{1,63})+", domain):
+    if not is_fqdn(domain):
         raise typer.BadParameter(f"{domain!r} is no DNS domain like ran.example.net")
     from ra_gateway.cli.setup import require_empty, usable_port, write_setup  # the extra `ca`
 

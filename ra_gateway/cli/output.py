@@ -6,6 +6,7 @@ Exit codes: 0 done; 1 the other side refused or something failed; 2 the command 
 from __future__ import annotations
 
 import asyncio
+import re
 import shlex
 import shutil
 import sys
@@ -104,6 +105,18 @@ DirectoryPasswordOption = Annotated[
 def day(moment: datetime | None) -> str:
     """Return a moment for people: to the minute, UTC; "" for none."""
     return "" if moment is None else f"{moment:%Y-%m-%d %H:%M}"
+
+
+def serial_number(text: str) -> int:
+    """Return a serial number from hexadecimal digits, with or without colons.
+
+    Raises:
+        typer.BadParameter: It is none.
+    """
+    digits = text.replace(":", "").lower().removeprefix("0x")
+    if not re.fullmatch(r"[0-9a-f]{1,64}", digits):
+        raise typer.BadParameter(f"{text!r} is no serial number in hexadecimal")
+    return int(digits, 16)
 
 
 def called() -> str:

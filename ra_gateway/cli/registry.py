@@ -11,14 +11,13 @@ import typer
 
 from ra_gateway.app import now
 from ra_gateway.app.ca import ca_keys
-from ra_gateway.app.profiles import ca_profiles
+from ra_gateway.app.profiles import ca_profiles, grantable
 from ra_gateway.app.warnings import allows_all
 from ra_gateway.ca.by_hand import issue
 from ra_gateway.ca.hierarchy import SIGNER_DAYS, parse_subject
 from ra_gateway.ca.ledger.ledger import Ledger
 from ra_gateway.ca.ra_credential import export_pkcs12, install_ra
 from ra_gateway.ca.records import DEFAULT_PROFILE, Authority, Privilege, Role
-from ra_gateway.cli.entities import grantable
 from ra_gateway.cli.ledger_context import actor, with_ledger
 from ra_gateway.cli.output import (
     CONFIG,

@@ -38,12 +38,13 @@ def why(
     from ra_gateway import logs
     from ra_gateway.app.running import now
     from ra_gateway.app.why import LogReader, explain
-    from ra_gateway.config.reading import load
+    from ra_gateway.config.reading import is_of_ca_alone, load, load_ca
 
     what = what.strip()
     if not 2 <= len(what) <= 200:
         raise typer.BadParameter("give 2 to 200 characters of what names the base station")
-    settings = load(config, check_files=False)
+    read = load_ca if is_of_ca_alone(config) else load
+    settings = read(config, check_files=False)
     logs.configure("console", "error")  # what fails is among the findings
     reader = LogReader(what)
     if log is not None:

@@ -97,7 +97,7 @@ class SharedSecret:
     subjects: str = ""
 
     def is_for(self, subject_der: bytes) -> bool:
-        """Tell whether it may ask a certificate for a Name."""
+        """Tell whether it may ask for a certificate with a Name."""
         if not self.subjects:
             return same_name(subject_der, self.subject_der)
         if subject_der == NULL_DN:

@@ -517,7 +517,7 @@ def _fits_uri(text: str, glob: str) -> bool:
     scheme, place, rest = parts.groups()
     if scheme == "uri:urn:":
         return True
-    places, globs = place.split("@"), wanted[2].split("@")
+    places, globs = _MARKS.split(place), _MARKS.split(wanted[2])
     return (
         place.startswith("//") is wanted[2].startswith("//")
         and len(places) == len(globs)
@@ -525,6 +525,8 @@ def _fits_uri(text: str, glob: str) -> bool:
     )
 
 
+_MARKS: Final = re.compile(r"[@,%]")
+"""What divides mailboxes, and what hides such a mark, or another, from who does not decode."""
 _URI_PARTS_APART: Final = re.compile(r"(uri:[^:]*:)(//[^/?#]*|[^/;?#]*)(.*)", re.DOTALL)
 _GLOB_PARTS_APART: Final = re.compile(
     r"(uri:[^:]*:)(//[^/#]*|[^/;#]*)(.*)", re.DOTALL

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, ValidationInfo
 from pydantic_core import PydanticCustomError
 
 from ra_gateway import ldap
-from ra_gateway.ca.derivation import DOMAIN, require_crl_url
+from ra_gateway.ca.derivation import require_crl_url
 from ra_gateway.ca.postgres_url import PostgresURL, UnusableURL, parse_postgres_url
 from ra_gateway.cmp.codes import RESPONSE_TO, BodyType
 from ra_gateway.cmp.identity import DOTTED_OID, PLACEHOLDERS, SERIAL_NUMBER_OR_FQDN, placeholders
@@ -24,7 +24,7 @@ from ra_gateway.cmp.names import (
     unfit_attribute,
     unfit_general_name,
 )
-from ra_gateway.cmp.x520 import alternative_name_text_faults, subject_text_faults
+from ra_gateway.cmp.x520 import alternative_name_text_faults, is_domain, subject_text_faults
 from ra_gateway.errors import ConfigError
 from ra_gateway.settings.files import check_file, checks_files, resolve, secret_file
 from ra_gateway.settings.values import ByName, climbs, did_you_mean, require_dn, require_url, wrong
@@ -213,7 +213,7 @@ def _crl_url(text: str) -> str:
 
 
 def _domain(text: str) -> str:
-    if not DOMAIN.fullmatch(text):
+    if not is_domain(text):
         raise wrong("is no DNS domain", "Write it like ran.example.net, without *.")
     return text
 

@@ -31,9 +31,16 @@ class DeviceIdentity:
     trust: TrustDomain | None = None
 
 
-def operator_trust(*roots: Certificate) -> TrustDomain:
-    """Return a device's trust in these operator roots."""
-    return TrustDomain("operator", DomainKind.operator, roots)
+def operator_trust(*certificates: Certificate) -> TrustDomain:
+    """Return a device's trust in these operator roots; where there are CAs below them, in these alone.
+
+    Without such, any CA counts that the root has certified, another operator's too (TS 33.310 7.3).
+    """
+    roots = tuple(item for item in certificates if item.self_issued)
+    below = tuple(item for item in certificates if not item.self_issued)
+    if not roots or not below:
+        return TrustDomain("operator", DomainKind.operator, certificates)
+    return TrustDomain("operator", DomainKind.operator, roots, below, only_known=True)
 
 
 @dataclass(frozen=True, slots=True)

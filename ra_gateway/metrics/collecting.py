@@ -203,10 +203,11 @@ class Metrics:
 
     def _count(self, family: Family, labels: tuple[str, ...], number: float = 1) -> None:
         counts = self._counts[family]
-        if labels not in counts:
+        before = counts.get(labels)
+        if before is None:
             labels = _bounded(labels, counts)
-            counts.setdefault(labels, 0)
-        counts[labels] += number
+            before = counts.get(labels, 0)
+        counts[labels] = before + number
 
     def _set(self, family: Family, labels: tuple[str, ...], value: float) -> None:
         counts = self._counts[family]

@@ -21,7 +21,9 @@ class Kind(StrEnum):
     histogram = "histogram"  # of seconds
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(
+    frozen=True, slots=True, eq=False
+)  # each is itself: as keys they are looked up for every message
 class Family:
     """One metric.
 

@@ -166,8 +166,9 @@ async def _verified(services: Services, context: RequestContext, mac: MACAccess)
 
 
 async def find_shared_secret(services: Services, context: RequestContext) -> None:
-    """Find out who sent a message that is refused before that was asked: who holds a secret can verify no signature.
+    """Verify the MAC of a message that is refused already, by its header or body, and whose MAC was not looked at yet.
 
+    The refusal then has a MAC under the same secret: a device with a shared secret can verify no signature.
     It costs no more than a message that is in order, and wrong MACs are counted likewise.
     """
     mac = context.endpoint.mac

@@ -26,7 +26,7 @@ from ra_gateway.cmp.verification import (
     authenticate_answer,
     check_authority,
 )
-from ra_gateway.errors import CMPError, MalformedMessage, PKIFailureInfo, UpstreamBroken
+from ra_gateway.errors import CMPError, PKIFailureInfo, UpstreamBroken
 from ra_gateway.ra.endpoints import Upstream, Variant
 
 ANSWER_RULES: Final = HeaderRules(Strictness.lenient, extra_certs_max_count=64)
@@ -64,6 +64,15 @@ _ABOUT_THE_MESSAGE: Final = frozenset(
     }
 )
 """What it may say of header, protection and sender: the device's own only where its message went up untouched."""
+
+_ABOUT_THE_QUESTION: Final = frozenset(
+    {
+        PKIFailureInfo.badRequest,
+        PKIFailureInfo.badDataFormat,
+        PKIFailureInfo.addInfoNotAvailable,
+    }
+)
+"""What a CA's error may say of a genm itself, which the RA passes on as it came: genp has no rejection."""
 
 _REFUSED: Final = "The certification authority refused the request."
 _AN_ERROR: Final = "The certification authority answered with an error."
@@ -112,18 +121,6 @@ def blamed_on(upstream: Upstream) -> Iterator[None]:
         raise
     except CMPError as error:
         raise UpstreamBroken(f"{upstream.name}: {error}", rule=error.rule) from error
-
-
-def decoded(der: bytes, upstream: Upstream) -> PKIMessage:
-    """Decode what a CA answered.
-
-    Raises:
-        UpstreamBroken: It is no PKIMessage.
-    """
-    try:
-        return PKIMessage.from_der(der)
-    except MalformedMessage as error:
-        raise UpstreamBroken(f"{upstream.name}: {error}", rule="R84") from error
 
 
 def answer_to(
@@ -207,6 +204,17 @@ def refusal_in(
     except UpstreamBroken:
         return None
     return info
+
+
+def refused_question(message: PKIMessage, expected: Expected) -> PKIStatusInfo | None:
+    """Return the status of an error that is about the question, None for anything else."""
+    is_error = message.body_type is BodyType.error and message.protection is not None
+    if not is_error or expected.body_type is not BodyType.genm:
+        return None
+    info = error_msg_content(message.body_content).status_info
+    if info.status is not PKIStatus.rejection or not set(info.fail_info) <= _ABOUT_THE_QUESTION:
+        return None
+    return info if info.fail_info else None
 
 
 def status_told(refusal: PKIStatusInfo) -> PKIStatusInfo:

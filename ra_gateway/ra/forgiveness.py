@@ -39,7 +39,7 @@ async def settle(
     operator, signer = endpoint.operator, authenticated.signer
     if operator is None or authenticated.domain.name != operator.name:
         return authenticated
-    context.report.authenticated = authenticated
+    context.report.authenticated = authenticated  # the log names it, should what follows refuse
     origin = ""
     if services.device_records is not None:
         key = certificate_key(signer)

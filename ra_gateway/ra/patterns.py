@@ -51,7 +51,8 @@ def subject_from(text: str, values: DeviceValues, signer: Certificate) -> bytes:
 
 
 _SAN_VALUE: Final = re.compile(r"[A-Za-z0-9._:-]+")
-"""What a vendor certificate may put into a subjectAltName: no "*", which would make it a wildcard."""
+"""What a vendor certificate may put into a subjectAltName, by a template or by a pattern: no "*", which would make it a
+wildcard, and nothing that ends the host of a URI or a mailbox, as "/" or "@"."""
 
 
 def _san_value(values: DeviceValues, in_name: bool, placeholder: str) -> str | None:
@@ -98,8 +99,8 @@ def check_allowed(text: str, patterns: Sequence[str], what: str, signer: Certifi
     values = DeviceValues(signer)
     for pattern in patterns:
         try:
-            escapes = what == "subject" or pattern.startswith("dn:")
-            filled = fill(pattern, partial(_literal, values, escapes))
+            kind = what if what == "subject" else pattern.partition(":")[0]
+            filled = fill(pattern, partial(_literal, values, kind))
         except KeyError:
             continue  # the vendor certificate lacks the attribute, or has two: this pattern allows nothing
         if fits_general_name(text, filled) if what == "subjectAltName" else fits(text, filled):
@@ -111,9 +112,15 @@ def check_allowed(text: str, patterns: Sequence[str], what: str, signer: Certifi
     )
 
 
-def _literal(values: DeviceValues, in_name: bool, placeholder: str) -> str | None:
-    """Return a value as a pattern that fits it alone, of an attribute in a name or of anything else."""
-    value = _escaped(values, placeholder) if in_name else values.get(placeholder)
+def _literal(values: DeviceValues, what: str, placeholder: str) -> str | None:
+    """Return a value as a pattern that fits it alone; None for what fits nothing.
+
+    Args:
+        what: The kind of name that it is a part of, "subject" for an attribute of one.
+    """
+    if what not in ("subject", "dn"):
+        return _san_value(values, False, placeholder)
+    value = _escaped(values, placeholder)
     if value is None or any(char not in "*?[" and _wild(char) for char in value):
         return None  # what becomes a wildcard when it is compared fits nothing
     return "".join(f"[{char}]" if char in "*?[" else char for char in value)

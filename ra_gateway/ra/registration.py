@@ -7,15 +7,14 @@ from dataclasses import dataclass, field, replace
 
 from ra_gateway.cmp.certificates import Certificate, KeyUsage
 from ra_gateway.cmp.header_checks import HeaderRules
+from ra_gateway.cmp.hosts import asked_names, plain
 from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.cmp.names import (
     CanonicalName,
-    attributes,
     canonical,
     general_name_key,
     general_name_keys,
 )
-from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.signers import named_as_signer, named_in_bag
 from ra_gateway.cmp.trust import Path, TrustDomain
 from ra_gateway.errors import MalformedMessage, UpstreamBroken
@@ -58,6 +57,7 @@ class RegisteredName:
     subject: CanonicalName | None = field(init=False, compare=False)
     names: frozenset[str] = field(init=False, compare=False)
     """`san` as it compares."""
+    _kept: frozenset[str] = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if not self.subject_der and not self.san:
@@ -65,6 +65,7 @@ class RegisteredName:
         subject = canonical(self.subject_der) if self.subject_der else None
         object.__setattr__(self, "subject", subject)
         object.__setattr__(self, "names", frozenset(map(general_name_key, self.san)))
+        object.__setattr__(self, "_kept", frozenset(map(plain, self.san)))
 
     def fits(self, certificate: Certificate) -> bool:
         """Tell whether a certificate has these names; who issued it is not looked at."""
@@ -90,11 +91,11 @@ class RegisteredName:
         )
 
     def is_part_of(self, subject_der: bytes, san: Iterable[str]) -> bool:
-        """Tell whether names that are asked for have one of these among them, or a commonName that reads like one."""
+        """Tell whether names that are asked for have one of these among them, or whatever reads like one."""
+        san = tuple(san)
         if self.subject is not None and canonical(subject_der) == self.subject:
             return True
-        common = (f"dns:{text}" for oid, text in attributes(subject_der) if oid == OID.commonName)
-        return not self.names.isdisjoint(map(general_name_key, (*san, *common)))
+        return not self._kept.isdisjoint(asked_names(subject_der, san))
 
 
 def check_no_ra(

@@ -60,15 +60,15 @@ from ra_gateway.cmp.requests import Possession, require_delivery
 from ra_gateway.cmp.signers import certificate_bag
 from ra_gateway.cmp.trust import Path
 from ra_gateway.cmp.verification import Authenticated, AuthenticatedMessage
-from ra_gateway.errors import CMPError, PKIFailureInfo, UpstreamBroken
+from ra_gateway.errors import CMPError, MalformedMessage, PKIFailureInfo, UpstreamBroken
 from ra_gateway.events import Outcome
 from ra_gateway.ra.ca_answers import (
     ANSWER_RULES,
     Expected,
     answer_to,
     blamed_on,
-    decoded,
     refusal_in,
+    refused_question,
     status_told,
 )
 from ra_gateway.ra.endpoints import CaPubs, CAQuirk, Endpoint, ImplicitConfirm, Upstream, Variant
@@ -82,15 +82,6 @@ _CLOCK_SKEW: Final = timedelta(minutes=5)
 _REVOKED: Final = frozenset(
     {PKIStatus.accepted, PKIStatus.grantedWithMods, PKIStatus.revocationNotification}
 )
-
-_ABOUT_THE_QUESTION: Final = frozenset(
-    {
-        PKIFailureInfo.badRequest,
-        PKIFailureInfo.badDataFormat,
-        PKIFailureInfo.addInfoNotAvailable,
-    }
-)
-"""What a CA's error may say of a genm itself, which the RA passes on as it came: genp has no rejection."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +136,18 @@ class _CertificateResponse:
     def altered(self) -> bool:
         """Whether the content is no longer the message's, octet by octet."""
         return self.message.protection is None or (self.ca_cert_req_id != self.response.cert_req_id)
+
+
+def decoded(der: bytes, upstream: Upstream) -> PKIMessage:
+    """Decode what a CA answered.
+
+    Raises:
+        UpstreamBroken: It is no PKIMessage.
+    """
+    try:
+        return PKIMessage.from_der(der)
+    except MalformedMessage as error:
+        raise UpstreamBroken(f"{upstream.name}: {error}", rule="R84") from error
 
 
 def expected_of(
@@ -203,7 +206,7 @@ def validate(
         )
     if message.body_type is BodyType.error and expected.body_type is not BodyType.certConf:
         refusal = refusal_in(message, expected, upstream, now)
-        if refusal is not None and _refusal_of(message, expected) is None:
+        if refusal is not None and refused_question(message, expected) is None:
             return _refused(message, expected, refusal)
     match expected.body_type:
         case BodyType.certConf:
@@ -632,7 +635,7 @@ def check_information(
         UpstreamBroken: It must not be relayed.
     """
     with blamed_on(upstream):
-        refusal = _refusal_of(message, expected)
+        refusal = refused_question(message, expected)
         if refusal is not None:
             answer_to(message, expected, BodyType.error, upstream, now)
             return refusal
@@ -644,17 +647,6 @@ def check_information(
             f"{upstream.name} answered {', '.join(told) or 'nothing'} to {asked}", rule="R85"
         )
     return None
-
-
-def _refusal_of(message: PKIMessage, expected: Expected) -> PKIStatusInfo | None:
-    """Return the status of an error that is about the question, None for anything else."""
-    is_error = message.body_type is BodyType.error and message.protection is not None
-    if not is_error or expected.body_type is not BodyType.genm:
-        return None
-    info = error_msg_content(message.body_content).status_info
-    if info.status is not PKIStatus.rejection or not set(info.fail_info) <= _ABOUT_THE_QUESTION:
-        return None
-    return info if info.fail_info else None
 
 
 def check_pkiconf(

@@ -22,8 +22,8 @@ from ra_gateway.ra.confirmation_records import (
     certificate_key,
     transaction_digest,
 )
-from ra_gateway.ra.derivations import Derivations
 from ra_gateway.ra.endpoints import Endpoint
+from ra_gateway.ra.mac_keys import Derivations
 from ra_gateway.ra.ports import (
     Approvals,
     Clock,

@@ -16,6 +16,9 @@ MAX_LINE_OCTETS: Final = 16 * 1024
 MAX_PROBLEMS: Final = 20
 """More tell nobody more: a file with the wrong separator has one in each line."""
 
+_OTHER_SIGNS: Final = re.compile(r"[;|]")
+"""What spreadsheets write instead of commas, by the language of the machine."""
+
 _VALUE: Final = re.compile(r'(?: *"((?:[^"]|"")*)" *|([^",]*))(,|$)')
 """A value as RFC 4180 2 has it, in quotation marks or without any, and the comma behind it if there is one.
 
@@ -136,6 +139,8 @@ def _header(
         found if isinstance(found, str) else f"is {printable(','.join(found), 200) or 'missing'}"
     )
     what = f"{path} has another header: the header {shown}"
+    if isinstance(found, list) and len(found) == 1 and (sign := _OTHER_SIGNS.search(found[0])):
+        what = f"{path} is separated by {sign[0]!r}, not by commas: the header {shown}"
     raise ConfigError.of(setting or f"{path}:1", what, f"{todo}, separated by commas")
 
 

@@ -26,7 +26,11 @@ class AnswerTrust(Table):
     """Whom the answers of a CA that speaks CMP may be signed by."""
 
     trust_anchors_paths: tuple[PublicPath, ...] = ()
-    """Roots, PEM, that the signer of the CA's answers must chain to; by default the operator's."""
+    """Roots, PEM, that the signer of the CA's answers must chain to; by default the operator's.
+
+    Where one of them is the operator's own, those CAs below them count alone that `operator.intermediates_paths`
+    lists, if it lists any.
+    """
     ca_certificate_paths: tuple[PublicPath, ...] = ()
     """Certificates, PEM, that may sign the CA's answers as they are: of a CA that signs CMP with its
     certificate-signing key (EJBCA), and of an RA that stands in for the CA, such as another gateway. Without being

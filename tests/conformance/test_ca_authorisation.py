@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import timedelta
 from hashlib import sha256
 from pathlib import Path
+from typing import Final
 
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
@@ -154,6 +155,93 @@ async def test_a_registered_address_is_one_in_every_spelling(desk: Desk) -> None
     for name in ("ip:2001:db8::1", "dns:site9.EXAMPLE.net"):
         der = await desk.request(template=named("CN=enb8,O=Nord", name))
         assert (await desk.refused(der))[1] is NOT_AUTHORIZED
+
+
+HOST: Final = "enb7.example.net"
+SEEMS: Final = (
+    named("CN=other,O=Nord", f"dns:{HOST}"),
+    named(f"CN={HOST},O=Nord"),
+    named(f"CN={HOST.upper()}.,O=Nord"),
+    named(f"CN=\\ {HOST}\\ ,O=Nord"),
+    named(f"CN={HOST.replace('.', chr(0x3002))},O=Nord"),
+    named(f"CN=https://{HOST}/,O=Nord"),
+    named(f"CN=other,1.2.840.113549.1.9.2={HOST},O=Nord"),
+    named(f"CN=other,UID={HOST},O=Nord"),
+    named("CN=other,O=Nord", f"dn:CN={HOST},O=Sud"),
+    named("CN=other,O=Nord", f"uri:https://{HOST}/x"),
+    named("CN=other,O=Nord", f"uri:sip:other@{HOST}"),
+)
+"""Subjects and other names by which whoever reads them may take one for `HOST`."""
+
+
+@pytest.mark.parametrize("blocked", [False, True])
+async def test_a_host_that_a_registered_subject_names_is_its_own(desk: Desk, blocked: bool) -> None:
+    """The CA itself makes a dNSName of it, so that an RA does not get it, nor anybody where it is blocked."""
+    registry = desk.ledger.registry
+    entity = EndEntity("enb7", f"CN={HOST},O=Op", (), "ne_ipsec", "acme", "SN-000007")
+    await registry.add_entity(entity, "test", NOW)
+    if blocked:
+        await registry.set_entity_status("enb7", EntityStatus.blocked, "test", NOW)
+    for template in SEEMS:
+        assert (await desk.refused(await desk.request(template=template)))[1] is NOT_AUTHORIZED
+    assert await desk.ledger.counts() == {}
+
+
+@pytest.mark.parametrize("owner", ["registered", "blocked", "PKI"])
+async def test_a_host_that_is_withheld_is_so_wherever_it_stands(
+    desk: Desk, operator_pki: OperatorPKI, owner: str
+) -> None:
+    """In a commonName it names whom a dNSName names."""
+    registry = desk.ledger.registry
+    if owner == "registered":
+        entity = EndEntity("e7", "CN=e7,O=Op", (f"dns:{HOST}",), "", "acme", "SN-000007")
+        await registry.add_entity(entity, "test", NOW)
+    elif owner == "blocked":
+        await settled(desk, named("CN=e7,O=Nord", f"dns:{HOST}"))
+        await registry.set_entity_status("CN=e7,O=Nord", EntityStatus.blocked, "test", NOW)
+    else:
+        signer = operator_pki.issuing.issue("CN=Signer,O=Op", san=(f"dns:{HOST}",))
+        await desk.ledger.withhold([cmp_certificate(signer.certificate)])
+    for template in SEEMS:
+        assert (await desk.refused(await desk.request(template=template)))[1] is NOT_AUTHORIZED
+
+
+ADDRESSES: Final = (
+    ("ip:192.0.2.6", named("CN=192.0.2.6,O=Nord")),
+    ("ip:192.0.2.6", named("CN=::ffff:192.0.2.6,O=Nord")),
+    ("ip:192.0.2.6", named("CN=e8,O=Nord", "ip:::ffff:192.0.2.6")),
+    ("ip:::ffff:192.0.2.7", named("CN=e8,O=Nord", "ip:192.0.2.7")),
+    ("ip:192.0.2.6", named("CN=e8,1.2.840.113549.1.9.8=192.0.2.6,O=Nord")),
+    ("ip:192.0.2.6", named("CN=e8,O=Nord", "dn:CN=192.0.2.6")),
+    ("ip:192.0.2.6", named("CN=e8,O=Nord", "uri:https://192.0.2.6/")),
+    ("ip:2001:db8::6", named("CN=[2001:DB8:0::6],O=Nord")),
+    ("ip:2001:db8::6", named("CN=e8,O=Nord", "uri:https://[2001:db8:0:0::6]:80/")),
+    ("email:e7@example.net", named("CN=e7@Example.net,O=Nord")),
+    ("dns:xn--bcher-kva.example.net", named("CN=b\u00fccher.example.net")),
+    ("dns:xn--fa-hia.example.net", named("CN=fa\u00df.example.net")),
+)
+
+
+async def test_an_address_that_is_withheld_is_so_wherever_it_stands(desk: Desk) -> None:
+    """And in every form that names the same."""
+    kept = tuple(dict.fromkeys(name for name, _ in ADDRESSES))
+    for number, name in enumerate(kept):
+        entity = EndEntity(f"k{number}", f"CN=k{number},O=Op", (name,), "", "acme", f"SN-7{number}")
+        await desk.ledger.registry.add_entity(entity, "test", NOW)
+    for _, asked in ADDRESSES:
+        assert (await desk.refused(await desk.request(template=asked)))[1] is NOT_AUTHORIZED
+
+
+async def test_what_names_no_host_is_not_withheld(desk: Desk) -> None:
+    """One commonName under two organisations is two names; many share the host of a URI, and an organisation."""
+    registry = desk.ledger.registry
+    names = ("uri:spiffe://mesh.example.net/e7",)
+    entity = EndEntity("e7", "CN=e7,O=shared.example.net", names, "", "acme", "SN-000007")
+    await registry.add_entity(entity, "test", NOW)
+    await registry.set_entity_status("e7", EntityStatus.blocked, "test", NOW)
+    await settled(desk, named("CN=e7,O=Nord"))
+    await settled(desk, named("CN=e8,O=shared.example.net", "uri:spiffe://mesh.example.net/e8"))
+    await settled(desk, named("CN=mesh.example.net,O=Nord", "dns:shared.example.net"))
 
 
 async def test_an_ra_does_not_get_a_registered_subject_as_another_name(desk: Desk) -> None:

@@ -308,13 +308,15 @@ async def test_a_device_still_revokes_its_own_certificate_only(world: World) -> 
 
 
 async def test_an_ra_asks_questions_and_gives_up(world: World, ra: Credential) -> None:
-    """genm is answered to an RA; its error ends a transaction of its own."""
+    """genm is answered to an RA; it ends a transaction of its own by certConf, not by the error it signs anybody."""
     asked = gen_msg_body(BodyType.genm, [InfoTypeAndValue(OID.caCerts)])
     answer = await world.ask(await requests.message(world, cmp_credential(ra), asked))
     assert answer.body_type is BodyType.genp
     issued = await assert_served(world, await request(world, ra))
     failed = error_body(PKIStatusInfo(PKIStatus.rejection, (), (PKIFailureInfo.systemFailure,)))
-    done = await world.ask(await follow(ra, issued, failed, now=world.clock()))
+    refused = await world.ask(await follow(ra, issued, failed, now=world.clock()))
+    assert (refused.body_type, fail_names(refused)) == (BodyType.error, ["badRequest"])
+    done = await world.ask(await confirmation(world, ra, issued, rejects=True))
     assert done.body_type is BodyType.pkiconf
     (found,) = await world.store.find(issued.header.transaction_id or b"")
     assert found.state is State.REJECTED

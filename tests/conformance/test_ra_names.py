@@ -338,6 +338,26 @@ async def test_a_device_does_not_get_its_names(
 
 
 @pytest.mark.requirement(67)
+@pytest.mark.parametrize(
+    "subject, san",
+    [
+        ("CN=OCCM.core.example.net.", ()),
+        ("CN=enb-1,UID=occm.core.example.net", ()),
+        ("CN=enb-1,1.2.840.113549.1.9.2=occm.core.example.net", ()),
+        ("CN=enb-1", ("dn:CN=occm.core.example.net",)),
+        ("CN=enb-1", ("uri:https://occm.core.example.net/",)),
+    ],
+)
+async def test_a_device_does_not_get_what_reads_like_its_names(
+    world: World, subject: str, san: tuple[str, ...]
+) -> None:
+    """A reader of its certificate may take the host from anywhere."""
+    der = await asked_by(world, world.device(), subject, san)
+    await requests.assert_refused_in_body(world, der, "notAuthorized", rule="R67")
+    assert "RA is registered" in world.events[-1].detail
+
+
+@pytest.mark.requirement(67)
 async def test_no_rule_gives_a_device_its_names(
     vendor_pki: VendorPKI, operator_pki: OperatorPKI
 ) -> None:

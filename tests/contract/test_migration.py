@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from hashlib import sha256
 from typing import Any
@@ -18,7 +19,7 @@ from ra_gateway.ca.ledger.database import write
 from ra_gateway.ca.ledger.ledger import Ledger, LedgerLocation, open_ledger
 from ra_gateway.ca.ledger.sql import subject_key
 from ra_gateway.ca.ledger.verify import verify
-from ra_gateway.ca.records import EntityStatus
+from ra_gateway.ca.records import EndEntity, EntityStatus, Privilege, Role
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.names import NULL_DN, from_rfc4514, general_names_der
 from ra_gateway.errors import NotAuthorized
@@ -41,6 +42,13 @@ async def migrated(
         await earlier.open()
         await write(earlier.database, fill)
         await earlier.close()
+    async with opened(where) as ledger:
+        yield ledger
+
+
+@asynccontextmanager
+async def opened(where: LedgerLocation) -> AsyncIterator[Ledger]:
+    """A ledger of this release."""
     ledger = open_ledger(where)
     await ledger.migrate()
     await ledger.open()
@@ -239,3 +247,44 @@ async def test_a_ledger_of_the_first_release_keeps_what_it_knows(
         await registry.set_entity_status("CN=enb2", EntityStatus.active, "operator", NOW)
         san_der = general_names_der(["dns:enb2.example.net"])
         assert await ledger.reserve(operation(), intent("enb9", san_der=san_der), NOW) is None
+
+
+async def test_hosts_that_subjects_name_are_withheld_after_a_migration(
+    where: LedgerLocation, operator_pki: OperatorPKI
+) -> None:
+    """The release before kept other names alone for their owners, and addresses in two forms."""
+    ra = operator_pki.issuing.issue("CN=ra1.example.net").der
+    entities = (
+        EndEntity("enb1", "CN=enb1.example.net,O=Op", ("ip:192.0.2.1",), "", "acme", "SN-1"),
+        EndEntity("enb2", "CN=enb2.example.net,O=Op"),
+        EndEntity("enb3", "CN=enb3.example.net,O=Op", (), "", "acme", "SN-3"),
+    )
+
+    def as_it_was(connection: Connection) -> None:
+        rows = connection.execute(text("SELECT identifier, entity FROM withheld")).all()
+        connection.execute(text("DELETE FROM withheld"))
+        assert len(rows) > 4
+        connection.execute(
+            text("INSERT INTO withheld (identifier, entity) VALUES (:identifier, :entity)"),
+            {"identifier": bytes(32), "entity": "enb1"},
+        )
+        connection.execute(text("UPDATE alembic_version SET version_num = '0002'"))
+
+    async with opened(where) as ledger:
+        for entity in entities:
+            await ledger.registry.add_entity(entity, "operator", NOW)
+        for name in ("enb2", "enb3"):
+            await ledger.registry.set_entity_status(name, EntityStatus.blocked, "operator", NOW)
+        await ledger.registry.put_role(
+            Role("ra", frozenset(Privilege), ("ne_ipsec",)), "operator", NOW
+        )
+        await ledger.registry.put_authority("ra1", "ra", "operator", NOW)
+        await ledger.registry.add_authority_certificate("ra1", ra, "operator", NOW)
+        await write(ledger.database, as_it_was)
+    async with opened(where) as ledger:
+        assert (await verify(ledger, {}, NOW)).findings == []
+        hosts = ("dns:enb1.example.net", "ip:::ffff:192.0.2.1", "dns:enb3.example.net")
+        for name in (*hosts, "dns:enb2.example.net", "dns:ra1.example.net"):
+            wanted = intent("enb9", san_der=general_names_der([name]))
+            with pytest.raises(NotAuthorized):
+                await ledger.reserve(operation(), replace(wanted, on_behalf=True), NOW)

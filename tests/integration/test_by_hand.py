@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Final
 
@@ -271,7 +272,11 @@ def test_a_second_cross_certificate_of_a_key_is_told(tmp_path: Path) -> None:
     sign = ("ca", "cross-sign", ours)
     assert "already" not in succeeded(*sign, one, "--crl-url", CRL_URL, "--days", "30")
     (first,) = (ours / "cross").iterdir()
-    assert "already" not in succeeded(*sign, two, "--crl-url", ldap, "--days", "60")
+    told = succeeded(*sign, two, "--crl-url", ldap, "--days", "60")
+    assert "already" not in told
+    root_id = load_certificates(ours / "root.pem", "root")[0].subject_key_identifier
+    assert root_id is not None
+    assert f"with {root_id.hex()} for {{issuer}}" in told
     listed = succeeded("ca", "expiries", ours)
     assert f"cross/{first.name}" in listed
     assert listed.count("cross/") == 2
@@ -575,3 +580,114 @@ def test_a_successor_does_not_take_a_peers_name(tmp_path: Path) -> None:
         assert ended.exit_code == 2, subject
         assert "of this name" in ended.stderr or "this name already" in ended.stderr
     assert "CN=Op One Issuing CA G4" in succeeded("ca", "roll-issuing", ours)
+
+
+@pytest.mark.requirement("T26")
+def test_a_cross_certificate_whose_file_is_gone_can_be_revoked(tmp_path: Path) -> None:
+    """By its serial number, and the word that no certificate here has it; nothing else passes for one."""
+    ours = tmp_path / "ours"
+    succeeded("ca", "create", ours, "--organisation", "Op One")
+    request = write_request(tmp_path / "1.csr", "CN=SEG CA,O=Op Two")
+    succeeded("ca", "cross-sign", ours, request, "--crl-url", CRL_URL)
+    (cross,) = (ours / "cross").iterdir()
+    cross.unlink()
+    colons = ":".join(f"{int(cross.stem, 16):032X}"[at : at + 2] for at in range(0, 32, 2))
+    refused = run("ca", "root-crl", ours, "--first", "--revoke", colons)
+    assert (refused.exit_code, "--unknown" in refused.stderr) == (2, True)
+    own = f"{load_certificates(ours / 'root.pem', 'x')[0].serial_number:x}"
+    for text in ("0", "-5", "1_0", f"8{'0' * 39}", "f" * 41, "1 2", "", own):
+        ended = run("ca", "root-crl", ours, "--first", "--unknown", "--revoke", text)
+        assert (ended.exit_code, "erial number" in ended.stderr) == (2, True), text
+        assert not (ours / "root.crl").exists()
+    told = succeeded("ca", "root-crl", ours, "--first", "--unknown", "--revoke", colons)
+    assert ("1 revoked" in told, "whose certificate is not here" in told) == (True, True)
+    crl = x509.load_der_x509_crl((ours / "root.crl").read_bytes())
+    assert crl.get_revoked_certificate_by_serial_number(int(cross.stem, 16)) is not None
+    again = run("ca", "root-crl", ours, "--revoke", colons)
+    assert "is listed already" in again.stderr
+
+
+# --- what is said of it -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.requirement("T25")
+def test_the_names_of_the_request_are_not_kept_unseen(config: Path, tmp_path: Path) -> None:
+    """With a subject of the command line somebody has to say so; what is signed is said in any case."""
+    names = x509.SubjectAlternativeName(
+        [
+            x509.DNSName("victim-seg.example.net"),
+            x509.IPAddress(ip_address("10.0.0.1")),
+            x509.UniformResourceIdentifier("urn:uuid:6ba7b810-9dad-11d1-80b4-00c04fd430c8"),
+        ]
+    )
+    request = write_request(tmp_path / "seg.csr", "CN=factory", names)
+    out = tmp_path / "seg.pem"
+    sign = ("ca", "sign", request, "--out", out, "--profile", "seg", "--config", config)
+    subject = ("--subject", f"CN={FQDN},O=Example Operator")
+    ended = run(*sign, *subject)
+    assert ended.exit_code == 2
+    assert "victim-seg.example.net, ip:10.0.0.1, uri:urn:uuid:6ba7b810" in ended.stderr
+    assert "--keep-san" in ended.stderr
+    assert run(*sign, *subject, "--san", f"dns:{FQDN}", "--keep-san").exit_code == 2
+    assert not out.exists()
+    told = succeeded(*sign, *subject, "--san", f"dns:{FQDN}")
+    assert (f"Names besides: dns:{FQDN}." in told, "victim" in told) == (True, False)
+    again = write_request(tmp_path / "again.csr", "CN=factory", names)
+    kept = ("ca", "sign", again, "--out", tmp_path / "kept.pem", "--profile", "seg", "-c", config)
+    told = succeeded(*kept, *subject, "--keep-san")
+    assert "Names besides: dns:victim-seg.example.net, ip:10.0.0.1, uri:urn:uuid" in told
+    assert "By seg, for " in told
+
+
+@pytest.mark.requirement("T25")
+@pytest.mark.parametrize(
+    "options, at_fault, todo",
+    [
+        (["--san", "foo"], "--san", "dns:, ip:, uri:, email: or dn:"),
+        (["--san", "ip:nowhere"], "--san", ""),
+        (["--san", "dns:a_b.example.net"], "x.csr with --san", "Give another --san"),
+        (["--profile", "ra"], "--profile", "PKI's own"),
+        (["--profile", "sge"], "--profile", "Choose one of"),
+        (["--subject", "foo"], "--subject", "is no name"),
+        (["--subject", f"CN={FQDN},O=Other"], "x.csr with --subject", "Give another --subject"),
+        (["--subject", "CN=seg1.evil.example,O=Example Operator"], "x.csr with --subject", ""),
+        (["--san", "dns:seg1.evil.example"], "x.csr with --san", ""),
+        ([], "x.csr: is refused", "Have the request made anew"),
+    ],
+)
+def test_the_option_that_is_at_fault_is_named(
+    options: list[str], at_fault: str, todo: str, config: Path, tmp_path: Path
+) -> None:
+    """Not the request, which is in order; the request where it is not."""
+    text = config.read_text()
+    lines = 'domains = ["example.net"]\norganisations = ["Example Operator"]\n'
+    config.write_text(text.replace("[ca]\n", f"[ca]\n{lines}", 1))
+    subject = f"CN={FQDN},O=Example Operator" if options else f"CN={FQDN},O=Other"
+    request = write_request(tmp_path / "x.csr", subject)
+    base = [] if "--profile" in options else ["--profile", "seg"]
+    sign: list[str | Path] = ["ca", "sign", request, "--out", tmp_path / "x.pem", *base]
+    sign += ["--config", config]
+    ended = run(*sign, *options)
+    assert (ended.exit_code, at_fault in ended.stderr, todo in ended.stderr) == (2, True, True), (
+        ended.stderr
+    )
+    assert "ocsp_signer" not in ended.stderr
+    within = succeeded("ca", "profiles", "--config", config)
+    assert "example.net, O=Example Operator" in " ".join(within.split())
+
+
+@pytest.mark.requirement("T26")
+@pytest.mark.parametrize("reason", ["keyCompromise", "cACompromise", "aACompromise", "superseded"])
+def test_a_key_that_was_compromised_is_not_certified_again(tmp_path: Path, reason: str) -> None:
+    """Whatever its name is; one that was revoked for another reason is."""
+    ours = tmp_path / "ours"
+    succeeded("ca", "create", ours, "--organisation", "Op One")
+    request = write_request(tmp_path / "1.csr", "CN=SEG CA,O=Op Two")
+    sign = ("ca", "cross-sign", ours, request, "--crl-url", CRL_URL)
+    succeeded(*sign)
+    (cross,) = (ours / "cross").iterdir()
+    succeeded("ca", "root-crl", ours, "--first", "--revoke", cross.stem, "--reason", reason)
+    ended = run(*sign)
+    compromised = reason != "superseded"
+    assert ("has the key of cross/" in ended.stderr) is compromised
+    assert (ended.exit_code == 2) is compromised

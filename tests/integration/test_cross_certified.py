@@ -11,15 +11,27 @@ from cryptography.hazmat.primitives.serialization import Encoding, load_pem_priv
 
 from ra_gateway.app.application import Application
 from ra_gateway.app.ca import BundledService
+from ra_gateway.app.gateway import _relays
 from ra_gateway.app.trust import operator_domain
+from ra_gateway.app.upstreams import answer_trust
 from ra_gateway.cmp.certificates import Certificate
-from ra_gateway.cmp.trust import TrustDomain
+from ra_gateway.cmp.trust import DomainKind, TrustDomain
 from ra_gateway.config.reading import load
+from ra_gateway.config.tables import RegistrationAuthoritiesConfig
+from ra_gateway.device.values import operator_trust
 from ra_gateway.errors import SignerNotTrusted
 from ra_gateway.events import unheard
+from ra_gateway.upstream.tables import AnswerTrust
 from tests.support.credentials import cmp_certificate
 from tests.support.openssl import load_certificate
-from tests.support.pki import Authority, OperatorPKI, VendorPKI, make_root, write_certificates
+from tests.support.pki import (
+    CMC_CA,
+    Authority,
+    OperatorPKI,
+    VendorPKI,
+    make_root,
+    write_certificates,
+)
 from tests.support.setups import edit, http_upstream, make_setup, set_upstream
 
 
@@ -118,3 +130,40 @@ def test_answers_under_the_operators_root_are_of_listed_cas(
         assert_nobody(trust, root, cmp_certificate(issuing))
     else:
         assert trust.find_path(*issued_by(root, "CN=CMP"), datetime.now(UTC))
+
+
+@pytest.mark.requirement("T26")
+@pytest.mark.parametrize("root", ["as it is", "in another certificate", "beside another"])
+def test_nor_where_another_setting_names_the_operators_root(
+    root: str, vendor_pki: VendorPKI, operator_pki: OperatorPKI, tmp_path: Path
+) -> None:
+    """As the anchor of a CA's answers, or of other RAs."""
+    own = operator_pki.root.certificate
+    listed = [own]
+    if root == "in another certificate":
+        key = operator_pki.root.private_key
+        listed = [operator_pki.root.issue_ca(own.subject.rfc4514_string(), key).certificate]
+    elif root == "beside another":
+        listed = [vendor_pki.root.certificate, own]
+    pem = tmp_path / "listed.pem"
+    pem.write_bytes(b"".join(item.public_bytes(Encoding.PEM) for item in listed))
+    operator = TrustDomain(
+        "operator",
+        DomainKind.operator,
+        (cmp_certificate(own),),
+        (cmp_certificate(operator_pki.issuing.certificate),),
+        only_known=True,
+    )
+    table: Any = AnswerTrust(trust_anchors_paths=(pem,))
+    core: Any = object()
+    answers, _ = answer_trust("ejbca", table, core, operator)
+    relays = _relays("ran", RegistrationAuthoritiesConfig(anchors_paths=(pem,)), operator)
+    peer = operator_pki.root.issue_ca("CN=Peer SEG CA,O=Peer", path_length=0)
+    ours = cmp_certificate(operator_pki.issuing.issue("CN=ra9,O=Ours").certificate)
+    leaf = cmp_certificate(peer.issue("CN=I am your CA,O=Peer", eku=[CMC_CA]).certificate)
+    now, bag = datetime.now(UTC), [cmp_certificate(peer.certificate)]
+    device = operator_trust(*map(cmp_certificate, listed), *operator.intermediates)
+    for domain in (answers, relays.domain, device):
+        with pytest.raises(SignerNotTrusted):
+            domain.find_path(leaf, bag, now)
+        assert domain.find_path(ours, (), now)

@@ -17,8 +17,12 @@ from ra_gateway import ldap
 from ra_gateway.ca import crl_directory
 from ra_gateway.ca.crl import CRLPublisher, CRLSettings
 from ra_gateway.ca.crl_directory import CRLDirectory
+from ra_gateway.ca.cross import RootKey, make_root_crl
+from ra_gateway.ca.keys import create_operator_pki
+from ra_gateway.ca.root_record import RootCRL
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
 from ra_gateway.errors import StatusRefused
+from ra_gateway.keys import load_certificates
 from ra_gateway.revocation.fetching import Downloader, Limits
 from ra_gateway.revocation.refreshing import Revocation
 from ra_gateway.revocation.sources import Mode, RevocationSettings
@@ -71,6 +75,29 @@ async def test_a_crl_is_published_and_fetched(ca: StatusCA, slapd: Slapd) -> Non
         assert await downloader.get(crl_url(slapd, dn), LIMITS) == full.der
         url = crl_url(slapd, dn, "deltaRevocationList")
         assert await downloader.get(url, LIMITS) == delta.der
+
+
+@pytest.mark.requirement("T23", "T26")
+async def test_the_roots_crl_is_published(ca: StatusCA, slapd: Slapd, tmp_path: Path) -> None:
+    """In an entry of its own, under the names of either kind of list, as soon as there is one, and the next."""
+    made = tmp_path / "ca"
+    await create_operator_pki(made, now=NOW, name="Op")
+    root_ca = load_certificates(made / "root.pem", "root")[0]
+    publisher = CRLPublisher([ca.issuing], ca.ledger, ca.clock, CRLSettings())
+    kept = CRLDirectory(
+        [ca.issuing], publisher, directory(slapd), ENTRY,
+        root=root_ca, root_crl=RootCRL(made),
+    )  # fmt: skip
+    assert await kept.refresh()  # there is none yet
+    assert root_ca.subject_key_identifier is not None
+    dn = ENTRY.replace("{issuer}", root_ca.subject_key_identifier.hex())
+    downloader = Downloader()
+    for first in (True, False):
+        make_root_crl(made, RootKey(), now=NOW, days=30, revoke={}, first=first)
+        assert await kept.refresh()
+        for attribute in ("certificateRevocationList;binary", "authorityRevocationList"):
+            found = await downloader.get(crl_url(slapd, dn, attribute), LIMITS)
+            assert found == (made / "root.crl").read_bytes()
 
 
 @pytest.mark.requirement("T24")

@@ -15,8 +15,9 @@ from ra_gateway.cmp.names import rfc4514
 from ra_gateway.stores.inventory import CSVInventory
 from ra_gateway.stores.secrets import SecretFile
 from tests.support.commandline import succeeded
+from tests.support.page_site import make_page_site
 from tests.support.pki import VendorPKI
-from tests.support.setups import make_setup
+from tests.support.setups import edit
 
 PAGE: Final = Path(__file__).parents[2] / "docs" / "registering.md"
 
@@ -37,7 +38,7 @@ async def test_the_inventory_of_the_page(tmp_path: Path) -> None:
     entry = await inventory.find("acme", "enb-0001.acme-radio.example")
     assert entry is not None
     assert (entry.subject, entry.san) == (
-        "CN=enb1.ran.example.net,O=Example Telecom",
+        "CN=enb1.ran.example.net,O=Example Operator",
         ("dns:enb1.ran.example.net",),
     )
     other = await inventory.find("oldcorp", "21305500")
@@ -51,7 +52,7 @@ async def test_the_inventory_of_the_page(tmp_path: Path) -> None:
 @pytest.mark.requirement("T53")
 def test_the_end_entities_of_the_page(tmp_path: Path, vendor_pki: VendorPKI) -> None:
     """A base station and a network function are registered by the commands as they stand there."""
-    config = make_setup(tmp_path / "site", vendors={"acme": vendor_pki})
+    config = make_page_site(tmp_path / "site", PAGE.name, vendor_pki, runs=False)
     for name in ("enb-1", "amf1"):
         _, *arguments = shlex.split(block(f"ra-gateway ca entity add {name}").replace("\\\n", " "))
         assert succeeded(*arguments, "--config", config) == f"Registered {name}.\n"
@@ -75,3 +76,65 @@ async def test_the_secret_of_the_page(tmp_path: Path) -> None:
     assert secret.single_use
     assert rfc4514(secret.subject_der).endswith("O=5gc.mnc001.mcc001.3gppnetwork.org,C=FI")
     assert secret.san[1].startswith("uri:urn:uuid:")
+
+
+MAC = """
+[endpoints.mac]
+paths = ["/mac"]
+upstream = "bundled"
+strictness = "lenient"
+body_types = ["ir"]
+
+[endpoints.mac.mac]
+secrets_path = "secrets.csv"
+used_path = "used"
+
+[endpoints.mac.registration_authorities]
+certificate_paths = ["ra/ra.pem"]
+allowed_subjects = ["CN=*.5gc.mnc001.mcc001.3gppnetwork.org,O=5gc.mnc001.mcc001.3gppnetwork.org,C=FI"]
+allowed_sans = ["dns:*.5gc.mnc001.mcc001.3gppnetwork.org", "uri:urn:uuid:*"]
+ra_verified = true
+"""
+
+
+@pytest.mark.requirement("T1", "T53")
+def test_what_the_ca_is_going_to_refuse_is_told(tmp_path: Path, vendor_pki: VendorPKI) -> None:
+    """Of end entities, of lines with names, and of another RA's patterns: with the domains of `init` alone, not with
+    the page's.
+    """
+    config = make_page_site(tmp_path / "site", PAGE.name, vendor_pki, runs=False)
+    domain = '"5gc.mnc001.mcc001.3gppnetwork.org"'
+    edit(config, "[vendors.acme.identity]", '[vendors.acme.identity]\ninventory = "optional"')
+    config.write_text(f'{config.read_text()}{MAC}\n[inventory]\ncsv_path = "devices.csv"\n')
+    config.with_name("devices.csv").write_text(block("domain,identity"))
+    file = config.with_name("secrets.csv")
+    file.touch(0o600)
+    file.write_text(block("reference,secret"))
+
+    def told() -> list[str]:
+        lines = succeeded("check-config", "--config", config).splitlines()
+        return [line for line in lines if "refuse" in line]
+
+    def added(name: str, *, renamed: str) -> str:
+        _, *words = shlex.split(block(f"ra-gateway ca entity add {name}").replace("\\\n", " "))
+        return succeeded(*(renamed if word == name else word for word in words), "-c", config)
+
+    assert told() == []
+    edit(config, f'domains = ["ran.example.net", {domain}]', 'domains = ["ran.example.net"]')
+    assert "warning" not in added("enb-1", renamed="enb-1")
+    assert "going to refuse the names of amf1: O lies in no domain of the operator" in added(
+        "amf1", renamed="amf1"
+    )
+    secret, *patterns = told()[::-1]
+    assert "secrets.csv:2: has names that the bundled CA refuses" in secret
+    assert "O lies in no domain of the operator" in secret
+    assert [line.split('"')[1][:5] for line in patterns] == ["uri:u", "dns:*", "CN=*."]
+    edit(config, 'organisations = ["Example Operator"]', 'organisations = ["Another"]')
+    assert "devices.csv:2: has names that the bundled CA refuses" in "".join(told())
+    rows = "name,subject,names,profile,vendor,identity\n"
+    other = 'enb-2,"CN=enb2.ran.example.net,O=Example Operator",,,acme,2\n'
+    csv = config.with_name("entities.csv")
+    csv.write_text(rows + other)
+    said = succeeded("ca", "entity", "import", csv, "--config", config)
+    assert "Registered 1 end entity." in said
+    assert "refuse the names of enb-2: O is none of the operator's own" in said

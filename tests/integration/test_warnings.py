@@ -318,8 +318,8 @@ def test_lines_of_the_inventory_that_help_nobody(config: Path) -> None:
     inventory(
         config,
         "foo,1,,,true",
-        'acme,2,"CN=a,O=Example",,true',
-        'acme,3,"cn=A, O = Example",,true',
+        'acme,2,"CN=a,O=Example Operator",,true',
+        'acme,3,"cn=A, O = Example  Operator",,true',
         "acme,4,CN={serial_number},,true",
         "acme,5,CN={serial_number},,true",
         *(f"bar,{number},,,true" for number in range(6)),
@@ -344,17 +344,55 @@ def test_what_is_advised_for_a_remote_ca_is_not_warned_of(config: Path) -> None:
     assert warnings(load(config), datetime.now(UTC)) == []
 
 
+@pytest.mark.parametrize("root", ["acme", "operator"])
+def test_a_ca_that_answers_below_a_root_of_somebody_else(root: str, config: Path) -> None:
+    """Of the CAs below it none is listed; below the operator's, those of `operator.intermediates_paths` are."""
+    hard(config)
+    edit(
+        config,
+        'kind = "cmp_http"\n',
+        f'kind = "cmp_http"\ntrust_anchors_paths = ["{root}/root.pem"]\n',
+    )
+    expected = ["upstreams.bundled.trust_anchors_paths"] if root == "acme" else []
+    assert [found.path for found in warnings(load(config), datetime.now(UTC))] == expected
+
+
 def test_a_service_says_so_when_it_starts(config: Path) -> None:
     """One line of the log for each; a gateway that nothing is to be said of has none."""
     with GatewayProcess(config) as gateway:
         assert "config.warning" not in gateway.log
     root_key(config)
     open_to_others("gateway.toml", 0o664)(config)
+    expired_anchor(config)
     with GatewayProcess(config) as gateway:
         lines = [line for line in gateway.log.splitlines() if "config.warning" in line]
-    assert len(lines) == 2
+    assert len(lines) == 3
     assert "chmod go-w" in lines[0]
     assert "Move it offline" in lines[1]
+    assert "CN=Old Root,O=ACME expired at" in lines[2]
+
+
+def expired_anchor(config: Path, days: int = -1) -> None:
+    """Give the vendor a root that ends in so many days."""
+    now = datetime.now(UTC)
+    root = make_root(
+        "CN=Old Root,O=ACME",
+        not_before=now - timedelta(days=1000),
+        not_after=now + timedelta(days=days),
+    )
+    (config.parent / "acme" / "root.pem").unlink()
+    write_certificates(config.parent / "acme" / "root.pem", root.certificate)
+
+
+def test_a_vendor_that_nobody_comes_by_at_a_ca_by_itself(config: Path) -> None:
+    """What is not in ca.client.vendors; where a gateway reads the same file, its vendors are its own."""
+    vendor = '[vendors.acme]\nanchors_paths = ["acme/root.pem"]\n'
+    table = re.findall(r"(?ms)^(\[ca[^\n]*\]\n.*?)(?=^\[(?!ca)|\Z)", config.read_text())
+    alone = config.with_name("ca.toml")
+    alone.write_text("\n".join([*table, vendor]))
+    assert "vendors.acme: is not in ca.client.vendors" in succeeded("check-config", "-c", alone)
+    alone.write_text("\n".join(table))
+    assert "client.vendors" not in succeeded("check-config", "-c", alone)
 
 
 def test_a_key_in_an_hsm_is_not_beside(config: Path) -> None:
@@ -381,13 +419,7 @@ def test_the_ca_s_own_certificates_that_end(config: Path) -> None:
 def test_certificates_that_end(days: int, said: str, config: Path) -> None:
     """A vendor's anchor: 90 days before, and after; the gateway is served all the same."""
     now = datetime.now(UTC)
-    root = make_root(
-        "CN=Old Root,O=ACME",
-        not_before=now - timedelta(days=1000),
-        not_after=now + timedelta(days=days),
-    )
-    (config.parent / "acme" / "root.pem").unlink()
-    write_certificates(config.parent / "acme" / "root.pem", root.certificate)
+    expired_anchor(config, days)
     found = warnings(load(config), now)
     assert [problem.path for problem in found] == (["vendors.acme.anchors_paths"] if said else [])
     assert all(said in problem.what for problem in found)

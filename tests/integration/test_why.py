@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -187,6 +188,17 @@ def test_a_name_is_a_word(text: str) -> None:
     reader = LogReader("A001")
     reader.read([json.dumps({"event": "ir", "transaction_id": "1", "signer": text})])
     assert bool(reader.transactions()) is (text == "A001.example.net")
+
+
+def test_a_ca_by_itself_tells_what_it_knows(site: Path) -> None:
+    """By the ledger and its own log, where there is no gateway and no inventory."""
+    table = re.findall(r"(?ms)^(\[ca[^\n]*\]\n.*?)(?=^\[(?!ca)|\Z)", site.read_text())
+    alone = site.with_name("ca.toml")
+    alone.write_text("\n".join(table))
+    options = ("why", "A005", "--config", alone, "--log", site.parent / "log", "--json")
+    found = json.loads(succeeded(*options))
+    assert "the bundled CA refused ir" in found[0]["said"]
+    assert "inventory" not in {item["source"] for item in found}
 
 
 def test_a_log_that_is_no_json_is_told(site: Path) -> None:

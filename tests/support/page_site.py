@@ -87,8 +87,11 @@ def run_openssl(
     )
 
 
-def make_page_site(directory: Path, page: str, vendor: VendorPKI) -> Path:
+def make_page_site(directory: Path, page: str, vendor: VendorPKI, *, runs: bool = True) -> Path:
     """Make what `ra-gateway init` makes for a domain, change its `[ca]` as a page says, and run the page's commands.
+
+    Args:
+        runs: False runs none.
 
     Returns:
         Path of gateway.toml.
@@ -103,7 +106,7 @@ def make_page_site(directory: Path, page: str, vendor: VendorPKI) -> Path:
     (directory / "transport.password").write_text(PASSWORD)
     files = ("gateway.toml", "ca", "transport.password", "onap.p12")
     names = {name: str(directory / name) for name in files}
-    for words in commands(page, program="ra-gateway"):
+    for words in commands(page, program="ra-gateway") if runs else ():
         succeeded(words[1], *(names.get(word, word) for word in words[2:]))
     return config
 

@@ -26,12 +26,12 @@ from ra_gateway.ca.ledger.sql import (
     LONGEST_NAME,
     Prepared,
     alternative_names,
+    asked_identifiers,
     directory_name_keys,
     hexadecimal,
     identity_key,
     key_identifier,
     listed,
-    name_identifiers,
     nameless_name,
     seconds,
     seconds_or_none,
@@ -64,7 +64,7 @@ class Reservation(OfOperation):
     @cached_property
     def names(self) -> frozenset[bytes]:
         """What finds whom the names are withheld for."""
-        return name_identifiers(self.intent.subject_der, self.intent.san_der)
+        return asked_identifiers(self.intent.subject_der, self.intent.san_der)
 
     @cached_property
     def other_subjects(self) -> frozenset[bytes]:

@@ -25,7 +25,7 @@ from sqlalchemy import (
     text,
 )
 
-HEAD: Final = "0002"
+HEAD: Final = "0003"
 """Revision of the migrations that makes what is declared here."""
 
 # Only INTEGER is SQLite's own row number.

@@ -24,7 +24,8 @@ from sqlalchemy import (
 )
 
 from ra_gateway.cmp import asn1, structures
-from ra_gateway.cmp.names import canonical, from_rfc4514, general_names, name_of
+from ra_gateway.cmp.hosts import asked_names, kept_names
+from ra_gateway.cmp.names import NULL_DN, canonical, from_rfc4514, general_names, name_of
 from ra_gateway.cmp.remembering import remembered
 
 T = TypeVar("T")
@@ -176,10 +177,7 @@ def alternative_names(san_der: bytes | None) -> frozenset[str]:
 
 
 def comparable(name: str) -> str:
-    """Return a text such as "dns:enb1.example.net" as it is withheld: a name that ends in a dot is the one without.
-
-    On purpose without any case, unlike `names.general_name_key`: what is withheld is so under every spelling.
-    """
+    """Return a text such as "dns:enb1.example.net" as it identifies: a name that ends in a dot is the one without."""
     folded = name.casefold()
     return folded.removesuffix(".") if folded.startswith("dns:") else folded
 
@@ -190,11 +188,27 @@ def name_identifiers(subject_der: bytes, san_der: bytes | None) -> frozenset[byt
     Raises:
         MalformedMessage: They are no names.
     """
-    found = {_identifier("name", identity_key(subject_der, san_der))}
-    if san_der is not None:
-        found |= san_identifiers(general_names(san_der))
-        found |= {_identifier("name", key) for key in directory_name_keys(san_der)}
-    return frozenset(found)
+    names = () if san_der is None else general_names(san_der)
+    return _of_names(subject_der, san_der) | _identifiers(kept_names(subject_der, names))
+
+
+def asked_identifiers(subject_der: bytes, san_der: bytes | None) -> frozenset[bytes]:
+    """Return what finds whose names somebody would have, or seem to have, with a certificate.
+
+    Raises:
+        MalformedMessage: They are no names.
+    """
+    names = () if san_der is None else general_names(san_der)
+    return _of_names(subject_der, san_der) | _identifiers(asked_names(subject_der, names))
+
+
+def _of_names(subject_der: bytes, san_der: bytes | None) -> frozenset[bytes]:
+    keys = {identity_key(subject_der, san_der), *directory_name_keys(san_der)}
+    return frozenset(_identifier("name", key) for key in keys)
+
+
+def _identifiers(names: Iterable[str]) -> frozenset[bytes]:
+    return frozenset(_identifier("san", name.encode()) for name in names)
 
 
 def directory_name_keys(san_der: bytes | None) -> frozenset[bytes]:
@@ -209,20 +223,33 @@ def directory_name_keys(san_der: bytes | None) -> frozenset[bytes]:
     return frozenset(subject_key(name) for name in names if name is not None)
 
 
+def registered_identifiers(subject: str, names: Iterable[str]) -> frozenset[bytes]:
+    """Return what finds who is registered with these names; of a subject that is the hosts that it names.
+
+    Args:
+        subject: As of RFC 4514.
+        names: As for `san_identifiers`.
+    """
+    found = san_identifiers(names)
+    with suppress(ValueError):
+        found |= _identifiers(kept_names(from_rfc4514(subject), ()))
+    return found
+
+
 def san_identifiers(names: Iterable[str]) -> frozenset[bytes]:
     """Return what finds who has one of these names, texts such as "dns:enb1.example.net".
 
     A directoryName is found as a subject is, too.
     """
+    names = list(names)
     found = set()
     for name in names:
-        found.add(_identifier("san", comparable(name).encode()))
         if name.startswith("dn:"):
             with suppress(
                 ValueError
             ):  # what cannot be written anew from its text is found by that alone
                 found.add(_identifier("name", subject_key(from_rfc4514(name.removeprefix("dn:")))))
-    return frozenset(found)
+    return _identifiers(kept_names(NULL_DN, names)) | found
 
 
 def key_identifier(spki_digest: bytes) -> bytes:

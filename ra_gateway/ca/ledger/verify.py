@@ -35,7 +35,7 @@ from ra_gateway.ca.ledger.ledger import Ledger
 from ra_gateway.ca.ledger.operations import confirmation_digest, operation_digest
 from ra_gateway.ca.ledger.replay import Contradiction, Registered, Replay
 from ra_gateway.ca.ledger.revoking import COMMIT_LAG, newest_crl
-from ra_gateway.ca.ledger.sql import moment, operation_key, san_identifiers, seconds
+from ra_gateway.ca.ledger.sql import moment, operation_key, registered_identifiers, seconds
 from ra_gateway.ca.ledger.withholding import identifiers_of, identifiers_of_entity
 from ra_gateway.ca.records import NO_ENTITY, CertificateStatus, EntityStatus, StoredCRL
 from ra_gateway.cmp.certificates import Certificate
@@ -431,15 +431,15 @@ class _Verification:
                     "a device could have its name or its key: they are not withheld any more",
                 )
         entities = schema.entities.c
-        holders = select(entities.name, entities.names, entities.vendor, entities.status).where(
-            or_(entities.vendor != "", entities.status == EntityStatus.blocked)
-        )
+        holders = select(
+            entities.name, entities.subject, entities.names, entities.vendor, entities.status
+        ).where(or_(entities.vendor != "", entities.status == EntityStatus.blocked))
         for entity in self._connection.execute(holders).all():
             found = held.pop(entity.name, set())
             try:
-                required = (
-                    set(san_identifiers(json.loads(entity.names))) if entity.vendor else set()
-                )
+                required: set[bytes] = set()
+                if entity.vendor:
+                    required |= registered_identifiers(entity.subject, json.loads(entity.names))
                 allowed = set(required)
                 if entity.status == EntityStatus.blocked:
                     known = self._trail.entities.get(entity.name)

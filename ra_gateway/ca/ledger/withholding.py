@@ -20,7 +20,7 @@ from ra_gateway.ca.ledger.sql import (
     key_identifier,
     listed,
     name_identifiers,
-    san_identifiers,
+    registered_identifiers,
 )
 from ra_gateway.ca.records import NO_ENTITY, EntityStatus
 from ra_gateway.cmp.algorithms import canonical_spki
@@ -82,8 +82,8 @@ def identifiers_of_entity(
     Args:
         before: Leave out certificates that were issued then or later (seconds).
     """
-    row = connection.execute(select(_e.names).where(_e.name == name)).one()
-    found = set(san_identifiers(json.loads(row.names)))
+    row = connection.execute(select(_e.subject, _e.names).where(_e.name == name)).one()
+    found = set(registered_identifiers(row.subject, json.loads(row.names)))
     held = select(_c.der, _c.spki_digest).where(_c.entity == name, _c.der.is_not(None))
     if before is not None:
         held = held.where(_c.issued_at < before)
@@ -95,12 +95,15 @@ def identifiers_of_entity(
 
 
 def withhold_registered(connection: Connection, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Withhold the names of new end entities of client mode, given as rows of their table."""
+    """Withhold the names of new end entities of client mode, given as rows of their table.
+
+    The host that a subject names is one of them: `tbs.complete` makes a dNSName of it.
+    """
     new = [
         {"identifier": identifier, "entity": row["name"]}
         for row in rows
         if row["vendor"]
-        for identifier in san_identifiers(json.loads(row["names"]))
+        for identifier in registered_identifiers(row["subject"], json.loads(row["names"]))
     ]
     if new:
         connection.execute(insert(schema.withheld), new)
@@ -110,7 +113,8 @@ def give_back(connection: Connection, entity: str) -> None:
     """Withhold no more for the sake of an end entity than what it is registered with, if it still is."""
     assert entity != NO_ENTITY  # a key that spoke for the PKI once is never a device's
     connection.execute(delete(schema.withheld).where(_w.entity == entity))
-    rows = connection.execute(select(_e.name, _e.vendor, _e.names).where(_e.name == entity))
+    columns = select(_e.name, _e.vendor, _e.subject, _e.names)
+    rows = connection.execute(columns.where(_e.name == entity))
     withhold_registered(connection, [dict(row) for row in rows.mappings()])
 
 

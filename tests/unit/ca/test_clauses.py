@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any, Final
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from ra_gateway.ca.clauses import strength_bits
 from ra_gateway.ca.conformance import require_conforming
@@ -30,6 +33,7 @@ from ra_gateway.ca.profiles import (
     SubjectForm,
 )
 from ra_gateway.ca.tbs import TBSPlan, complete, plan_tbs
+from ra_gateway.ca.weak_keys import small_primes, weakness
 from ra_gateway.cmp import asn1
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.crmf import CertTemplate, Extension
@@ -237,7 +241,7 @@ def test_a_cn_that_reads_like_a_host_is_one_of_the_domain(ca: Certificate, text:
     ):
         planned(NE_TLS, asked, ca)
         error = refused(own, asked, ca)
-        assert (error.rule, "in a domain of the operator" in error.detail) == ("T1", True)
+        assert (error.rule, "domain of the operator" in error.detail) == ("T1", True)
     planned(own, template(subject_der=name(O, good)), ca)
 
 
@@ -262,6 +266,9 @@ def test_a_cn_that_reads_like_a_host_is_one_of_the_domain(ca: Certificate, text:
         "https:{}",
         "https:/{}/x",
         "aaa://{}:3868",
+        "pres:a@{}",
+        "tel:+1;phone-context={}",
+        "tel:+1;isub=1;Phone-Context={};x=y",
     ],
 )
 def test_hosts_of_uris_lie_in_the_domain(ca: Certificate, uri: str, host: str, good: bool) -> None:
@@ -292,7 +299,88 @@ def test_a_dot_of_a_host_in_a_uri_may_be_escaped(ca: Certificate) -> None:
 @pytest.mark.parametrize(
     "uri",
     [
+        "sip:u@evil",
+        "sip:evil",
+        "sips:evil:5061",
+        "xmpp:u@evil/resource",
+        "mailto:u@evil",
+        "sip:u%2540evil.com",
+        "pres:a@evil%252Ecom",
+        "pres:a@evil%25252Ecom",
+        "tel:+1;phone-context=evil",
+        "tel:+1;phone-context=evil%2Ecom",
+    ],
+)
+def test_hosts_of_uris_in_disguise_lie_in_no_domain(ca: Certificate, uri: str) -> None:
+    """Of one label, or encoded twice."""
+    san = asn1.tlv(0x30, asn1.tlv(0x86, uri.encode()))
+    asked = template(extensions=(Extension(OID.subjectAltName, False, san),))
+    assert refused(replace(loose(NE_IPSEC), domains=("example.net",)), asked, ca).rule == "T1"
+
+
+@pytest.mark.requirement("T1")
+@pytest.mark.parametrize(
+    "bad, good",
+    [
+        ("UID=gw.evil.com", "UID=gw.example.net"),
+        ("1.2.840.113549.1.9.2=gw.evil.com", "1.2.840.113549.1.9.2=gw.example.net"),
+        ("1.2.840.113549.1.9.8=gw.evil.com", "1.2.840.113549.1.9.8=192.0.2.1"),
+        ("1.2.840.113549.1.9.1=x@evil.com", "1.2.840.113549.1.9.1=x@example.net"),
+        ("UID=x@evil.com", "UID=x"),
+    ],
+)
+def test_hosts_of_other_attributes_lie_in_the_domain(ca: Certificate, bad: str, good: str) -> None:
+    """In the subject and in a directoryName."""
+    own = replace(of_all_kinds(loose(NE_IPSEC)), domains=("example.net",))
+    for text, fits in ((bad, False), (good, True)):
+        for asked in (
+            template(subject_der=from_rfc4514(f"CN=enb1,{text},O=Op")),
+            template(extensions=(san_extension(f"dn:CN=enb1,{text}"),)),
+        ):
+            if fits:
+                planned(own, asked, ca)
+            else:
+                assert refused(own, asked, ca).rule == "T1"
+
+
+@pytest.mark.requirement("T1")
+@pytest.mark.parametrize(
+    "labels, good",
+    [
+        (("net", "example", "CN"), True),
+        (("net", "example", "ran", "CN"), True),
+        (("CN", "example", "net"), True),
+        (("CN", "core", "example", "org"), True),
+        (("CN", "com", "evil", "example", "net"), False),
+        (("CN", "com", "example", "net"), False),
+        (("com", "evil", "O", "example", "net"), False),
+        (("com", "evil", "CN"), False),
+        (("CN", "evil", "com"), False),
+    ],
+)
+def test_components_of_a_domain_have_no_second_reading(
+    ca: Certificate, labels: tuple[str, ...], good: bool
+) -> None:
+    """Last in the subject they are a domain of the operator as it is listed: RFC 2247 reads them from the end."""
+    plain = {"CN": (OID.commonName, 0x0C, "enb1"), "O": O}
+    subject = name(*(plain.get(item, (OID.domainComponent, 0x16, item)) for item in labels))
+    own = replace(of_all_kinds(loose(NE_IPSEC)), domains=("example.net", "core.example.org"))
+    beside = Extension(OID.subjectAltName, False, asn1.tlv(0x30, asn1.tlv(0xA4, subject)))
+    for asked in (template(subject_der=subject), template(extensions=(beside,))):
+        if good:
+            planned(own, asked, ca)
+        else:
+            assert refused(own, asked, ca).rule == "T1"
+
+
+@pytest.mark.requirement("T1")
+@pytest.mark.parametrize(
+    "uri",
+    [
         "tel:+49.228.1",
+        "tel:+1;phone-context=+49",
+        "data:text/plain,a.evil.org",
+        "urn:example:a.evil.org",
         "urn:oid:1.2.3",
         "urn:uuid:f81d4fae-7dec-11d0-a765-00a0c91e6bf6",
         "https://192.0.2.1/index.html",
@@ -306,6 +394,27 @@ def test_uris_without_a_name_of_a_host(ca: Certificate, uri: str) -> None:
     san = asn1.tlv(0x30, asn1.tlv(0x86, uri.encode()))
     asked = template(extensions=(Extension(OID.subjectAltName, False, san),))
     planned(replace(loose(NE_IPSEC), domains=("example.net",)), asked, ca)
+
+
+@pytest.mark.requirement("T1")
+def test_components_of_a_domain_are_read_from_their_own_end(ca: Certificate) -> None:
+    """With CN after them the top comes first, with CN before them it comes last."""
+    own = replace(NE_IPSEC, domains=("ran.example.net",))
+    cn = (OID.commonName, 0x0C, "enb-1")
+    san = (san_extension("ip:192.0.2.1"),)
+    for label, good in (("ran", True), ("core", False)):
+        third = (OID.domainComponent, 0x16, label)
+        for attributes in ((cn, third, DC1, DC2), (DC2, DC1, third, cn)):
+            asked = template(subject_der=name(*attributes), extensions=san)
+            if good:
+                planned(own, asked, ca)
+            else:
+                error = refused(own, asked, ca)
+                assert (error.rule, error.detail[:3]) == ("T1", "DC ")
+    turned = (DC2, DC1, (OID.domainComponent, 0x16, "ran"))[::-1]
+    for attributes in ((cn, *turned[::-1]), (*turned, cn)):
+        asked = template(subject_der=name(*attributes), extensions=san)
+        assert refused(own, asked, ca).rule == "T1"
 
 
 @pytest.mark.requirement("T1")
@@ -355,6 +464,16 @@ def test_a_san_is_made_of_an_fqdn_and_demanded_else(ca: Certificate, profile: Pr
     )
 
 
+@pytest.mark.requirement("T12")
+def test_no_name_is_made_that_the_profile_does_not_grant(ca: Certificate) -> None:
+    """A profile without DNS names gets none of a CN, and says what it lacks."""
+    addresses = replace(NE_IPSEC, san=frozenset({"ip"}))
+    asked = template(subject_der=name(O, CN))
+    assert complete(addresses, asked) is asked
+    error = refused(addresses, asked, ca)
+    assert (error.rule, "no SubjectAltName" in error.detail) == ("T12", True)
+
+
 @pytest.mark.requirement("T15")
 @pytest.mark.parametrize("profile", TLS, ids=lambda profile: profile.name)
 def test_tls_has_no_rule_on_other_names(ca: Certificate, profile: Profile) -> None:
@@ -376,10 +495,14 @@ def test_no_certificate_without_the_place_of_its_crl(ca: Certificate, profile: P
 # --- keys ---------------------------------------------------------------------------------------------------------
 
 
-def rsa_spki(bits: int, exponent: int, *, odd: bool = True) -> bytes:
-    modulus = ((1 << bits) - 1) // 3 * 2 + 1 if odd else 1 << (bits - 1)
-    while odd and any(modulus % prime == 0 for prime in range(3, 752)):
+def rsa_spki(bits: int, exponent: int) -> bytes:
+    modulus = ((1 << bits) - 1) // 3 * 2 + 1
+    while math.gcd(modulus, small_primes()) > 1:
         modulus -= 2
+    return of_modulus(modulus, exponent)
+
+
+def of_modulus(modulus: int, exponent: int = 65_537) -> bytes:
     numbers = asn1.tlv(0x30, asn1.encode(modulus), asn1.encode(exponent))
     algorithm = asn1.algorithm_der(OID.rsaEncryption, asn1.NULL_DER)
     return asn1.tlv(0x30, algorithm, asn1.tlv(0x03, b"\0", numbers))
@@ -422,14 +545,102 @@ def test_the_size_of_an_rsa_key(bits: int, good: bool) -> None:
     assert refused(NE_IPSEC, template(**SUBJECT_AND_SAN, spki_der=rsa_spki(18_000, 65_537)), strong)
 
 
-@pytest.mark.parametrize("odd", [False, True])
-def test_a_modulus_with_a_small_factor(ca: Certificate, odd: bool) -> None:
-    """It is nobody's secret."""
-    modulus = 751 * ((1 << 2040) + 1) if odd else 1 << 2047
-    numbers = asn1.tlv(0x30, asn1.encode(modulus), asn1.encode(65_537))
-    algorithm = asn1.algorithm_der(OID.rsaEncryption, asn1.NULL_DER)
-    spki_der = asn1.tlv(0x30, algorithm, asn1.tlv(0x03, b"\0", numbers))
-    refused(NE_IPSEC, template(**SUBJECT_AND_SAN, spki_der=spki_der), ca)
+MERSENNE: Final = (1 << 1279) - 1
+"""A prime, as 2**2203 - 1 is."""
+
+
+def product(first: int) -> int:
+    """The product of numbers without small divisors from one on, of 2048 bits or some more."""
+    found, number = 1, first | 1
+    while found.bit_length() < 2048:
+        if all(number % divisor for divisor in range(3, math.isqrt(number) + 1, 2)):
+            found *= number
+        number += 2
+    return found
+
+
+def close() -> int:
+    other = MERSENNE + 2
+    while math.gcd(other, small_primes()) > 1:
+        other += 2
+    return MERSENNE * other
+
+
+def of_infineon() -> int:
+    """A product of two numbers that are powers of 65537 modulo all small primes."""
+    step = math.prod(number for number in range(2, 168) if is_prime(number))
+    found = []
+    for exponent in (5, 7):
+        number = pow(65_537, exponent, step) + step * (1 << 900 + exponent)
+        while math.gcd(number, small_primes()) > 1:
+            number += step
+        found.append(number)
+    return found[0] * found[1]
+
+
+def is_prime(number: int) -> bool:
+    return all(number % divisor for divisor in range(2, math.isqrt(number) + 1))
+
+
+@pytest.mark.requirement(61)
+@pytest.mark.parametrize(
+    "modulus, what",
+    [
+        (lambda: 751 * ((1 << 2040) + 1), "small factor"),
+        (lambda: 1 << 2047, "small factor"),
+        (lambda: product(757), "small factor"),
+        (lambda: product(20_000), "small factor"),
+        (lambda: MERSENNE * MERSENNE, "a square"),
+        (close, "close to each other"),
+        (of_infineon, "CVE-2017-15361"),
+        (lambda: (1 << 2203) - 1, "a prime"),
+    ],
+    ids=["751", "two", "from 757", "from 20000", "square", "close", "Infineon", "prime"],
+)
+def test_a_modulus_that_gives_the_key_away(
+    ca: Certificate, modulus: Callable[[], int], what: str
+) -> None:
+    """It is nobody's secret, whatever the profile."""
+    for profile in (NE_IPSEC, loose(NE_TLS)):
+        asked = template(**SUBJECT_AND_SAN, spki_der=of_modulus(modulus()))
+        error = refused(profile, asked, ca)
+        assert error.rule == "R61"
+        assert what in error.detail
+
+
+@pytest.mark.requirement(61)
+@pytest.mark.parametrize("curve", [ec.SECP256R1(), ec.SECP384R1(), ec.SECP521R1()])
+@pytest.mark.parametrize("number", [1, 2, 16, -1, -2])
+def test_a_small_private_key(ca: Certificate, curve: Any, number: int) -> None:
+    """1 makes the generator the public key; a negative one is as small."""
+    public = ec.derive_private_key(abs(number), curve).public_key().public_numbers()
+    if number < 0:
+        prime = {256: P256, 384: P384, 521: (1 << 521) - 1}[curve.key_size]
+        public = ec.EllipticCurvePublicNumbers(public.x, prime - public.y, curve)
+    der = public.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    asked = template(**SUBJECT_AND_SAN, spki_der=der)
+    error = refused(loose(NE_IPSEC), asked, ca)
+    assert (error.rule, "a small number" in error.detail) == ("R61", True)
+
+
+P256: Final = (1 << 256) - (1 << 224) + (1 << 192) + (1 << 96) - 1
+P384: Final = (1 << 384) - (1 << 128) - (1 << 96) + (1 << 32) - 1
+
+
+@pytest.mark.requirement(61)
+@pytest.mark.parametrize("kind", ["rsa2048", "rsa3072", "p256", "p384", "p521", "ed25519"])
+def test_a_key_as_it_is_made_gives_nothing_away(kind: pki.KeyKind) -> None:
+    """What is seen of weak ones is in no other."""
+    assert weakness(spki(pki.make_key(kind))) == ""
+
+
+@pytest.mark.requirement(61)
+def test_a_purpose_is_granted_once(ca: Certificate) -> None:
+    """However often it is asked for it would be read once."""
+    purpose = asn1.oid_der(OID.serverAuth)
+    extension = Extension(OID.extKeyUsage, False, asn1.tlv(0x30, purpose, purpose))
+    asked = template(extensions=(san_extension(f"dns:{HOST}"), extension))
+    assert "a purpose twice" in refused(loose(NE_TLS), asked, ca).detail
 
 
 STRENGTHS: Final[dict[Any, int]] = {
@@ -583,7 +794,7 @@ def test_types_of_network_functions(
         "uri:urn:uuid:F81D4FAE-7dec-11d0-a765",
         "uri:urn:uuid:g81d4fae-7dec-11d0-a765-00a0c91e6bf6",
         "uri:urn:oid:1.2.3",
-        "uri:https://amf1.example.net/",
+        f"uri:https://amf1.amf.{HOME}/",
     ],
 )
 def test_the_uri_of_an_instance(ca: Certificate, uri: str | None) -> None:
@@ -637,6 +848,78 @@ def test_hosts_of_a_network_function_lie_in_its_home_domain(ca: Certificate, hos
         asked = amf(san_extension(good, f"dns:{host}", UUID), types)
         assert refused(profile, asked, ca).rule == "T16"
     planned(replace(NF, subject_form=SubjectForm.any), amf(san_extension(f"dns:{host}"), types), ca)
+
+
+ELSEWHERE: Final = (
+    ("CN=amf.5gc.mnc999.mcc310.3gppnetwork.org", ()),
+    ("CN=evil.com", ()),
+    ("CN=192.0.2.1", ()),
+    ("CN=x@evil.com", ()),
+    ("", ("uri:https://amf.5gc.mnc999.mcc310.3gppnetwork.org/",)),
+    ("", ("uri:https://evil.com/x",)),
+    ("", ("uri:https://sepp.5gc.mnc001.mcc263.3gppnetwork.org/",)),
+    ("", ("uri:sip:amf@evil.com",)),
+    ("", ("email:amf@evil.com",)),
+    ("", ("dn:CN=evil.com",)),
+    ("", ("dn:O=5gc.mnc999.mcc310.3gppnetwork.org",)),
+    ("", ("dn:DC=evil,DC=com",)),
+)
+
+
+@pytest.mark.requirement("T16", "T22")
+@pytest.mark.parametrize("subject, names", ELSEWHERE)
+@pytest.mark.parametrize("profile", [NF, SCP, SEPP, TOKEN_SIGNING], ids=lambda item: item.name)
+def test_no_name_of_a_network_function_lies_elsewhere(
+    ca: Certificate, profile: Profile, subject: str, names: tuple[str, ...]
+) -> None:
+    """Wherever a reader may take a host from, beside a good one, and for a SCP alone."""
+    types = () if profile is not NF else (nf_types("AMF"),)
+    subject_der = from_rfc4514(",".join(filter(None, (subject, f"O={HOME}", "C=DE"))))
+    good = {"sepp": f"dns:sepp.{HOME}", "scp": "ip:192.0.2.1"}.get(profile.name, f"dns:amf.{HOME}")
+    all_names = [(good, UUID, *names), *([names] if profile is SCP and names else [])]
+    for some in all_names:
+        extensions = (san_extension(*some), *types)
+        asked = template(subject_der=subject_der, extensions=extensions)
+        assert "home domain that O says" in refused(of_all_kinds(profile), asked, ca).detail
+
+
+def of_all_kinds(profile: Profile) -> Profile:
+    return replace(profile, san=frozenset({"dns", "ip", "uri", "email", "dn"}))
+
+
+@pytest.mark.requirement("T16", "T22")
+def test_names_of_a_network_function_that_lie_at_home(ca: Certificate) -> None:
+    """A commonName that is no host, or one at home; URIs at home."""
+    for subject in ("CN=AMF 1", f"CN=amf.{HOME.upper()}", f"CN=amf.{HOME}"):
+        der = from_rfc4514(f"{subject},O={HOME},C=DE")
+        names = (
+            f"dns:amf.{HOME}",
+            UUID,
+            f"uri:https://amf.{HOME}:8443/x",
+            "uri:https://192.0.2.1/",
+        )
+        asked = template(subject_der=der, extensions=(san_extension(*names), nf_types("AMF")))
+        planned(NF, asked, ca)
+    sepp = san_extension(f"dns:sepp.{HOME}", "uri:https://sepp.5gc.mnc001.mcc262.ipxnetwork.org/")
+    planned(SEPP, template(subject_der=NF_SUBJECT, extensions=(sepp,)), ca)
+
+
+@pytest.mark.requirement("T22")
+@pytest.mark.parametrize("sepp", [f"sepp1.{HOME}", f"a.SEPP-2.b.{HOME}", f"sepp.{HOME}"])
+@pytest.mark.parametrize("profile", [NF, SCP, TOKEN_SIGNING], ids=lambda item: item.name)
+def test_a_sepp_s_name_is_a_sepp_s(ca: Certificate, profile: Profile, sepp: str) -> None:
+    """As DNS name, in a URI and as commonName."""
+    types = () if profile is not NF else (nf_types("AMF"),)
+    for subject, name in (
+        (NF_SUBJECT, f"dns:{sepp}"),
+        (NF_SUBJECT, f"uri:https://{sepp}/"),
+        (NF_SUBJECT, f"dn:CN={sepp}"),
+        (from_rfc4514(f"CN={sepp},O={HOME},C=DE"), f"uri:https://amf.{HOME}/"),
+    ):
+        san = san_extension(name, f"dns:amf.{HOME}", UUID)
+        asked = template(subject_der=subject, extensions=(san, *types))
+        error = refused(of_all_kinds(profile), asked, ca)
+        assert (error.rule, "name of a SEPP" in error.detail) == ("T22", True)
 
 
 @pytest.mark.requirement("T22")
@@ -715,6 +998,23 @@ def test_the_last_check_knows_the_clauses(
     assert what in caught.value.detail.partition(": ")[2].split(", ")
 
 
+@pytest.mark.requirement("T14")
+def test_the_last_check_wants_the_place_of_a_crl_also_where_none_is_configured(
+    operator_pki: OperatorPKI, ca: Certificate
+) -> None:
+    """A profile that demands one signs nothing without, whoever put the octets together."""
+    made = Certificate.from_der(operator_pki.device(san=["dns:enb1.example.net"]).der)
+    plan = TBSPlan(made.subject_der, made.spki_der, made.not_before, made.not_after, ())
+    assert NE_IPSEC.crl_required
+    assert not NE_IPSEC.crl_urls
+    with pytest.raises(ServiceFailure, match=r"violates ne_ipsec: .*cRLDistributionPoints"):
+        require_conforming(made.tbs_der, plan, NE_IPSEC, ca, NOW)
+    silent = replace(NE_IPSEC, crl_required=False)
+    with pytest.raises(ServiceFailure) as caught:
+        require_conforming(made.tbs_der, plan, silent, ca, NOW)
+    assert "cRLDistributionPoints" not in caught.value.detail
+
+
 @pytest.mark.requirement("T2", "T9", "T13", "T16")
 @pytest.mark.parametrize(
     "profile", [*IPSEC, *TLS, NF, SCP, SEPP, TOKEN_SIGNING], ids=lambda profile: profile.name
@@ -728,7 +1028,7 @@ async def test_what_every_profile_issues(
         NF_SUBJECT if profile.subject_form is SubjectForm.network_function else name(O, CN)
     )
     names = [
-        f"dns:sepp.{HOME}",
+        f"dns:{'sepp' if profile is SEPP else 'amf'}.{HOME}",
         *([UUID] if "nf" in profile.name or profile is TOKEN_SIGNING else []),
     ]
     types = (nf_types("NRF"),) if profile is NF else ()

@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from ra_gateway.ca.crl import CRLContent, CRLPublisher, CRLSettings, _Newest, encode_entries
+from ra_gateway.ca.ledger.backup import dump, restore
 from ra_gateway.ca.ledger.ledger import open_ledger
 from ra_gateway.ca.records import CertificateStatus, Reason, RevokedCertificate, StoredCRL
 from ra_gateway.cmp.algorithms import SignatureAlgorithm
@@ -25,6 +26,7 @@ from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.errors import ConfigError, ServiceFailure, StoreUnavailable
 from tests.support import pki
 from tests.support.desk import Clock
+from tests.support.empty_ledger import new_ledger
 from tests.support.status import (
     CONFIRM_WAIT,
     Failing,
@@ -177,6 +179,23 @@ async def test_numbers_only_grow(ca: StatusCA) -> None:
     assert [second.number, third.number] == [first.number + 1, first.number + 2]
 
 
+async def test_a_restored_ledger_takes_no_number_again(ca: StatusCA, tmp_path: Path) -> None:
+    """Of the CRLs that were published since its backup, it knows nothing; unless there was more than one in an hour."""
+    await publisher(ca).publish(ca.issuing)
+    await dump(ca.ledger, tmp_path / "dump", NOW)
+    published = []
+    for _ in range(30):
+        ca.clock.advance(hours=1)
+        published.append((await publisher(ca).publish(ca.issuing)).number)
+    ca.clock.advance(hours=1)
+    restored = await new_ledger(tmp_path / "restored.sqlite")
+    await restored.open()
+    await restore(tmp_path / "dump", restored)
+    made = publisher(ca, ledger=restored)
+    assert (await made.publish(ca.issuing)).number > max(published)
+    await restored.close()
+
+
 def test_no_number_has_more_than_20_octets() -> None:
     """RFC 5280 5.2.3; whatever the CA's CRLs of before had."""
     last = StoredCRL("ab", (1 << 159) - 2, None, NOW, NOW, b"")
@@ -300,8 +319,8 @@ async def test_on_schedule(ca: StatusCA) -> None:
     made = publisher(ca)
     first, _ = await numbers_of(ca, made)
     assert await numbers_of(ca, made, hours=23, minutes=59) == (first, 0)
-    assert await numbers_of(ca, made, minutes=1) == (first + 1, 0)
-    assert await numbers_of(ca, made, hours=24) == (first + 2, 0)
+    assert await numbers_of(ca, made, minutes=1) == (first + 24, 0)
+    assert await numbers_of(ca, made, hours=24) == (first + 48, 0)
 
 
 async def test_after_a_revocation(ca: StatusCA) -> None:
@@ -330,8 +349,8 @@ async def test_delta_crls(ca: StatusCA) -> None:
     assert set(reasons(await made.current(ca.issuing.id, delta=True))) == {serial(one)}
     assert await numbers_of(ca, made, seconds=5) == (first, first + 2)
     assert await numbers_of(ca, made, minutes=60) == (first, first + 3)
-    assert await numbers_of(ca, made, hours=24) == (first + 4, first + 3)
-    assert await numbers_of(ca, made, seconds=5) == (first + 4, first + 5)
+    assert await numbers_of(ca, made, hours=24) == (first + 25, first + 3)
+    assert await numbers_of(ca, made, seconds=5) == (first + 25, first + 26)
     assert reasons(await made.current(ca.issuing.id, delta=True)) == {}
 
 
@@ -367,8 +386,8 @@ async def test_processes_share_the_work(ca: StatusCA) -> None:
     for item in made:
         assert await numbers_of(ca, item, seconds=5) == (first + 1, 0)
         assert set(reasons(await item.current(ca.issuing.id))) == {serial(one)}
-    assert await numbers_of(ca, made[0], hours=24) == (first + 2, 0)
-    assert await numbers_of(ca, made[1], seconds=5) == (first + 2, 0)
+    assert await numbers_of(ca, made[0], hours=24) == (first + 24, 0)
+    assert await numbers_of(ca, made[1], seconds=5) == (first + 24, 0)
 
 
 async def test_the_rival_s_crl_is_taken(ca: StatusCA) -> None:

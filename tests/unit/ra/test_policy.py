@@ -435,6 +435,33 @@ def test_what_a_pattern_is_filled_with_fits_itself_alone(
         check_allowed(good, (pattern,), what, signer)
 
 
+@pytest.mark.requirement(67)
+@pytest.mark.parametrize(
+    "cn, pattern, asked",
+    [
+        ("evil.com/x", "uri:https://{cn}.example.net/*", "uri:https://evil.com/x.example.net/a"),
+        ("evil.com#", "uri:https://{cn}.example.net/", "uri:https://evil.com#.example.net/"),
+        ("evil.com:1/", "uri:https://{cn}.example.net/", "uri:https://evil.com:1/.example.net/"),
+        ("evil.com?", "uri:https://{cn}.example.net/", "uri:https://evil.com?.example.net/"),
+        ("u@evil.com/", "uri:https://{cn}.example.net/", "uri:https://u@evil.com/.example.net/"),
+        ("x@evil.com;", "uri:sip:{cn}@example.net", "uri:sip:x@evil.com;@example.net"),
+        ("x@evil.com,y", "uri:mailto:{cn}@example.net", "uri:mailto:x@evil.com,y@example.net"),
+        ("x%40evil.com%2Cy", "uri:mailto:{cn}@a.net", "uri:mailto:x%40evil.com%2Cy@a.net"),
+        ("x@evil.com", "email:{cn}", "email:x@evil.com"),
+    ],
+)
+def test_what_a_pattern_is_filled_with_ends_no_host(
+    vendor_pki: pki.VendorPKI, cn: str, pattern: str, asked: str
+) -> None:
+    """A vendor certificate puts into a pattern what it may put into a template."""
+    text = escape_rfc4514(cn)
+    signer = cmp_certificate(vendor_pki.sub.issue(f"CN={text},O=ACME").certificate)
+    with pytest.raises(NotAuthorized, match="is not allowed"):
+        check_allowed(asked, (pattern,), "subjectAltName", signer)
+    good = cmp_certificate(vendor_pki.sub.issue("CN=SN_1.a-b:c,O=ACME").certificate)
+    check_allowed("dns:SN_1.a-b:c.example.net", ("dns:{cn}.example.net",), "subjectAltName", good)
+
+
 @pytest.mark.requirement(141)
 def test_no_directory_name_is_made_a_wildcard(vendor_pki: pki.VendorPKI) -> None:
     """As no other name is."""

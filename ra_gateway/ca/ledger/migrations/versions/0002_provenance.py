@@ -135,7 +135,7 @@ def _withhold(connection: sa.Connection) -> None:
 def _register(connection: sa.Connection) -> None:
     """Withhold the names that are registered for client mode from RAs."""
     rows = connection.execute(
-        sa.text("SELECT name, vendor, names FROM entities WHERE vendor <> '' AND names <> '[]'")
+        sa.text("SELECT name, subject, vendor, names FROM entities WHERE vendor <> ''")
     )
     withholding.withhold_registered(connection, [dict(row) for row in rows.mappings()])
 
