@@ -48,8 +48,8 @@ from ra_gateway.cli.output import (
 from ra_gateway.cli.revocation import revocation
 from ra_gateway.cli.why import why
 from ra_gateway.cmp.codes import BodyType
+from ra_gateway.cmp.hosts import is_fqdn
 from ra_gateway.cmp.protection import Credential
-from ra_gateway.cmp.x520 import is_fqdn
 from ra_gateway.config.reading import is_of_ca_alone, load
 from ra_gateway.config.tables import GatewayConfig
 from ra_gateway.device import client
