@@ -17,7 +17,7 @@ from ra_gateway.app.listener_tls import ListenerTLS, ca_tls_tables
 from ra_gateway.app.listener_tls import load as load_tls
 from ra_gateway.app.management import Management
 from ra_gateway.app.profiles import ca_profiles, lacks_crl_url, unusable
-from ra_gateway.app.readings import of_domains, of_listener, of_revocation
+from ra_gateway.app.readings import of_domains, of_listener, of_revocation, of_tls
 from ra_gateway.app.revocation import revocation
 from ra_gateway.app.running import (
     STEADY,
@@ -505,6 +505,7 @@ class CAService:
         metrics.reads(
             lambda: (
                 *of_listener("cmp", self.listener),
+                *of_tls(self._tls),
                 Reading(CONFIGURATION, (digest,), 1),
             )
         )

@@ -37,9 +37,9 @@ def meter_ca(
             yield Reading(families.LEDGER_WRITE_SECONDS, (str(durable).lower(),), durations)
         yield Reading(families.LEDGER_READ_SECONDS, (), watched.read_durations)
         yield Reading(families.LEDGER_COMMITS, (), ledger.commit_count)
-        for issuer_id, delta, crl in publisher.newest():
-            form = "delta" if delta else "full"
-            at = issuer_id, form
+        for crl, due_at in publisher.newest():
+            at = crl.issuer_id, "full" if crl.base_number is None else "delta"
+            yield Reading(families.CA_CRL_DUE, at, due_at.timestamp())
             yield Reading(families.CA_CRL_NEXT_UPDATE, at, crl.next_update.timestamp())
             yield Reading(families.CA_CRL_OCTETS, at, len(crl.der))
         if status is not None:

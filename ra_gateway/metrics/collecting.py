@@ -179,8 +179,6 @@ class Metrics:
             case CRLPublished():
                 crl = event.issuer_id, "full" if event.base_number is None else "delta"
                 self._count(families.CA_CRLS, crl)
-                self._set(families.CA_CRL_NEXT_UPDATE, crl, event.next_update.timestamp())
-                self._set(families.CA_CRL_OCTETS, crl, event.size_bytes)
             case CredentialChanged():
                 self._count(families.CREDENTIAL_CHANGES, ())
             case ConfigurationReloaded():

@@ -186,10 +186,13 @@ CASES: Final = {
     "RAGatewayRevocationFails": gauge(
         f'ra_gateway_revocation_sources{{{AT},domain="acme",kind="CRL",state="failing"}}', 1, 0
     ),
-    "RAGatewayCACRLLate": gauge(
-        f'ra_gateway_ca_crl_next_update_timestamp_seconds{{{AT},issuer="ab",form="full"}}',
-        SOON + 3000,
-        SOON + 3660,
+    "RAGatewayCACRLLate": Case(
+        (
+            f'ra_gateway_ca_crl_next_update_timestamp_seconds{{{AT},issuer="ab",form="full"}}',
+            f'ra_gateway_ca_crl_due_timestamp_seconds{{{AT},issuer="ab",form="full"}}',
+        ),
+        (_always(SOON + 1000), _always(SOON - 2000)),
+        (_always(SOON + 3000), _always(SOON - 2000)),
     ),
     "RAGatewayLedgerSlow": slow(
         "ra_gateway_ca_ledger_write_duration_seconds", "1", f'{AT},durable="true"'
