@@ -269,6 +269,7 @@ async def _prepare(
             now,
             ids=ids,
             asked_type=asked_type,
+            device=(operation.vendor, operation.identity),
         )
         opening = Exchange(context.digest, upstream_der, upstream_nonce=upstream_nonce)
     lifetime = services.lifetime
