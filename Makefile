@@ -17,7 +17,7 @@ FLOORS := cmp:96 ra:96 ca:79
 .DEFAULT_GOAL := help
 # The tests start hundreds of processes: compiled modules save each of them a second or more.
 unexport PYTHONDONTWRITEBYTECODE
-.PHONY: FORCE help setup lock bench-ledger bench-strangers openssl newer-openssl softhsm slapd postgresql fmt lint types contracts test coverage fuzz fuzz-cost demo bench clean
+.PHONY: FORCE help setup lock bench-ledger bench-strangers openssl newer-openssl softhsm slapd postgresql haproxy rolling-restarts fmt lint types contracts test coverage fuzz fuzz-cost demo bench clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -65,6 +65,9 @@ postgresql:
 	@ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || command -v postgres >/dev/null \
 	  || { $(call apt,postgresql); }
 
+haproxy:
+	@PATH="$$PATH:/usr/sbin:/usr/local/sbin" command -v haproxy >/dev/null || { $(call apt,haproxy); }
+
 # compile(FILE, ARGUMENTS): write a lock file; UV_* and indexes of this machine have no place in it.
 define compile
 	build/lock/bin/uv pip compile --no-config --universal --python-version 3.11 --generate-hashes --no-annotate \
@@ -92,7 +95,7 @@ types: setup  ## Check types (mypy strict)
 contracts: setup  ## Check which module may import which
 	$(BIN)/lint-imports --no-cache
 
-test: setup openssl newer-openssl softhsm slapd postgresql lint types contracts  ## Run every check and every test (PYTEST_ARGS="-k word" for some)
+test: setup openssl newer-openssl softhsm slapd postgresql haproxy lint types contracts  ## Run every check and every test (PYTEST_ARGS="-k word" for some)
 	$(BIN)/python -m pytest -n auto --dist worksteal $(PYTEST_ARGS)
 
 coverage: setup openssl softhsm slapd postgresql  ## Measure which lines and branches the unit and conformance tests run; fails below a floor
@@ -128,6 +131,9 @@ bench-ledger: setup postgresql  ## Measure ledgers of 10,000, 100,000 and 1,000,
 bench-strangers: setup  ## Measure what hostile messages cost at every listener (SHAPES=regex, FLOOD=100000); fails above the goal
 	@$(BIN)/python -m tests.bench.strangers --flood $(or $(FLOOD),100000) $(if $(SHAPES),--shapes "$(SHAPES)") \
 	  $(if $(JSON),--json "$(JSON)")
+
+rolling-restarts: setup haproxy  ## Restart gateways behind HAProxy under load, often (ROUNDS=20)
+	@ROLLING_RESTARTS=$(or $(ROUNDS),20) $(BIN)/python -m pytest -q tests/integration/test_haproxy.py
 
 clean:  ## Remove .venv, caches and build results
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

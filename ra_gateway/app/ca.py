@@ -12,6 +12,8 @@ import structlog
 
 from ra_gateway.app.changes import config_digest, require_unchanged
 from ra_gateway.app.health import CALM_SECONDS, LOOK_SECONDS, Probe
+from ra_gateway.app.listener_tls import ListenerTLS, ca_tls_tables
+from ra_gateway.app.listener_tls import load as load_tls
 from ra_gateway.app.management import Management
 from ra_gateway.app.profiles import ca_profiles, lacks_crl_url, unusable
 from ra_gateway.app.revocation import revocation
@@ -23,6 +25,7 @@ from ra_gateway.app.running import (
     listen,
     log_start,
     now,
+    proxies,
 )
 from ra_gateway.app.trust import vendor_domains
 from ra_gateway.ca.authorization import ClientMode, Mode
@@ -146,6 +149,7 @@ def _status_listener(
         clock=now,
         max_connections=status.max_connections,
         max_connections_per_address=status.max_connections_per_address,
+        **proxies(status),
     )
 
 
@@ -460,6 +464,8 @@ class CAService:
         metrics = Metrics()
         self._sink = sink = event_sink(metrics)
         self._bundled = BundledService(config.ca, config.vendors, sink)
+        self._tls = ListenerTLS(ca_tls_tables(config))
+        self._watching: asyncio.Task[None] | None = None
         routes = {"/.well-known/cmp": "ra", "/pkix": "ra"}
         if config.ca.client is not None:
             routes |= dict.fromkeys(config.ca.client.paths, CLIENT_ENDPOINT)
@@ -468,7 +474,13 @@ class CAService:
             for mode in dict.fromkeys(routes.values())
         }
         self.listener = cmp_listener(
-            self, config.ca.server, routes=routes, profiles={}, sink=sink, by=Component.ca
+            self,
+            config.ca.server,
+            routes=routes,
+            profiles={},
+            sink=sink,
+            by=Component.ca,
+            tls=self._tls.context_of("ca.server.tls"),
         )
         self._state = "starting"
         self.management = Management(
@@ -477,6 +489,7 @@ class CAService:
             metrics,
             lambda: {"process": self._state, "ledger": self._bundled.problem},
             by=Component.ca,
+            tls=self._tls.context_of("management.tls"),
         )
 
     async def handle(
@@ -497,13 +510,14 @@ class CAService:
         await self._bundled.start()
         server = self._config.ca.server
         where = await listen(self.listener, server.listen_host, server.listen_port, "ca.server")
+        self._watching = asyncio.create_task(supervised("tls", self._tls.watch))
         self._state = ""
         unready = {"ledger": self._bundled.problem} if self._bundled.problem else {}
         log_start(self._config, where, self.management.url, self._paths, unready=unready)
         return where
 
     async def reload(self) -> None:
-        """Read the configuration again; what has changed in it takes a restart.
+        """Read the configuration again, and the files of TLS; what else has changed in it takes a restart.
 
         Raises:
             ConfigError: It cannot be used, or has changed.
@@ -511,9 +525,12 @@ class CAService:
         try:
             config = self._config if self._read is None else await asyncio.to_thread(self._read)
             require_unchanged(self._config, config)
+            tls = await asyncio.to_thread(load_tls, ca_tls_tables(config))
         except ConfigError as error:
             self._sink(ReloadRefused(Component.ca, tuple(map(str, error.problems))))
             raise
+        self._config = config
+        self._tls.take_up(tls)
         self._sink(ConfigurationReloaded(Component.ca, config_digest(config)))
 
     async def stop(self) -> None:
@@ -521,6 +538,8 @@ class CAService:
         is_serving, self._state = not self._state, "draining"
         if is_serving:
             await asyncio.sleep(self._config.ca.server.lame_duck_seconds)
+        if self._watching is not None:
+            await ended(self._watching)
         await self.listener.drain(self._config.ca.server.drain_seconds)
         await self._bundled.stop()
         await self.management.stop()

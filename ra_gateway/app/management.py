@@ -9,6 +9,7 @@ from ra_gateway.config.service_tables import ManagementConfig
 from ra_gateway.events import Component
 from ra_gateway.metrics import Metrics
 from ra_gateway.server.management import Exposition, ManagementListener
+from ra_gateway.server.preface import TLSContext
 
 
 class Management:
@@ -19,6 +20,7 @@ class Management:
         service_port: Of the listener for CMP: by default ours follows it.
         metrics: Counts the service's facts.
         parts: Returns what has to work for devices to be sent here, with what is wrong with it, "" if nothing is.
+        tls: What connections are met with; None for HTTP without TLS.
     """
 
     def __init__(
@@ -28,12 +30,14 @@ class Management:
         metrics: Metrics,
         parts: Callable[[], Mapping[str, str]],
         by: Component = Component.gateway,
+        tls: TLSContext | None = None,
     ) -> None:
         self._metrics = metrics
+        self._plain = tls is None
         self._parts = parts
         self._host, self._port = config.listen_host, config.port_beside(service_port)
         self.listener = (
-            ManagementListener(self, host=self._host, port=self._port, by=by)
+            ManagementListener(self, host=self._host, port=self._port, by=by, tls=tls)
             if config.enabled
             else None
         )
@@ -48,7 +52,8 @@ class Management:
         """
         if self.listener is not None:
             host, port = await listen(self.listener, self._host, self._port, "management")
-            self.url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+            scheme = "http" if self._plain else "https"
+            self.url = f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
 
     async def stop(self) -> None:
         """Close, last of all: until then it tells how far the end is."""
