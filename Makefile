@@ -17,7 +17,7 @@ FLOORS := cmp:96 ra:96 ca:79
 .DEFAULT_GOAL := help
 # The tests start hundreds of processes: compiled modules save each of them a second or more.
 unexport PYTHONDONTWRITEBYTECODE
-.PHONY: FORCE help setup lock dist bench-ledger bench-strangers openssl newer-openssl softhsm slapd postgresql haproxy systemd rolling-restarts fmt lint types contracts test coverage fuzz fuzz-cost demo bench clean
+.PHONY: FORCE help setup lock dist bench-ledger bench-strangers openssl newer-openssl softhsm slapd postgresql haproxy systemd rolling-restarts install-check fmt lint types contracts test coverage fuzz fuzz-cost demo bench clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -144,6 +144,9 @@ bench-strangers: setup  ## Measure what hostile messages cost at every listener 
 
 rolling-restarts: setup haproxy  ## Restart gateways behind HAProxy under load, often (ROUNDS=20)
 	@ROLLING_RESTARTS=$(or $(ROUNDS),20) $(BIN)/python -m pytest -q tests/integration/test_haproxy.py
+
+install-check: setup openssl  ## Install the wheel with pipx, all libraries from the package index, and enrol by openssl
+	@INSTALL_FROM_INDEX=1 $(BIN)/python -m pytest -q tests/integration/test_installed.py
 
 clean:  ## Remove .venv, caches and build results
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
