@@ -53,7 +53,7 @@ def init(
     """Write a configuration with CA and RA material: a gateway ready to serve."""
     from ra_gateway.app.trust import anchors
     from ra_gateway.clocks import now
-    from ra_gateway.cmp.x520 import is_fqdn
+    from ra_gateway.cmp.hosts import is_fqdn
     from ra_gateway.config.reading import load
     from ra_gateway.keys import load_certificates
 

@@ -32,6 +32,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
+from time import perf_counter
 from typing import Any, Final, TypeVar
 
 import structlog
@@ -42,10 +43,11 @@ from redis.backoff import NoBackoff
 from redis.exceptions import ReadOnlyError, RedisError, ResponseError
 
 from ra_gateway.clocks import elapsed_seconds
+from ra_gateway.durations import Durations
 from ra_gateway.errors import StaleTransaction, StoreUnavailable, TransactionInUse
 from ra_gateway.events import Component, EventSink, StoreWatch, unheard
 from ra_gateway.ra.confirmation_records import ConfirmationNote, ConfirmationRecord
-from ra_gateway.ra.ports import Clock, DeviceRecord
+from ra_gateway.ra.ports import Backlog, Clock, DeviceRecord
 from ra_gateway.ra.transaction import Transaction, TransactionKey, too_many
 from ra_gateway.stores import redis_scripts as scripts
 from ra_gateway.stores.sealing import NotSealed, Seals, packed, unpacked
@@ -121,6 +123,8 @@ class RedisStore:
         self._seen: OrderedDict[str, tuple[_Age, float]] = OrderedDict()
         self._records: OrderedDict[str, tuple[int, ConfirmationRecord, float]] = OrderedDict()
         self._reported_at, self._unreported = -math.inf, 0
+        self.answered, self.failed = Durations(), Durations()
+        """How long round trips took."""
         self.not_believed = 0
         """How many records and entries of lists were found that no node wrote, or none with our keys."""
         self._prefix = key_prefix
@@ -313,6 +317,15 @@ class RedisStore:
         """Take a request off the list, unless another one took its place."""
         args: list[Any] = [_requester(key), _member(key)]
         self._note_strange(await self._ask(lambda _: self._unhold(self._held_keys, args)))
+
+    async def backlog(self) -> Backlog:
+        """Return how much waits in the store (`Backlog`)."""
+        now, (_, until) = self._clock().timestamp(), self._held_keys
+        return Backlog(
+            await self._ask(lambda _: self._client.zcount(until, f"({now}", "+inf")),
+            await self._ask(lambda _: self._client.zcard(self._schedule)),
+            await self._ask(lambda _: self._client.zcount(self._schedule, "-inf", now)),
+        )
 
     async def note_confirmation(
         self, certificate: bytes, note: ConfirmationNote, keep_until: datetime
@@ -604,8 +617,15 @@ class RedisStore:
         try:
             if self._closed:
                 raise StoreUnavailable(f"{self._name}: the store is closed", rule="R95")
-            async with asyncio.timeout(self._timeout_seconds / 2):
-                done = await attempt(again)
+            started, durations = perf_counter(), self.answered
+            try:
+                async with asyncio.timeout(self._timeout_seconds / 2):
+                    done = await attempt(again)
+            except (RedisError, OSError, RuntimeError):
+                durations = self.failed
+                raise
+            finally:
+                durations.add(perf_counter() - started)
             self._watch.answered()
             return done
         # RuntimeError: so uvloop refuses to write to a connection that the peer has reset.

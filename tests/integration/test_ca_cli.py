@@ -574,7 +574,13 @@ def test_the_doctor_looks_at_a_ca_alone(config: Path) -> None:
     ended = run("doctor", "--json", "--config", alone)
     rows = json.loads(ended.stdout)
     assert (ended.exit_code, ended.stderr) == (0, "")
-    assert {row["subject"] for row in rows} == {"CA", "ledger", "safety", "codec"}
+    assert {row["subject"] for row in rows} == {
+        "CA",
+        "ledger",
+        "registered RAs",
+        "safety",
+        "codec",
+    }
     assert {row["tried"] for row in rows} >= {"validity of issuing.pem", "validity of ocsp.pem"}
     (warning,) = (row for row in rows if row["verdict"] == "warning")
     assert warning["tried"] == f"{config.parent}/ca/root.key"

@@ -263,14 +263,14 @@ def printed_commands() -> Iterator[tuple[str, str, bool]]:
     for path in (
         *ROOT.glob("*.md"),
         *ROOT.glob("docs/*.md"),
-        *ROOT.glob("deploy/*"),
+        *(path for path in ROOT.glob("deploy/**/*") if path.is_file()),
         *ROOT.glob("config/*.toml"),
         *ROOT.glob("ra_gateway/**/*.py"),
     ):
         text = path.read_text().replace("\\\n", " ")
         for found in re.findall(r"`([^`\n]*\bra-gateway [a-z-]+[^`\n]*)`", text):
             yield path.name, found, False
-        if path.suffix != ".py":
+        if path.suffix not in (".py", ".yaml", ".json"):  # there, indented lines are no commands
             for found in re.findall(
                 r"^(?:    |Exec\w+=)(.*\bra-gateway [a-z].*)$", text, re.MULTILINE
             ):

@@ -87,7 +87,7 @@ class Ledger:
 
     def __init__(self, database: Database, sink: EventSink = unheard) -> None:
         self._sink = sink
-        self._database: Database = WatchedDatabase(database, sink)
+        self._database = self.watched = WatchedDatabase(database, sink)
         self.registry = Registry(self._database)
 
     async def open(self) -> None:
