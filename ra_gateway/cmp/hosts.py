@@ -13,7 +13,6 @@ from contextlib import suppress
 from typing import Final
 from urllib.parse import unquote
 
-from ra_gateway.cmp import x520
 from ra_gateway.cmp.names import attributes, from_rfc4514
 from ra_gateway.cmp.oids import OID
 from ra_gateway.errors import MalformedMessage
@@ -126,7 +125,7 @@ def _read(text: str, generous: bool) -> Iterator[str]:
             yield from (found for host in uri_hosts(text) for found in _read(host, True))
     else:
         for host in {_host(text), _host_2008(text)}:
-            if _HOST.fullmatch(host) if generous else x520.fqdn_of(host):
+            if _HOST.fullmatch(host) if generous else fqdn_of(host):
                 yield f"dns:{host}"
 
 
