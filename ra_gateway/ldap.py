@@ -132,7 +132,7 @@ def fetch(url: str, *, max_octets: int, timeout_seconds: float) -> bytes:
         # With entries, an answer that was cut off counts as found.
         if not found or connection.result["description"] != "success":
             raise LDAPFailure(_reason(connection))
-        values = list(_values(connection.response or (), where.attribute))
+        values = [bytes(item) for item in _values(connection.response or (), where.attribute)]
     if not values:
         raise LDAPFailure(f"the entry has no {where.attribute}")
     if sum(map(len, values)) > max_octets:
@@ -221,10 +221,30 @@ class Directory:
         Raises:
             LDAPFailure: It does not answer, or refuses; also for what is done with the connection.
         """
-        import ldap3
-        from ldap3.core.exceptions import LDAPExceptionError
-
+        connection = None
         deadline = time.monotonic() + timeout_seconds
+        try:
+            connection = self._connection(timeout_seconds)
+            connection.open(read_server_info=False)
+            connection.strategy.socket_size = _READ_OCTETS
+            connection.socket = _Bounded(connection.socket, max_octets, deadline)
+            if self.start_tls and not connection.start_tls(read_server_info=False):
+                raise LDAPFailure(f"StartTLS was refused: {_reason(connection)}")
+            if not connection.bind(read_server_info=False):
+                raise LDAPFailure(f"the login was refused: {_reason(connection)}")
+            yield connection
+        except LDAPFailure:
+            raise
+        except Exception as error:
+            # ldap3 reads what comes without a look at its form: of a broken answer whatever may be raised.
+            raise LDAPFailure(f"{type(error).__name__}: {error}") from error
+        finally:
+            if connection is not None:
+                _close(connection)
+
+    def _connection(self, timeout_seconds: float) -> ldap3.Connection:
+        import ldap3
+
         server = ldap3.Server(
             self.host,
             self.port,
@@ -233,7 +253,7 @@ class Directory:
             get_info=ldap3.NONE,
             connect_timeout=timeout_seconds,
         )
-        connection = ldap3.Connection(
+        return ldap3.Connection(
             server,
             self.bind_dn or None,
             self.password or None,
@@ -243,19 +263,6 @@ class Directory:
             raise_exceptions=False,
             check_names=False,
         )
-        try:
-            connection.open(read_server_info=False)
-            connection.strategy.socket_size = _READ_OCTETS
-            connection.socket = _Bounded(connection.socket, max_octets, deadline)
-            if self.start_tls and not connection.start_tls(read_server_info=False):
-                raise LDAPFailure(f"StartTLS was refused: {_reason(connection)}")
-            if not connection.bind(read_server_info=False):
-                raise LDAPFailure(f"the login was refused: {_reason(connection)}")
-            yield connection
-        except (LDAPExceptionError, OSError, ValueError) as error:
-            raise LDAPFailure(f"{type(error).__name__}: {error}") from error
-        finally:
-            _close(connection)
 
 
 def _tls(host: str, ca_path: str | None) -> ldap3.Tls:

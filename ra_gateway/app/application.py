@@ -13,7 +13,10 @@ import structlog
 from ra_gateway.app.changes import config_digest, require_no_restart
 from ra_gateway.app.gateway import Wiring
 from ra_gateway.app.health import LOOK_SECONDS, Probe
+from ra_gateway.app.listener_tls import ListenerTLS, Loaded, tls_tables
+from ra_gateway.app.listener_tls import load as load_tls
 from ra_gateway.app.management import Management
+from ra_gateway.app.readings import meter_gateway, names_of, of_tls
 from ra_gateway.app.running import cmp_listener, event_sink, listen, log_start, now
 from ra_gateway.clocks import unstepped
 from ra_gateway.cmp.selfcheck import require_codec
@@ -118,8 +121,10 @@ class Application:
         self._wiring = Wiring(
             config, transaction_store(config.store, self._sink), self._bundled, self._sink
         )
+        self._tls = ListenerTLS(tls_tables(config))
         self._background: list[asyncio.Task[None]] = []
         self._retiring: set[asyncio.Task[None]] = set()
+        self._outgoing: list[Wiring] = []
         self._reloading = asyncio.Lock()
         self.listener = cmp_listener(
             self._wiring,
@@ -128,6 +133,7 @@ class Application:
             profiles=self._wiring.profiles,
             sink=self._sink,
             by=Component.gateway,
+            tls=self._tls.context_of("server.tls"),
         )
         self._state = "starting"
         self._store_probe = Probe(lambda: self.store.ping())
@@ -137,7 +143,14 @@ class Application:
             config.server.listen_port,
             metrics,
             self._parts,
+            tls=self._tls.context_of("management.tls"),
         )
+        self._metrics = metrics
+        meter_gateway(metrics, lambda: self._wiring, lambda: self._outgoing, self.listener)
+        metrics.reads(lambda: of_tls(self._tls))
+        metrics.keep(names_of(self._wiring))
+        if self._bundled is not None:
+            self._bundled.meter(metrics)
 
     @property
     def config(self) -> GatewayConfig:
@@ -182,7 +195,10 @@ class Application:
         if self._bundled is not None:
             await self._bundled.start()
         await self._wiring.start()
-        self._background = [asyncio.create_task(supervised("store.probe", self._watch_store))]
+        self._background = [
+            asyncio.create_task(supervised("store.probe", self._watch_store)),
+            asyncio.create_task(supervised("tls", self._tls.watch)),
+        ]
         server = self.config.server
         where = await listen(self.listener, server.listen_host, server.listen_port, "server")
         self._state = ""
@@ -205,21 +221,24 @@ class Application:
         """
         async with self._reloading:
             try:
-                fresh = await self._rewired()
+                fresh, tls = await self._rewired()
             except ConfigError as error:
                 self._sink(ReloadRefused(Component.gateway, tuple(map(str, error.problems))))
                 raise
             old, self._wiring = self._wiring, fresh
+            self._tls.take_up(tls)
             self.listener.serve(fresh, fresh.routes, fresh.profiles)
+            self._metrics.keep(names_of(fresh))
             retiring = asyncio.create_task(self._retire(old))
             self._retiring.add(retiring)
             retiring.add_done_callback(self._retiring.discard)
         self._sink(ConfigurationReloaded(Component.gateway, config_digest(fresh.config)))
 
-    async def _rewired(self) -> Wiring:
+    async def _rewired(self) -> tuple[Wiring, dict[str, Loaded]]:
         old = self._wiring
         config = old.config if self._read is None else await asyncio.to_thread(self._read)
         require_no_restart(old.config, config)
+        tls = await asyncio.to_thread(load_tls, tls_tables(config))
         store = old.store
         if config.store.kind == "redis":  # its URL and keys are in files, which may be others now
             store = transaction_store(config.store, self._sink)
@@ -233,10 +252,14 @@ class Application:
         with suppress(StoreUnavailable):  # which is told elsewhere
             await self._compare_seals(store)
         await fresh.start()
-        return fresh
+        return fresh, tls
 
     async def _retire(self, wiring: Wiring) -> None:
-        await wiring.stop(wiring.config.server.drain_seconds)
+        self._outgoing.append(wiring)
+        try:
+            await wiring.stop(wiring.config.server.drain_seconds)
+        finally:
+            self._outgoing.remove(wiring)
         if wiring.store is not self.store:
             await wiring.store.close()
 

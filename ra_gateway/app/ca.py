@@ -10,10 +10,14 @@ from typing import Final
 
 import structlog
 
+from ra_gateway.app.ca_readings import meter_ca
 from ra_gateway.app.changes import config_digest, require_unchanged
 from ra_gateway.app.health import CALM_SECONDS, LOOK_SECONDS, Probe
+from ra_gateway.app.listener_tls import ListenerTLS, ca_tls_tables
+from ra_gateway.app.listener_tls import load as load_tls
 from ra_gateway.app.management import Management
 from ra_gateway.app.profiles import ca_profiles, lacks_crl_url, unusable
+from ra_gateway.app.readings import of_domains, of_listener, of_revocation, of_tls
 from ra_gateway.app.revocation import revocation
 from ra_gateway.app.running import (
     STEADY,
@@ -23,6 +27,7 @@ from ra_gateway.app.running import (
     listen,
     log_start,
     now,
+    proxies,
 )
 from ra_gateway.app.trust import vendor_domains
 from ra_gateway.ca.authorization import ClientMode, Mode
@@ -58,6 +63,7 @@ from ra_gateway.events import (
 )
 from ra_gateway.keys import read_password
 from ra_gateway.metrics import Metrics
+from ra_gateway.metrics.families import CONFIGURATION, Reading
 from ra_gateway.server.status import StatusListener
 from ra_gateway.tasks import ended, supervised
 
@@ -146,6 +152,7 @@ def _status_listener(
         clock=now,
         max_connections=status.max_connections,
         max_connections_per_address=status.max_connections_per_address,
+        **proxies(status),
     )
 
 
@@ -212,9 +219,9 @@ class BundledService:
         self._config = config
         listed = config.client.vendors if config.client is not None else ()
         domains = vendor_domains({name: vendors[name] for name in listed})
-        self._revocation = revocation(
-            [(domain, vendors[name].revocation) for name, domain in domains.items()]
-        )
+        self._domains = tuple(domains.values())
+        self._revocation_tables = [vendors[name].revocation for name in listed]
+        self._revocation = revocation(zip(self._domains, self._revocation_tables, strict=True))
         keys = ca_keys(config)
         self._profiles = profiles = ca_profiles(config)
         require_clean(profiles.values(), keys.issuers[0])
@@ -274,6 +281,12 @@ class BundledService:
                 *retired_certificates(config.directory_path),
             ],
         )
+
+    def meter(self, metrics: Metrics) -> None:
+        """Have metrics read what is here."""
+        meter_ca(metrics, self.ledger, self.publisher, self.status, self._config.directory_path)
+        metrics.reads(lambda: of_domains(self._domains))
+        metrics.reads(lambda: of_revocation(self._revocation.states(), self._revocation_tables))
 
     async def start(self) -> None:
         """Open the ledger, and serve status; where the ledger cannot be reached, as soon as it can.
@@ -460,6 +473,8 @@ class CAService:
         metrics = Metrics()
         self._sink = sink = event_sink(metrics)
         self._bundled = BundledService(config.ca, config.vendors, sink)
+        self._tls = ListenerTLS(ca_tls_tables(config))
+        self._watching: asyncio.Task[None] | None = None
         routes = {"/.well-known/cmp": "ra", "/pkix": "ra"}
         if config.ca.client is not None:
             routes |= dict.fromkeys(config.ca.client.paths, CLIENT_ENDPOINT)
@@ -468,7 +483,13 @@ class CAService:
             for mode in dict.fromkeys(routes.values())
         }
         self.listener = cmp_listener(
-            self, config.ca.server, routes=routes, profiles={}, sink=sink, by=Component.ca
+            self,
+            config.ca.server,
+            routes=routes,
+            profiles={},
+            sink=sink,
+            by=Component.ca,
+            tls=self._tls.context_of("ca.server.tls"),
         )
         self._state = "starting"
         self.management = Management(
@@ -477,6 +498,16 @@ class CAService:
             metrics,
             lambda: {"process": self._state, "ledger": self._bundled.problem},
             by=Component.ca,
+            tls=self._tls.context_of("management.tls"),
+        )
+        self._bundled.meter(metrics)
+        digest = config_digest(config)
+        metrics.reads(
+            lambda: (
+                *of_listener("cmp", self.listener),
+                *of_tls(self._tls),
+                Reading(CONFIGURATION, (digest,), 1),
+            )
         )
 
     async def handle(
@@ -497,13 +528,14 @@ class CAService:
         await self._bundled.start()
         server = self._config.ca.server
         where = await listen(self.listener, server.listen_host, server.listen_port, "ca.server")
+        self._watching = asyncio.create_task(supervised("tls", self._tls.watch))
         self._state = ""
         unready = {"ledger": self._bundled.problem} if self._bundled.problem else {}
         log_start(self._config, where, self.management.url, self._paths, unready=unready)
         return where
 
     async def reload(self) -> None:
-        """Read the configuration again; what has changed in it takes a restart.
+        """Read the configuration again, and the files of TLS; what else has changed in it takes a restart.
 
         Raises:
             ConfigError: It cannot be used, or has changed.
@@ -511,9 +543,12 @@ class CAService:
         try:
             config = self._config if self._read is None else await asyncio.to_thread(self._read)
             require_unchanged(self._config, config)
+            tls = await asyncio.to_thread(load_tls, ca_tls_tables(config))
         except ConfigError as error:
             self._sink(ReloadRefused(Component.ca, tuple(map(str, error.problems))))
             raise
+        self._config = config
+        self._tls.take_up(tls)
         self._sink(ConfigurationReloaded(Component.ca, config_digest(config)))
 
     async def stop(self) -> None:
@@ -521,6 +556,8 @@ class CAService:
         is_serving, self._state = not self._state, "draining"
         if is_serving:
             await asyncio.sleep(self._config.ca.server.lame_duck_seconds)
+        if self._watching is not None:
+            await ended(self._watching)
         await self.listener.drain(self._config.ca.server.drain_seconds)
         await self._bundled.stop()
         await self.management.stop()

@@ -14,6 +14,9 @@ from ra_gateway.errors import ConfigError, Problem
 _AT_THE_START: Final = ("server", "management", "ca")
 """Tables that a gateway takes up at its start alone."""
 
+_TLS: Final = ("server.tls.", "management.tls.", "ca.server.tls.")
+"""Keys of theirs that are taken up all the same (`listener_tls`): other files for a listener that has TLS."""
+
 
 def config_digest(config: BaseModel) -> str:
     """Return 16 hex digits by which configurations that differ are told apart."""
@@ -51,7 +54,7 @@ def require_no_restart(old: GatewayConfig, new: GatewayConfig) -> None:
 
 
 def require_unchanged(old: CAServiceConfig, new: CAServiceConfig) -> None:
-    """Refuse a configuration of the CA that is not the one it runs with.
+    """Refuse a configuration of the CA that is not the one it runs with, but for files of TLS.
 
     Raises:
         ConfigError: With every key that differs.
@@ -61,5 +64,6 @@ def require_unchanged(old: CAServiceConfig, new: CAServiceConfig) -> None:
 
 def _refuse(names: Iterable[str]) -> None:
     what, todo = "has changed, and is taken up at the start alone", "Restart, or change it back"
+    names = [name for name in names if not name.startswith(_TLS)]
     if problems := [Problem(name, what, todo) for name in names]:
         raise ConfigError(problems)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path as FilePath
@@ -32,7 +33,7 @@ _WARNING_INTERVAL: Final = timedelta(days=1)
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("ra_gateway.ra")
 
-_State = tuple[tuple[int, int, int], ...]
+FileStates = tuple[tuple[int, int, int], ...]
 
 
 class CredentialFiles:
@@ -130,15 +131,20 @@ class CredentialFiles:
         else:
             log.warning("ra.credential_expires", **told, days=left.days)
 
-    def _state(self) -> _State:
+    def _state(self) -> FileStates:
         """Return what tells that files were changed or replaced."""
         paths = (self._config.certificate_path, self._config.key_path, *self._config.chain_paths)
-        return tuple(_file_state(path) for path in paths)
+        return file_states(paths)
 
     def _load(self) -> Credential:
         credential = load_ra_credential(self._config)
         path = check_ra_credential(credential, self._operator)
         return replace(credential, root=path[-1])
+
+
+def file_states(paths: Iterable[FilePath]) -> FileStates:
+    """Return what tells that files were changed or replaced."""
+    return tuple(map(_file_state, paths))
 
 
 def _file_state(path: FilePath) -> tuple[int, int, int]:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from ra_gateway.app.running import now
 from ra_gateway.app.webhook import WebhookInventory
+from ra_gateway.clocks import now
 from ra_gateway.config.service_tables import InventorySQLConfig
 from ra_gateway.config.tables import GatewayConfig
 from ra_gateway.errors import ConfigError, Problem, missing_extra

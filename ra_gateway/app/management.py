@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
+from ra_gateway import __version__
+from ra_gateway.app.readings import of_listener
 from ra_gateway.app.running import listen
 from ra_gateway.config.service_tables import ManagementConfig
 from ra_gateway.events import Component
 from ra_gateway.metrics import Metrics
+from ra_gateway.metrics.families import BUILD, READY, Reading
 from ra_gateway.server.management import Exposition, ManagementListener
+from ra_gateway.server.preface import TLSContext
 
 
 class Management:
@@ -19,6 +23,7 @@ class Management:
         service_port: Of the listener for CMP: by default ours follows it.
         metrics: Counts the service's facts.
         parts: Returns what has to work for devices to be sent here, with what is wrong with it, "" if nothing is.
+        tls: What connections are met with; None for HTTP without TLS.
     """
 
     def __init__(
@@ -28,17 +33,20 @@ class Management:
         metrics: Metrics,
         parts: Callable[[], Mapping[str, str]],
         by: Component = Component.gateway,
+        tls: TLSContext | None = None,
     ) -> None:
         self._metrics = metrics
+        self._plain = tls is None
         self._parts = parts
         self._host, self._port = config.listen_host, config.port_beside(service_port)
         self.listener = (
-            ManagementListener(self, host=self._host, port=self._port, by=by)
+            ManagementListener(self, host=self._host, port=self._port, by=by, tls=tls)
             if config.enabled
             else None
         )
         self.url = ""
         """Of the listener, once it listens."""
+        metrics.reads(self._readings)
 
     async def start(self) -> None:
         """Listen, if that is wanted.
@@ -48,16 +56,26 @@ class Management:
         """
         if self.listener is not None:
             host, port = await listen(self.listener, self._host, self._port, "management")
-            self.url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+            scheme = "http" if self._plain else "https"
+            self.url = f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
 
     async def stop(self) -> None:
         """Close, last of all: until then it tells how far the end is."""
         if self.listener is not None:
             await self.listener.drain(0.0)
+        await self._metrics.stop()
 
-    def metrics(self, accept: str) -> Exposition:
+    async def metrics(self, accept: str) -> Exposition:
         """Return all metrics (`ManagementHandler`)."""
+        await self._metrics.refresh()
         return Exposition(*self._metrics.exposition(accept))
+
+    def _readings(self) -> Iterator[Reading]:
+        yield Reading(BUILD, (__version__,), 1)
+        for part, problem in self.readiness().items():
+            yield Reading(READY, (part,), not problem)
+        if self.listener is not None:
+            yield from of_listener("management", self.listener)
 
     def readiness(self) -> dict[str, str]:
         """Return every part and what is wrong with it (`ManagementHandler`)."""

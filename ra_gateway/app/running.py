@@ -18,13 +18,15 @@ from ra_gateway.app.changes import config_digest
 from ra_gateway.app.systemd import keep_alive, notify, notify_reloading
 from ra_gateway.clocks import SteadyClock
 from ra_gateway.clocks import now as now
-from ra_gateway.config.service_tables import ServerConfig
+from ra_gateway.config.service_tables import ListenerConfig, ServerConfig
 from ra_gateway.errors import ConfigError, GatewayError, ServiceFailure
 from ra_gateway.events import Component, EventSink
 from ra_gateway.logs import LogSink, fan_out
 from ra_gateway.metrics import Metrics
+from ra_gateway.peers import Networks
 from ra_gateway.server.cmp import CMPHandler, CMPListener
-from ra_gateway.server.listener import ListenerLimits
+from ra_gateway.server.listener import ListenerLimits, ListenerProxies
+from ra_gateway.server.preface import TLSContext
 from ra_gateway.tasks import ended as tasks_ended
 from ra_gateway.tasks import supervised
 
@@ -87,6 +89,7 @@ def cmp_listener(
     profiles: Mapping[str, str],
     sink: EventSink,
     by: Component,
+    tls: TLSContext | None,
 ) -> CMPListener:
     """Return a listener with the limits of a configuration, which has them under the same names."""
     limits = {name: getattr(config, name) for name in ListenerLimits.__annotations__}
@@ -98,8 +101,19 @@ def cmp_listener(
         by=by,
         host=config.listen_host,
         port=config.listen_port,
+        tls=tls,
+        **proxies(config),
         **cast(ListenerLimits, limits),
     )
+
+
+def proxies(config: ListenerConfig) -> ListenerProxies:
+    """Return whom a listener believes for whom they speak."""
+    return {
+        "trusted_proxies": Networks(config.trusted_proxies),
+        "proxy_protocol": config.proxy_protocol == "on",
+        "forwarded_for": config.forwarded_for == "on",
+    }
 
 
 def log_start(

@@ -11,6 +11,7 @@ from typing import Final
 
 from ra_gateway.app.idle import of_idle
 from ra_gateway.app.issuance import of_issuance
+from ra_gateway.app.listener_tls import TLS_EXPIRY_WARNING, ca_tls_tables, tls_tables
 from ra_gateway.app.profile_warnings import of_ca, of_keys, of_ra
 from ra_gateway.app.trust import are_others, certificates
 from ra_gateway.cmp.algorithms import canonical_spki
@@ -26,6 +27,7 @@ from ra_gateway.cmp.crl import (
 from ra_gateway.cmp.names import CanonicalName, canonical, rfc4514
 from ra_gateway.cmp.ocsp import responder_urls
 from ra_gateway.config.ca_tables import CAConfig
+from ra_gateway.config.service_tables import ListenerTLSConfig
 from ra_gateway.config.tables import CAServiceConfig, GatewayConfig, IdentityConfig, VendorConfig
 from ra_gateway.config.trust_tables import RevocationConfig
 from ra_gateway.errors import ConfigError, CRLRefused, MalformedMessage, Problem
@@ -60,6 +62,7 @@ def warnings(config: GatewayConfig, now: datetime) -> list[Problem]:
     return [
         *of_safety(config),
         *_of_expiry(_certificate_paths(config), now),
+        *_of_expiry(_tls_paths(tls_tables(config)), now, TLS_EXPIRY_WARNING),
         *_of_crls(config, now),
         *(() if config.ca is None else of_ca_expiry(config.ca, now)),
     ]
@@ -80,6 +83,7 @@ def ca_warnings(config: CAServiceConfig, now: datetime) -> list[Problem]:
         *_of_modes({}, config.ca, public),
         *of_ca(config.ca),
         *_of_expiry(public, now),
+        *_of_expiry(_tls_paths(ca_tls_tables(config)), now, TLS_EXPIRY_WARNING),
     ]
 
 
@@ -395,19 +399,23 @@ def _mode(path: Path) -> int:
 # --- dates ----------------------------------------------------------------------------------------------------
 
 
-def _of_expiry(read: Iterable[tuple[str, Sequence[Path]]], now: datetime) -> Iterator[Problem]:
+def _of_expiry(
+    read: Iterable[tuple[str, Sequence[Path]]], now: datetime, soon: timedelta = EXPIRES_SOON
+) -> Iterator[Problem]:
     for setting, paths in read:
-        yield from _expiring(setting, _readable(paths), now)
+        yield from _expiring(setting, _readable(paths), now, soon)
 
 
-def _expiring(setting: str, found: Iterable[Certificate], now: datetime) -> Iterator[Problem]:
+def _expiring(
+    setting: str, found: Iterable[Certificate], now: datetime, soon: timedelta
+) -> Iterator[Problem]:
     for item in found:
         until = f"{item.not_after:%Y-%m-%d %H:%M} UTC"
         if now > item.not_after:
             what = f"{item.subject} expired at {until}: nobody accepts what rests on it"
         elif now < item.not_before:
             what = f"{item.subject} is valid only from {item.not_before:%Y-%m-%d %H:%M} UTC"
-        elif item.not_after - now < EXPIRES_SOON:
+        elif item.not_after - now < soon:
             what = f"{item.subject} expires in {(item.not_after - now).days} days, at {until}"
         else:
             continue
@@ -474,6 +482,15 @@ def _vendor_paths(vendors: Mapping[str, VendorConfig]) -> Iterator[tuple[str, Se
     for name, vendor in vendors.items():
         yield f"vendors.{name}.anchors_paths", vendor.anchors_paths
         yield f"vendors.{name}.intermediates_paths", vendor.intermediates_paths
+
+
+def _tls_paths(
+    tables: Mapping[str, ListenerTLSConfig | None],
+) -> Iterator[tuple[str, Sequence[Path]]]:
+    for setting, table in tables.items():
+        if table is not None:
+            yield f"{setting}.certificate_path", (table.certificate_path,)
+            yield f"{setting}.client_ca_paths", table.client_ca_paths
 
 
 def _certificate_paths(config: GatewayConfig) -> Iterator[tuple[str, Sequence[Path]]]:

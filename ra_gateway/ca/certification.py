@@ -51,6 +51,7 @@ from ra_gateway.cmp.bodies import CertRepMessage, CertResponse, PKIStatusInfo, c
 from ra_gateway.cmp.certificates import Certificate, load_certificate
 from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType, PKIStatus
 from ra_gateway.cmp.crmf import RA_VERIFIED, CertReqMsg, CertTemplate
+from ra_gateway.cmp.device_info import device_of
 from ra_gateway.cmp.header_checks import HeaderRules
 from ra_gateway.cmp.messages import IMPLICIT_CONFIRM, confirm_wait_time
 from ra_gateway.cmp.names import NULL_DN, canonical, name_of, same_name
@@ -230,11 +231,6 @@ class Certification:
                     served |= {old.profile} if served else served
                 if old is None and context.device is None:
                     require_no_wildcard(received.authority, template.subject_alt_name_der)
-        if request.possession is Possession.key_generation:
-            private_key = await self._make_key(context, request, profile)
-            template = replace(template, spki_der=spki_der(private_key))
-        elif request.possession is Possession.encr_cert:
-            _require_encryption_only(template, profile)
         known = old or context.device
         require_certifiable(
             template.subject_der or NULL_DN,
@@ -243,6 +239,12 @@ class Certification:
             established_der=None if known is None else load_certificate(known.der).subject_der,
             qualified=known is None,
         )
+        _require_crl_url(profile, context, old)
+        if request.possession is Possession.key_generation:
+            private_key = await self._make_key(context, request, template, profile, now)
+            template = replace(template, spki_der=spki_der(private_key))
+        elif request.possession is Possession.encr_cert:
+            _require_encryption_only(template, profile)
         implicit = (
             header.implicit_confirm
             # Until certConf nobody knows that the device has the key.
@@ -264,6 +266,7 @@ class Certification:
             signer_der=context.signer_der,
             old_serial_number=None if old is None else old.serial_number,
         )
+        vendor, identity = _device(context, old)
         intent = Intent(
             subject_der=template.subject_der or NULL_DN,
             issuer_id=self.issuer.id,
@@ -271,6 +274,8 @@ class Certification:
             spki_digest=b"",
             entity=context.entity.name if context.entity else old.entity if old else None,
             origin=_origin(context, old),
+            vendor=vendor,
+            identity=identity,
             on_behalf=received.authority is not None,
             registered_profiles=served,
             enrolls=_enrolls(context),
@@ -289,7 +294,6 @@ class Certification:
             given = await self._given(context, request, certificate, private_key)
             return await self._positive(received, operation, given, changes, now)
 
-        _require_crl_url(profile, context, old)
         stored = await self.issuer.issue(
             template,
             profile,
@@ -303,9 +307,14 @@ class Certification:
         return require_retransmission(stored, context)
 
     async def _make_key(
-        self, context: RequestContext, request: AuthenticatedRequest, profile: Profile
+        self,
+        context: RequestContext,
+        request: AuthenticatedRequest,
+        template: CertTemplate,
+        profile: Profile,
+        now: datetime,
     ) -> Any:
-        """Make a key for a device that asks for that, and can be sent it."""
+        """Make a key for a device that asks for that, can be sent it, and has all else of a certificate in order."""
         assert self.key_generation is not None  # `read_request` accepted it
         if not context.received.by_device:
             # It would be encrypted for the RA, which has no business with it (RFC 9483 5.2.3).
@@ -315,6 +324,8 @@ class Certification:
             )
         key_recipient(context.authenticated.signer)  # before anything costs anything
         kind = self.key_generation.choose_kind(request.algorithm_hint_der, profile)
+        sample = await self.key_generation.sample_key(kind)
+        self.issuer.check(replace(template, spki_der=sample), profile, now)
         return await self.key_generation.make_key(kind)
 
     def _served(
@@ -523,6 +534,16 @@ def _enrolls(context: RequestContext) -> bool:
     if body_type is BodyType.ir or not context.received.by_device:
         return body_type is not BodyType.kur
     return context.device is None
+
+
+def _device(context: RequestContext, old: IssuedCertificate | None) -> tuple[str, str]:
+    """Return whose a device is and what its vendor calls it: as the RA says, as registered, or as known before."""
+    received, known = context.received, old or context.device
+    if not received.by_device and any(said := device_of(received.message.header.general_info)):
+        return said
+    if context.entity is not None and context.entity.identity:
+        return context.entity.vendor, context.entity.identity
+    return ("", "") if known is None else (known.vendor, known.identity)
 
 
 def _origin(context: RequestContext, old: IssuedCertificate | None) -> str:

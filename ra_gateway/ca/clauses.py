@@ -6,7 +6,6 @@ about to be signed (`conformance`).
 
 from __future__ import annotations
 
-import math
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,10 +17,11 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from ra_gateway.ca.extensions import MAX_NF_TYPE
 from ra_gateway.ca.profiles import NF_TYPE_NAMES, SAN_TAGS, Profile, SubjectForm
+from ra_gateway.ca.weak_keys import weakness
 from ra_gateway.cmp import asn1
 from ra_gateway.cmp.algorithms import load_public_key, public_key_kind, signature_algorithm
 from ra_gateway.cmp.certificates import Certificate
-from ra_gateway.cmp.hosts import uri_hosts
+from ra_gateway.cmp.hosts import is_fqdn, uri_hosts
 from ra_gateway.cmp.names import attributes
 from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.remembering import remembered
@@ -90,12 +90,6 @@ _STRENGTHS: Final = MappingProxyType(
 _RSA_STRENGTHS: Final = ((15_360, 256), (7680, 192), (6144, 176), (4096, 152), (3072, 128))
 """Of NIST SP 800-57 part 1, table 2, and SP 800-56B rev. 2, table 4 for what lies between."""
 
-_SMALL_PRIMES: Final = math.prod(
-    number
-    for number in range(3, 752, 2)
-    if all(number % divisor for divisor in range(3, math.isqrt(number) + 1, 2))
-)
-
 
 def strength_bits(spki_der: bytes) -> int:
     """Return the security strength of a key that signs, in bits as NIST counts them; 0 for one that cannot sign.
@@ -127,8 +121,10 @@ def _of_key(profile: Profile, issuer: Certificate, spki_der: bytes) -> Iterator[
             "T5",
             f"publicKey is {kind.name}; {profile.name} takes {profile.max_rsa_bits} bits at most",
         )
-    elif kind.rsa_bits and (wrong := _wrong_rsa(profile, spki_der)):
+    elif kind.rsa_bits and (wrong := _wrong_exponent(profile, spki_der)):
         yield Fault("public key", "T6", f"publicKey is {kind.name} {wrong} (TS 33.310 6.1.1)")
+    elif wrong := weakness(spki_der):
+        yield Fault("public key", "R61", f"publicKey is {kind.name} {wrong}")
     if not profile.stronger_keys and strength_bits(spki_der) > strength_bits(issuer.spki_der):
         signing = public_key_kind(issuer.spki_der).name
         yield Fault(
@@ -138,14 +134,12 @@ def _of_key(profile: Profile, issuer: Certificate, spki_der: bytes) -> Iterator[
         )
 
 
-def _wrong_rsa(profile: Profile, spki_der: bytes) -> str:
+def _wrong_exponent(profile: Profile, spki_der: bytes) -> str:
     key = load_public_key(spki_der)
     assert isinstance(key, rsa.RSAPublicKey)
-    numbers = key.public_numbers()
-    if numbers.e < profile.min_rsa_exponent:
-        return f"with the exponent {numbers.e}; the least is {profile.min_rsa_exponent}"
-    if not numbers.n & 1 or math.gcd(numbers.n, _SMALL_PRIMES) > 1:
-        return "whose modulus has a small factor"
+    exponent = key.public_numbers().e
+    if exponent < profile.min_rsa_exponent:
+        return f"with the exponent {exponent}; the least is {profile.min_rsa_exponent}"
     return ""
 
 
@@ -255,15 +249,10 @@ def _of_subject_form(profile: Profile, subject: Sequence[Attribute]) -> Iterator
             )
 
 
-_FQDN: Final = re.compile(
-    r"(?=.{4,253}$)([A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)+[A-Za-z]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
-)
-
-
 def host_of(subject_der: bytes) -> str:
     """Return the one CN of a subject if it is an FQDN, else ""."""
     names = [item.text for item in read_subject(subject_der) if item.letter == "N"]
-    return names[0] if len(names) == 1 and _FQDN.fullmatch(names[0]) else ""
+    return names[0] if len(names) == 1 and is_fqdn(names[0]) else ""
 
 
 # --- the domain -------------------------------------------------------------------------------------------------
@@ -288,7 +277,7 @@ def _of_domain(
     if not profile.domains:
         return
     for field, host in _hosts(profile, all_names, names):
-        if field in _TEXTS and not _FQDN.fullmatch(host):
+        if field in _TEXTS and not is_fqdn(host):
             text = f"{field} reads like a host, and is no FQDN in a domain of the operator (TS 33.310 6.1)"
             yield Fault(field, "T1", text)
         elif not any(_lies_in(host, domain) for domain in profile.domains):
@@ -450,7 +439,7 @@ def _of_home(
 
 def _is_host_within(field: str, host: str, domains: Iterable[str]) -> bool:
     """Tell whether a host, of `_hosts`, lies in one of the domains; a text that reads like a host has to be an FQDN."""
-    if field in _TEXTS and not _FQDN.fullmatch(host.rstrip(".")):
+    if field in _TEXTS and not is_fqdn(host.rstrip(".")):
         return False
     return any(_lies_in(host, domain) for domain in domains)
 

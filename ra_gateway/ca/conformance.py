@@ -201,7 +201,8 @@ def _purposes_conform(tbs: TBSCertificate, profile: Profile) -> bool:
     if found is None:
         return not profile.purposes
     purposes = read_purposes(found[1])
-    return not found[0] and bool(purposes) and profile.allowed_purposes.issuperset(purposes)
+    once = 0 < len(purposes) == len(set(purposes))
+    return not found[0] and once and profile.allowed_purposes.issuperset(purposes)
 
 
 def _names_conform(tbs: TBSCertificate, profile: Profile) -> bool:

@@ -6,7 +6,6 @@ for each peer in `cross/SERIAL.pem`, and `root.crl`, which is with its copies th
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -45,6 +44,7 @@ from ra_gateway.cmp.algorithms import (
 )
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.crl import CRL, open_crl, verify_crl
+from ra_gateway.cmp.hosts import is_fqdn
 from ra_gateway.cmp.names import NULL_DN
 from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.requests import read_certification_request
@@ -165,9 +165,6 @@ def cross_certify(
     return certificate, living
 
 
-_DOMAIN: Final = re.compile(r"([a-z0-9]([a-z0-9-]*[a-z0-9])?\.)+[a-z]([a-z0-9-]*[a-z0-9])?")
-
-
 def _subtree(text: str) -> x509.GeneralName:
     kind, separator, value = text.partition(":")
     if kind == "dn":
@@ -178,7 +175,7 @@ def _subtree(text: str) -> x509.GeneralName:
                 "--permit", f"{text} is no Name: {error}", "dn:O=Op Two"
             ) from error
     name = (value if separator else text).removeprefix(".").lower()
-    if (separator and kind != "dns") or not _DOMAIN.fullmatch(name):
+    if (separator and kind != "dns") or not is_fqdn(name):
         raise ConfigError.of(
             "--permit", f"{text} is no DNS name", "Write it like op2.example, or dn:O=Op Two"
         )

@@ -28,6 +28,7 @@ from ra_gateway.ca.records import DEFAULT_PROFILE
 from ra_gateway.cmp import asn1
 from ra_gateway.cmp.certificates import KEY_USAGES, KeyUsage
 from ra_gateway.cmp.codes import PRIVILEGED_PURPOSES
+from ra_gateway.cmp.hosts import is_domain
 from ra_gateway.errors import ConfigError, Problem
 
 
@@ -297,15 +298,12 @@ def _form(value: object) -> SubjectForm:
 
 def _domains(value: object) -> tuple[str, ...]:
     names = _strings(value)
-    wrong = [name for name in names if DOMAIN.fullmatch(name) is None]
+    wrong = [name for name in names if not is_domain(name)]
     if wrong:
         raise _WrongValue(
             f"holds {_listed(wrong)}, which is no DNS domain", 'Write it like "ran.example.net"'
         )
     return names
-
-
-DOMAIN: Final = re.compile(r"(?=.{1,253}$)[A-Za-z0-9-]{1,63}(\.[A-Za-z0-9-]{1,63})*")
 
 
 def _nf_types(value: object) -> frozenset[str]:

@@ -87,6 +87,7 @@ class KeyGeneration:
     _making: asyncio.Semaphore = field(
         default_factory=lambda: asyncio.Semaphore(MADE_AT_ONCE), repr=False, compare=False
     )
+    _samples: dict[str, bytes] = field(default_factory=dict, repr=False, compare=False)
 
     def choose_kind(self, hint_der: bytes | None, profile: Profile) -> str:
         """Return the kind of key to make.
@@ -113,6 +114,12 @@ class KeyGeneration:
         """
         async with self._making:
             return await asyncio.to_thread(MAKERS[kind])
+
+    async def sample_key(self, kind: str) -> bytes:
+        """Return the SubjectPublicKeyInfo of a key that nobody has, one for each kind, to judge requests by."""
+        if kind not in self._samples:
+            self._samples[kind] = spki_der(await self.make_key(kind))
+        return self._samples[kind]
 
     async def seal_key(
         self, private_key: Any, recipient: Recipient, *, pvno: int = CMP2021

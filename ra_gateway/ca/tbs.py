@@ -240,6 +240,8 @@ def _purposes(profile: Profile, requested: dict[str, bytes]) -> tuple[str, ...]:
             f"{', '.join(sorted(profile.allowed_purposes)) or 'none at all'}",
             rule=PROFILE_RULE,
         )
+    if len(set(asked)) != len(asked):
+        raise TemplateRefused("extKeyUsage holds a purpose twice", rule=PROFILE_RULE)
     return asked
 
 

@@ -16,7 +16,7 @@ inventory_app = Commands(
 _CSV = "CSV, UTF-8, with the header domain,identity,subject,san,enabled."
 
 
-@inventory_app.command("check")
+@inventory_app.command("check", examples=("ra-gateway inventory check site.csv",))
 def inventory_check(
     file: Annotated[
         Path | None, typer.Argument(help=f"{_CSV} By default what the configuration names.")
@@ -40,7 +40,13 @@ def inventory_check(
         fail(["Some of it helps nobody; see the warnings."], 1)
 
 
-@inventory_app.command("import")
+@inventory_app.command(
+    "import",
+    examples=(
+        "ra-gateway inventory import site.csv --dry-run",
+        "ra-gateway inventory import site.csv",
+    ),
+)
 def inventory_import(
     file: Annotated[Path, typer.Argument(help=_CSV)],
     replace: Annotated[
@@ -78,7 +84,7 @@ def inventory_import(
     )
 
 
-@inventory_app.command("export")
+@inventory_app.command("export", examples=("ra-gateway inventory export --out devices.csv",))
 def inventory_export(
     out: Annotated[
         Path | None,

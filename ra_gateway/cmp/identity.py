@@ -13,6 +13,7 @@ from typing import Final
 
 from ra_gateway.cmp import asn1
 from ra_gateway.cmp.certificates import Certificate
+from ra_gateway.cmp.hosts import fqdn_of
 from ra_gateway.cmp.names import attributes, folded
 from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.remembering import once
@@ -48,17 +49,6 @@ SERIAL_NUMBER_OR_FQDN: Final = "serial_number_or_fqdn"
 """Names a device by its serialNumber, or by its FQDN where it has none."""
 
 _MOST_NAMES: Final = 64
-
-_FQDN: Final = re.compile(
-    r"(?=.{4,253}\Z)(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)+(?=[a-z0-9-]*[a-z])[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
-)
-"""A name of two labels or more, in lower case, the last of which is no number (RFC 1123 2.1)."""
-
-
-def fqdn_of(text: str) -> str | None:
-    """Return a text as an FQDN in lower case and without the dot at its end, or None if it is none, as a wildcard."""
-    lowered = text.lower().removesuffix(".") if text.isascii() else ""
-    return lowered if _FQDN.fullmatch(lowered) else None
 
 
 def identity_key(identity: str) -> str:

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
-from ra_gateway.cmp import asn1, names, structures
+from ra_gateway.cmp import asn1, hosts, names, structures
+from ra_gateway.cmp.hosts import LABEL, is_fqdn
 from ra_gateway.cmp.names import NULL_DN
 from ra_gateway.cmp.oids import OID
 from ra_gateway.errors import MalformedMessage, NotAuthorized, TemplateRefused
@@ -122,12 +123,9 @@ _PRINTABLE_CHARACTERS: Final = re.compile(r"[A-Za-z0-9 '()+,./:=?-]*")
 """X.680 41.4; neither "@" nor "*", "&" or "_" is among them."""
 
 _COUNTRY: Final = re.compile(r"[A-Za-z]{2}")
-_LABEL: Final = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
-_HOST: Final = rf"(?=.{{1,253}}\Z){_LABEL}(?:\.{_LABEL})*"
-_ONE_LABEL: Final = re.compile(_LABEL)
+_HOST: Final = rf"(?=.{{1,253}}\Z){LABEL}(?:\.{LABEL})*"
+_ONE_LABEL: Final = re.compile(LABEL)
 _DNS_NAME: Final = re.compile(_HOST)
-_QUALIFIED: Final = re.compile(r".+\.[A-Za-z0-9][A-Za-z0-9-]*[A-Za-z]")
-"""Of two labels or more, the last of which is no number (RFC 1123 2.1) and no single letter."""
 _ATEXT: Final = r"[!#$%&'*+/=?^_`{|}~A-Za-z0-9-]+"
 _LOCAL_PART: Final = re.compile(rf"(?=.{{1,64}}\Z){_ATEXT}(?:\.{_ATEXT})*")
 _URI_CHARACTERS: Final = r"(?:[A-Za-z0-9._~!$&'()*+,;=:@/-]|%[0-9A-Fa-f]{2})"
@@ -304,13 +302,23 @@ def _unqualified(subject_der: bytes, general_names_der: bytes | None) -> Iterato
     for name in others:
         kind, _, text = name.partition(":")
         host = text.rpartition("@")[2]
-        if kind in ("dns", "email") and not _QUALIFIED.fullmatch(host):
+        if kind in ("dns", "email") and not is_fqdn(host):
             what = f"subjectAltName {'dNSName' if kind == 'dns' else 'rfc822Name'}"
             yield Fault(what, "has a host that is not fully qualified", "TS 33.310 6.1.1")
         if kind == "dn" and _is_wildcard(text):
             yield Fault("subjectAltName directoryName", "is a wildcard", "TS 33.310 6.1.1")
+        if kind == "uri" and (why := _unfit_uri(text)):
+            yield Fault("subjectAltName uniformResourceIdentifier", why, "RFC 3986 3")
+    if len(set(map(names.general_name_key, others))) != len(others):
+        yield Fault("subjectAltName", "has a name twice", _ALTERNATIVE)
+    for name in sorted(hosts.asked_names(subject_der, others)):
+        kind, _, text = name.partition(":")
+        if kind == "ip" and _is_nobodys(ipaddress.ip_address(text)):
+            yield Fault("the address", f"{text} is nobody's", "RFC 6890")
+        if kind in ("dns", "email") and (why := _unfit_labels(text.rpartition("@")[2])):
+            yield Fault("the host name", why, "RFC 5890 2.3.2.1")
     domain = ".".join(text for oid, text in reversed(attributes) if oid == OID.domainComponent)
-    if domain and not (_DNS_NAME.fullmatch(domain) and _QUALIFIED.fullmatch(domain)):
+    if domain and not is_fqdn(domain):
         yield Fault("attribute DC", "makes no domain name with the others", "RFC 4519 2.4")
     for oid, text in attributes:
         if oid == OID.commonName and _is_wildcard(text):
@@ -321,6 +329,75 @@ def _unqualified(subject_der: bytes, general_names_der: bytes | None) -> Iterato
                 "is no rfc822Name of the certificate",
                 "RFC 5280 4.1.2.6",
             )
+
+
+_BROADCAST: Final = ipaddress.ip_network("240.0.0.0/4")
+_THIS_NETWORK: Final = ipaddress.ip_network("0.0.0.0/8")
+
+
+def _is_nobodys(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+    """Tell whether no host is reached by an address from elsewhere: of this host, of many, or of none."""
+    of_none = address.version == 4 and (address in _BROADCAST or address in _THIS_NETWORK)
+    return address.is_unspecified or address.is_loopback or address.is_multicast or of_none
+
+
+_NOBODYS_DOMAINS: Final = frozenset({"invalid", "localhost"})  # RFC 6761 6.3, 6.4
+
+
+def _unfit_labels(host: str) -> str:
+    labels = host.lower().split(".")
+    if labels[-1] in _NOBODYS_DOMAINS:
+        return "is nobody's"
+    bad = any(label.startswith("xn--") and not _is_a_label(label) for label in labels)
+    return "has a label that begins with xn-- and is no A-label" if bad else ""
+
+
+def _is_a_label(label: str) -> bool:
+    """Tell whether a label is what punycode makes of letters that are not ASCII alone (RFC 5890 2.3.2.1)."""
+    try:
+        text = label.removeprefix("xn--").encode("ascii").decode("punycode")
+        again = text.encode("punycode").decode("ascii")
+    except (UnicodeError, ValueError, OverflowError):
+        return False
+    return (
+        f"xn--{again}" == label
+        and not text.isascii()
+        and unicodedata.is_normalized("NFC", text)
+        and text == text.lower()
+        and all(char == "-" or unicodedata.category(char)[0] in "LMN" for char in text)
+        and unicodedata.category(text[0])[0] != "M"
+        and "-" not in (text[0], text[-1])
+    )
+
+
+_ACTIVE: Final = frozenset(
+    {"about", "blob", "data", "file", "javascript", "vbscript", "view-source"}
+)
+"""Schemes of what a reader runs or opens: such a URI names nobody."""
+_WITH_AUTHORITY: Final = frozenset(
+    {"coap", "coaps", "ftp", "ftps", "http", "https", "rtsp", "rtsps", "spiffe", "ws", "wss"}
+)
+"""Schemes whose URIs have a host behind //."""
+_URN: Final = re.compile(r"urn:[a-z0-9][a-z0-9-]{0,30}[a-z0-9]:[^/?#].*", re.IGNORECASE)
+_UUID: Final = re.compile(r"urn:uuid:[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
+
+
+def _unfit_uri(uri: str) -> str:
+    """Return what is wrong with a URI in the eyes of its scheme, "" for nothing."""
+    scheme, _, rest = uri.partition(":")
+    scheme = scheme.lower()
+    if scheme in _ACTIVE:
+        return f"has the scheme {scheme}, whose URIs name nobody"
+    if scheme in _WITH_AUTHORITY:
+        if not rest.startswith("//"):
+            return f"has the scheme {scheme} and no authority"
+        if "@" in re.split(r"[/?#]", rest[2:])[0]:
+            return "has a user before its host (RFC 9110 4.2.4)"
+    if scheme == "urn" and not _URN.fullmatch(uri):
+        return "is no URN (RFC 8141 2)"
+    if uri.lower().startswith("urn:uuid:") and not _UUID.fullmatch(uri):
+        return "is no UUID (RFC 9562 4)"
+    return ""
 
 
 def _is_wildcard(text: str) -> bool:
@@ -528,7 +605,7 @@ def _is_uri_host(host: str) -> bool:
     try:
         ipaddress.ip_address(host.strip("[]") if host.startswith("[") else host)
     except ValueError:
-        return bool(_DNS_NAME.fullmatch(host) and _QUALIFIED.fullmatch(host))
+        return is_fqdn(host)
     return host.startswith("[") == (":" in host)
 
 

@@ -10,7 +10,7 @@ from pydantic import Field
 from ra_gateway.ca.profiles import SubjectForm
 from ra_gateway.ca.records import Reenroll
 from ra_gateway.cmp.header_checks import Strictness
-from ra_gateway.config.service_tables import ServerConfig
+from ra_gateway.config.service_tables import ListenerConfig, ServerConfig
 from ra_gateway.config.values import (
     DEFAULT_IDENTITY_FROM,
     CADirectory,
@@ -55,21 +55,11 @@ class CAClientConfig(Table):
     """
 
 
-class CAStatusConfig(Table):
+class CAStatusConfig(ListenerConfig):
     """The status listener: CRLs, OCSP and CA certificates, over HTTP, for everybody."""
 
-    listen_host: str = Field(default="127.0.0.1", min_length=1)
-    """Address to listen on. The default is reachable from this machine only."""
     listen_port: int = Field(default=8082, ge=0, le=65535)
     """TCP port; 0 takes a free one. The default is the one beside the CA's."""
-    max_connections: int = Field(default=1000, ge=1, le=100_000)
-    """Most open connections; for one more, the one that has waited longest for its client is closed. The default is
-    that of the other listeners.
-    """
-    max_connections_per_address: int = Field(default=500, ge=1, le=100_000)
-    """Most open connections of one IPv4 address or IPv6 /64; for one more, its own that has waited longest is closed.
-    The default is that of the other listeners.
-    """
     crl_hours: int = Field(default=24, ge=1, le=8760)
     """From one full CRL to the next, in hours. The default is the usual one of CAs."""
     overlap_hours: int = Field(default=24, ge=1, le=8760)

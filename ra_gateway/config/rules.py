@@ -569,8 +569,29 @@ def _check_ca_ldap(raw: Mapping[str, Any]) -> Iterator[Problem]:
         )
 
 
+def _check_proxies(raw: Raw) -> Iterator[Problem]:
+    for where in (("server",), ("ca", "server"), ("ca", "status")):
+        table, path = table_of(raw, *where), ".".join(where)
+        asked = [key for key in ("proxy_protocol", "forwarded_for") if table.get(key) == "on"]
+        trusted = table.get("trusted_proxies")
+        if asked and not trusted:
+            yield Problem(
+                f"{path}.{asked[0]}",
+                "is on, but no proxy is trusted",
+                'List your balancers, like trusted_proxies = ["192.0.2.7"].',
+            )
+        elif trusted and not asked:
+            yield Problem(
+                f"{path}.trusted_proxies",
+                "would not be asked: neither proxy_protocol nor forwarded_for is on",
+                'Set proxy_protocol = "on" where they send a PROXY header, forwarded_for = "on" where they append to '
+                "X-Forwarded-For; or leave this out.",
+            )
+
+
 RULES: Final[tuple[Rule, ...]] = (
     _check_inventory,
+    _check_proxies,
     _check_store,
     _check_reserved_names,
     _check_identities,
@@ -598,6 +619,7 @@ RULES: Final[tuple[Rule, ...]] = (
 """What is asked of a gateway's file."""
 
 CA_RULES: Final[tuple[Rule, ...]] = (
+    _check_proxies,
     _check_reserved_names,
     _check_ledger,
     _check_ca_client,

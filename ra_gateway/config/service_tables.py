@@ -8,17 +8,61 @@ from pydantic import Field
 
 from ra_gateway.config.values import DatabaseURLPath, RedisURL, SQLTable
 from ra_gateway.settings.files import PublicPath, SecretPath
-from ra_gateway.settings.values import APIURL, Name, Seconds, Table, WholeSeconds
+from ra_gateway.settings.values import APIURL, IPNetwork, Name, Seconds, Table, WholeSeconds
 from ra_gateway.upstream.tables import OverHTTP
 
 _MANAGEMENT_PORTS_ABOVE = 1000
 
 
-class ServerConfig(Table):
-    """The HTTP listener for CMP, and what it bears before it says no."""
+class ListenerTLSConfig(Table):
+    """TLS on a listener, 1.2 or later; changed files are taken up within seconds, without a restart."""
+
+    certificate_path: PublicPath
+    """Certificate that clients are shown, PEM, its chain after it."""
+    key_path: SecretPath = Field(repr=False)
+    """Secret file with its key, PEM; not a key in an HSM."""
+    key_password_path: SecretPath | None = Field(default=None, repr=False)
+    """Secret file with the password of the key; by default it is not encrypted."""
+    client_ca_paths: tuple[PublicPath, ...] = ()
+    """CA certificates, PEM: only clients with a certificate below one of them are let in (mutual TLS). By default all
+    are.
+    """
+
+
+class ListenerConfig(Table):
+    """What listeners have in common that others than the operator reach."""
 
     listen_host: str = Field(default="127.0.0.1", min_length=1)
     """Address to listen on. The default is reachable from this machine only; "0.0.0.0" or "::" listens on all."""
+    listen_port: int = Field(default=0, ge=0, le=65535)
+    """TCP port; 0 takes a free one."""
+    max_connections: int = Field(default=1000, ge=1, le=100_000)
+    """Most open connections. For one more, the one that has waited longest for its client is closed; none that has a
+    request in flight. The default serves a site of a thousand base stations that starts at once; the process's limit of
+    open files (ulimit -n) must be some 100 above it.
+    """
+    max_connections_per_address: int = Field(default=500, ge=1, le=100_000)
+    """Most open connections of one IPv4 address or IPv6 /64; for one more, its own that has waited longest is closed.
+    The default leaves half of all to the others, and is twice the requests in flight: base stations behind one NAT, or
+    a balancer that does not say for whom it speaks, do not meet it.
+    """
+    trusted_proxies: tuple[IPNetwork, ...] = ()
+    """Addresses and networks of your balancers and proxies, which are believed for whom they speak: then the log and
+    the limits go by that address. By default nobody is.
+    """
+    proxy_protocol: Literal["off", "on"] = "off"
+    """Whether each connection begins with a header of the PROXY protocol (version 1 or 2; HAProxy: send-proxy-v2), TLS
+    behind it. With "on", nobody but `trusted_proxies` is let in.
+    """
+    forwarded_for: Literal["off", "on"] = "off"
+    """Whether X-Forwarded-For counts in requests of `trusted_proxies`: the last address in it that is not one of them.
+    Only where all of them append to it; with one that lets it pass, clients write what they like.
+    """
+
+
+class ServerConfig(ListenerConfig):
+    """The HTTP listener for CMP, and what it bears before it says no."""
+
     listen_port: int = Field(default=8080, ge=0, le=65535)
     """TCP port; 0 takes a free one. The default needs no root rights and is the port of many CMP servers."""
     max_body_bytes: int = Field(default=65536, ge=4096, le=16_777_216)
@@ -35,16 +79,6 @@ class ServerConfig(Table):
     """Time a kept-alive connection may stay unused, in seconds. The default is the usual one of HTTP servers (nginx),
     and covers the pause between ip and certConf.
     """
-    max_connections: int = Field(default=1000, ge=1, le=100_000)
-    """Most open connections. For one more, the one that has waited longest for its client is closed; none that has a
-    request in flight. The default serves a site of a thousand base stations that starts at once; the process's limit of
-    open files (ulimit -n) must be some 100 above it.
-    """
-    max_connections_per_address: int = Field(default=500, ge=1, le=100_000)
-    """Most open connections of one IPv4 address or IPv6 /64; for one more, its own that has waited longest is closed.
-    The default leaves half of all to the others, and is twice the requests in flight: base stations behind one NAT or
-    balancer do not meet it.
-    """
     max_requests_in_flight: int = Field(default=256, ge=1, le=100_000)
     """Most requests worked on at a time; more are answered with 503. The default is four times the 64 connections to an
     upstream: a short queue for the CA, not a long one.
@@ -57,6 +91,8 @@ class ServerConfig(Table):
     """Time after SIGTERM for accepted requests to be answered, in seconds. The default is twice an upstream's deadline,
     and what Kubernetes grants a pod.
     """
+    tls: ListenerTLSConfig | None = None
+    """TLS; without this table plain HTTP is served, which is what base stations speak: CMP protects itself."""
 
 
 class ManagementConfig(Table):
@@ -70,6 +106,8 @@ class ManagementConfig(Table):
     """TCP port; 0 takes a free one. By default 1000 above the port of the service, below it where there is none so
     high; several processes with ports of their own then do not meet.
     """
+    tls: ListenerTLSConfig | None = None
+    """TLS, with `client_ca_paths` mutual: where others than this machine ask."""
 
     def port_beside(self, service_port: int) -> int:
         """Return the port, for a service that listens on another."""

@@ -13,9 +13,10 @@ from pydantic import AfterValidator, Field, ValidationInfo
 from pydantic_core import PydanticCustomError
 
 from ra_gateway import ldap
-from ra_gateway.ca.derivation import DOMAIN, require_crl_url
+from ra_gateway.ca.derivation import require_crl_url
 from ra_gateway.ca.postgres_url import PostgresURL, UnusableURL, parse_postgres_url
 from ra_gateway.cmp.codes import RESPONSE_TO, BodyType
+from ra_gateway.cmp.hosts import is_domain
 from ra_gateway.cmp.identity import DOTTED_OID, PLACEHOLDERS, SERIAL_NUMBER_OR_FQDN, placeholders
 from ra_gateway.cmp.names import (
     GENERAL_NAME_KINDS,
@@ -213,7 +214,7 @@ def _crl_url(text: str) -> str:
 
 
 def _domain(text: str) -> str:
-    if not DOMAIN.fullmatch(text):
+    if not is_domain(text):
         raise wrong("is no DNS domain", "Write it like ran.example.net, without *.")
     return text
 

@@ -6,6 +6,8 @@ open is here:
 - Deadlines. aiohttp has a keep-alive timeout only. Each connection therefore notes what it is
   doing and since when, and one sweep over all connections, a few times within the shortest limit,
   ends those that stay in a phase for too long: no timers are set and cancelled for each request.
+- What comes before HTTP: TLS, and a balancer's word on whom it speaks for (`preface`). Where there is neither, a
+  connection is HTTP's from its first octet.
 - Limits to connections, of one address and in all, to requests in the handler, to heads, and to bodies, whole or
   chunked: to their octets, and to how many chunks they come in.
   A connection too many is not turned away while another one waits for its client: the one that has waited longest
@@ -20,9 +22,7 @@ import asyncio
 import logging
 import math
 from abc import ABC, abstractmethod
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import ClassVar, Final, NotRequired, ParamSpec, Required, TypedDict, TypeVar, cast
 
@@ -30,7 +30,9 @@ from aiohttp import web
 
 from ra_gateway.errors import printable
 from ra_gateway.events import Component, EventSink, HTTPRefused, unheard
-from ra_gateway.peers import network_of
+from ra_gateway.peers import Networks, forwarded_client, network_of
+from ra_gateway.server.preface import Preface, TLSContext
+from ra_gateway.server.room import Counters, Room
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -73,21 +75,6 @@ _NEVER_SECONDS: Final = 10.0**9
 _log = logging.getLogger(__name__)
 
 
-@dataclass(slots=True)
-class Counters:
-    """What a listener has done since its start."""
-
-    requests: int = 0
-    connections_refused: int = 0
-    connections_timed_out: int = 0
-    connections_let_go: int = 0
-    """Closed while they waited for their clients, to make room."""
-    requests_refused: int = 0
-    """Refused by HTTP status, before any code but the listener's saw them."""
-    refusals_untold: int = 0
-    """Of those and of the connections refused, which no event was told of, since the last one that was."""
-
-
 # What a connection is doing; all but WORKING have a time limit, READING (a body) one of its own. Plain
 # numbers, because Python 3.11 looks members of an Enum up ten times as slowly, and every request passes
 # through all of these.
@@ -122,7 +109,7 @@ NOT_STORED: Final[Mapping[str, str]] = {"Cache-Control": "no-store", **SERVER}
 class _Connection(web.RequestHandler):
     """aiohttp's connection, which also knows its phase and does not tell what it stumbled over."""
 
-    __slots__ = ("_lines", "_listener", "_wire", "network", "peer", "phase", "since")
+    __slots__ = ("_lines", "_listener", "_room", "_wire", "network", "peer", "phase", "since")
 
     def __init__(
         self, listener: Listener, server: web.Server, loop: asyncio.AbstractEventLoop
@@ -142,6 +129,7 @@ class _Connection(web.RequestHandler):
             access_log=None,  # type: ignore[arg-type]  # aiohttp's own way to have none
         )
         self._listener = listener
+        self._room = listener.room
         self._wire: asyncio.Transport | None = None
         self._lines = 0
         self.peer = ""
@@ -150,7 +138,11 @@ class _Connection(web.RequestHandler):
         self.since = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        wire = cast(asyncio.Transport, transport)
+        if self.open(cast(asyncio.Transport, transport)):
+            super().connection_made(transport)
+
+    def open(self, wire: asyncio.Transport) -> bool:
+        """Count the connection; False where there is no room, and it was closed."""
         # None if the client has gone already. A listener on "::" sees IPv4 as ::ffff:192.0.2.1.
         address = wire.get_extra_info("peername") or ("",)
         self.peer = str(address[0]).removeprefix("::ffff:")
@@ -159,13 +151,40 @@ class _Connection(web.RequestHandler):
             # Nothing of this connection may reach aiohttp, not even its end.
             wire.set_protocol(asyncio.Protocol())
             wire.abort()
-            return
+            return False
         self._wire = wire
         self.enter(_HEADERS)
+        return True
+
+    def identify(self, peer: str) -> bool:
+        """Count it as one of another address; False where that has no room, and it was closed."""
+        self.peer = peer
+        if not self._room.move(self, network_of(peer)):
+            self.refuse("too many connections")
+            return False
+        return True
+
+    def refuse(self, reason: str) -> None:
+        """Close it before there is HTTP and tell why, unless it was closed already."""
+        if self._room.leave(self):
+            self._listener.refuse_connection(self.peer, reason)
+            assert self._wire is not None
+            self._wire.abort()
+
+    def lose(self) -> None:
+        """Forget it: it ended before there was HTTP."""
+        self._room.leave(self)
+
+    def speak(self, transport: asyncio.Transport, octets: bytes) -> None:
+        """Begin with HTTP, of which some may have come already."""
+        self._wire = transport
+        transport.set_protocol(self)
         super().connection_made(transport)
+        if octets:
+            self.data_received(octets)
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        self._listener.forget(self)
+        self._room.leave(self)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -173,7 +192,7 @@ class _Connection(web.RequestHandler):
             self.enter(_HEADERS)
         self._lines += data.count(b"\r\n")
         if self._lines > _MAX_LINES:  # not parsed, and not answered: parsing is what costs
-            self._listener.counters.requests_refused += 1
+            self._listener.counters.refuse(None)
             self._listener.tell_refusal(self.peer, None, "more lines than a request has")
             assert self._wire is not None
             self._wire.abort()
@@ -188,16 +207,22 @@ class _Connection(web.RequestHandler):
             self._lines = 0
         self.phase = phase
         self.since = self._loop.time()
-        self._listener.note(self, waits=phase in _WAITING)
+        self._room.note(self, waits=phase in _WAITING)
 
     def expire(self) -> None:
         """Close, or cut off a client that does not take what was sent to it."""
-        if self.phase in (_ANSWERING, _CLOSING):
+        if self.phase in (_ANSWERING, _CLOSING) or self.transport is None:
             assert self._wire is not None
             self._wire.abort()
         else:
             self.enter(_CLOSING)
             self.force_close()
+
+    def force_close(self) -> None:
+        """Close, also where HTTP has not begun yet."""
+        if self.transport is None and self._wire is not None:
+            self._wire.abort()
+        super().force_close()
 
     def let_go(self) -> None:
         """Close now: another connection needs the room."""
@@ -232,13 +257,22 @@ class ListenerLimits(TypedDict, total=False):
     max_requests_in_flight: int
 
 
-class ListenerSettings(ListenerLimits):
+class ListenerProxies(TypedDict, total=False):
+    """Whom it believes for whom they speak."""
+
+    trusted_proxies: Networks
+    proxy_protocol: bool
+    forwarded_for: bool
+
+
+class ListenerSettings(ListenerLimits, ListenerProxies):
     """Where it listens as well."""
 
     host: Required[str]
     port: Required[int]
     sink: NotRequired[EventSink]
     by: NotRequired[Component]
+    tls: NotRequired[TLSContext | None]
 
 
 class Listener(ABC):
@@ -257,6 +291,10 @@ class Listener(ABC):
         max_connections_per_address: The same for those of one IPv4 address or one IPv6 /64, among themselves.
         max_requests_in_flight: In the handler; further ones get 503.
         sink, by: Takes what was refused here, and whose listener it is.
+        tls: What new connections are met with; None for HTTP without TLS.
+        trusted_proxies: Who is believed for whom it speaks.
+        proxy_protocol: Whether they, and nobody else, connect, with a PROXY header first.
+        forwarded_for: Whether X-Forwarded-For counts in their requests.
 
     The reasons for the numbers are in the configuration reference.
     """
@@ -281,22 +319,28 @@ class Listener(ABC):
         max_requests_in_flight: int = 256,
         sink: EventSink = unheard,
         by: Component = Component.gateway,
+        tls: TLSContext | None = None,
+        trusted_proxies: Networks = Networks(),  # noqa: B008  # cannot be changed
+        proxy_protocol: bool = False,
+        forwarded_for: bool = False,
     ) -> None:
+        self._tls = tls
+        self._trusted_proxies = trusted_proxies
+        self._proxy_protocol = proxy_protocol
+        self._forwarded_for = forwarded_for
         self._sink = sink
         self._by = by
         self._told_since = -math.inf
         self._told_count = 0
         self.max_body_bytes = max_body_bytes
         self.body_timeout_seconds = body_timeout_seconds
-        self._max_connections = max_connections
-        self._max_connections_per_address = max_connections_per_address
         self._max_requests_in_flight = max_requests_in_flight
         self.counters = Counters()
         self._host = host
         self._port = port
-        self._connections: set[_Connection] = set()
-        self._waiting: OrderedDict[_Connection, None] = OrderedDict()
-        self._networks: dict[bytes, _Network] = {}
+        self.room: Room[_Connection] = Room(
+            max_connections, max_connections_per_address, self.counters
+        )
         self._tasks: set[asyncio.Task[object]] = set()
         self._in_flight_count = 0
         self._draining = False
@@ -392,9 +436,14 @@ class Listener(ABC):
     # --- Life -------------------------------------------------------------------------------------
 
     @property
+    def limits(self) -> tuple[int, int]:
+        """Most connections, and most requests in the handler."""
+        return self.room.limit, self._max_requests_in_flight
+
+    @property
     def connections_count(self) -> int:
         """Return how many connections are open."""
-        return len(self._connections)
+        return len(self.room.connections)
 
     @property
     def in_flight_count(self) -> int:
@@ -410,11 +459,23 @@ class Listener(ABC):
         loop = asyncio.get_running_loop()
         server = web.Server(self._serve)
         self._server = await loop.create_server(
-            lambda: _Connection(self, server, loop), self._host, self._port, backlog=_BACKLOG
+            lambda: self._accepting(_Connection(self, server, loop)),
+            self._host,
+            self._port,
+            backlog=_BACKLOG,
         )
         self._sweep(loop)
         host, port = self._server.sockets[0].getsockname()[:2]
         return host, port
+
+    def _accepting(self, connection: _Connection) -> asyncio.BaseProtocol:
+        """Return what hears the first octets of a connection."""
+        if self._tls is None and not self._proxy_protocol:
+            return connection
+        # The sweep comes before the end of a handshake's own time: it counts whom it ends.
+        return Preface(
+            connection, self._proxy_protocol, self._tls, 2 * self._patience_seconds[_HEADERS]
+        )
 
     async def drain(self, seconds: float) -> None:
         """Stop: accept nothing new, answer what was received, then close.
@@ -427,7 +488,7 @@ class Listener(ABC):
         self._draining = True
         self._server.close()
         await asyncio.sleep(_GRACE_SECONDS)
-        for connection in [c for c in self._connections if not _is_busy(c)]:
+        for connection in [c for c in self.room.connections if not _is_busy(c)]:
             connection.force_close()
         if not await self._is_quiet(seconds):
             for task in self._tasks:
@@ -435,14 +496,14 @@ class Listener(ABC):
             await self._is_quiet(_CANCELLATION_SECONDS)
         if self._sweeping is not None:
             self._sweeping.cancel()
-        for connection in list(self._connections):
+        for connection in list(self.room.connections):
             connection.force_close()
 
     async def _is_quiet(self, seconds: float) -> bool:
         """Wait until no request is at work, those included whose handlers are yet to begin."""
         try:
             async with asyncio.timeout(seconds):
-                while self._tasks or any(map(_is_busy, self._connections)):  # noqa: ASYNC110  # phases set no event
+                while self._tasks or any(map(_is_busy, self.room.connections)):  # noqa: ASYNC110  # phases set no event
                     await asyncio.sleep(_GRACE_SECONDS)
         except TimeoutError:
             return False
@@ -451,7 +512,7 @@ class Listener(ABC):
     def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
         now = loop.time()
         patience = self._patience_seconds
-        for connection in [c for c in self._connections if now - c.since > patience[c.phase]]:
+        for connection in [c for c in self.room.connections if now - c.since > patience[c.phase]]:
             self.counters.connections_timed_out += 1
             connection.expire()
         # A limit is exceeded by at most a quarter of the shortest one, or a second.
@@ -461,58 +522,25 @@ class Listener(ABC):
     # --- What a connection asks -------------------------------------------------------------------
 
     def admit(self, connection: _Connection) -> bool:
-        """Return whether there is room for one more connection, made if need be, and count it if so."""
-        network = self._networks.get(connection.network) or _Network()
-        if (
-            self._draining
-            or not self._has_room(network.count, self._max_connections_per_address, network.waiting)
-            or not self._has_room(len(self._connections), self._max_connections, self._waiting)
-        ):
-            self.counters.connections_refused += 1
-            if not self._draining:
-                self.tell_refusal(connection.peer, None, "too many connections")
+        """Return whether a connection may stay, and count it if so."""
+        if self._proxy_protocol and connection.peer not in self._trusted_proxies:
+            self.refuse_connection(connection.peer, "comes from none of the trusted proxies")
             return False
-        self._connections.add(connection)
-        network = self._networks.setdefault(connection.network, _Network())
-        network.count += 1
+        if self._draining or not self.room.take(connection):
+            self.refuse_connection(connection.peer, "too many connections")
+            return False
         return True
 
-    def _has_room(self, count: int, limit: int, waiting: OrderedDict[_Connection, None]) -> bool:
-        if count < limit:
-            return True
-        longest = next(iter(waiting), None)
-        if longest is None:
-            return False
-        self.counters.connections_let_go += 1
-        self.forget(longest)
-        longest.let_go()
-        return True
-
-    def note(self, connection: _Connection, *, waits: bool) -> None:
-        """Remember that it is a connection's client's turn from now on, or no longer."""
-        network = self._networks.get(connection.network)
-        if network is None or connection not in self._connections:
-            return
-        for waiting in (self._waiting, network.waiting):
-            waiting.pop(connection, None)
-            if waits:
-                waiting[connection] = None
-
-    def forget(self, connection: _Connection) -> None:
-        """Make room."""
-        if connection not in self._connections:
-            return
-        self.note(connection, waits=False)
-        self._connections.discard(connection)
-        network = self._networks[connection.network]
-        network.count -= 1
-        if not network.count:
-            del self._networks[connection.network]
+    def refuse_connection(self, peer: str, reason: str) -> None:
+        """Count and tell that a connection was not taken."""
+        self.counters.connections_refused += 1
+        if not self._draining:
+            self.tell_refusal(peer, None, reason)
 
     def refuse_unreadable(self, connection: _Connection) -> web.StreamResponse:
         """Answer 400 to what is not HTTP, and close."""
-        self.counters.requests_refused += 1
         status = HTTPStatus.BAD_REQUEST
+        self.counters.refuse(status)
         self.tell_refusal(connection.peer, status, self.refusals[status])
         connection.enter(_CLOSING)
         response = self._refused(Refusal(HTTPStatus.BAD_REQUEST))
@@ -558,13 +586,17 @@ class Listener(ABC):
     async def _answer(
         self, request: web.BaseRequest, connection: _Connection
     ) -> web.StreamResponse:
+        peer = connection.peer
         try:
-            response = await self.respond(request, connection.peer)
+            if self._forwarded_for:
+                fields = request.headers.getall("X-Forwarded-For", ())
+                peer = forwarded_client(peer, fields, self._trusted_proxies)
+                if not self.room.move(connection, network_of(peer)):
+                    raise Refusal(HTTPStatus.SERVICE_UNAVAILABLE, **RETRY)
+            response = await self.respond(request, peer)
         except Refusal as refusal:
-            self.counters.requests_refused += 1
-            self.tell_refusal(
-                connection.peer, refusal.status, self.refusals[refusal.status], request
-            )
+            self.counters.refuse(refusal.status)
+            self.tell_refusal(peer, refusal.status, self.refusals[refusal.status], request)
             response = self._refused(refusal)
         keep = self._keeps(request)
         if not keep:
@@ -590,14 +622,6 @@ class Listener(ABC):
 
 def _is_busy(connection: _Connection) -> bool:
     return connection.phase in (_WORKING, _READING, _ANSWERING)
-
-
-@dataclass(slots=True)
-class _Network:
-    """The connections of one address: how many, and which wait for their client, the longest first."""
-
-    count: int = 0
-    waiting: OrderedDict[_Connection, None] = field(default_factory=OrderedDict)
 
 
 def is_encoded(headers: Mapping[str, str]) -> bool:

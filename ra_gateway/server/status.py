@@ -5,7 +5,7 @@
     POST /ocsp                                     GET /ocsp/BASE64 for caches
 
 HTTP without TLS is what RFC 5280 8 wants here: everything that is served is signed, and a client that had to
-check the server's certificate first would come back for its status.
+check the server's certificate first would come back for its status. So there is no TLS here.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -130,6 +131,23 @@ def _path_segments(text: str) -> str:
     return text
 
 
+def _network(text: str) -> str:
+    try:
+        if "%" in text:
+            raise ValueError("a zone, which is this machine's name for a network card")
+        network = ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        raise wrong(
+            "is neither an IP address nor a network",
+            'Write it like "192.0.2.7", "192.0.2.0/24" or "2001:db8::/32".',
+        ) from None
+    if "/" in text and text.split("/")[0] != str(network.network_address):
+        raise wrong("has bits behind its prefix", f'Write "{network}", or leave /... out.')
+    if not network.prefixlen:
+        raise wrong("is everybody", "Name those that you trust.")
+    return text
+
+
 def _proxy_url(text: str) -> str:
     parts = urlsplit(require_url(text, ("http",)))
     if "@" in parts.netloc or parts.path not in ("", "/") or parts.query or parts.fragment:
@@ -161,6 +179,7 @@ DN = Annotated[str, AfterValidator(require_dn)]
 CMPURL = Annotated[str, AfterValidator(_cmp_url)]
 APIURL = Annotated[str, AfterValidator(_api_url)]
 PathSegments = Annotated[str, AfterValidator(_path_segments)]
+IPNetwork = Annotated[str, AfterValidator(_network)]
 ProxyURL = Annotated[str, AfterValidator(_proxy_url)]
 CAPath = Annotated[str, AfterValidator(_ca_path)]
 

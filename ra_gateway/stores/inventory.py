@@ -172,6 +172,7 @@ class InventoryFile:
     def __init__(self, path: Path, vendors: Collection[str], sink: EventSink = unheard) -> None:
         self._path, self._vendors, self._sink = path, vendors, sink
         self._seen = self._last = file_state(path)
+        self._was_refused = False
         self.current = CSVInventory(path)
 
     async def find(self, domain: str, identity: str) -> InventoryEntry | None:
@@ -194,6 +195,7 @@ class InventoryFile:
         try:
             fresh, warnings = await asyncio.to_thread(self._load, old)
         except ConfigError as error:
+            self._was_refused = True
             self._seen = state  # told once, and looked at again when it changes again
             self._sink(InventoryRefused(tuple(map(str, error.problems)), len(old)))
             return
@@ -203,7 +205,8 @@ class InventoryFile:
         changed = sum(old.get(item.key) not in (None, item.entry) for item in fresh)
         added = sum(old.get(item.key) is None for item in fresh)
         removed = len(old) - (len(fresh) - added)
-        if added or changed or removed:
+        if added or changed or removed or self._was_refused:
+            self._was_refused = False
             self._sink(InventoryChanged(len(fresh), added, changed, removed, warnings))
 
     async def close(self) -> None:

@@ -38,7 +38,7 @@ def tls_context(
         except (OSError, ValueError) as error:
             raise _unusable(
                 f"{setting}.tls_certificate_path",
-                f"certificate and key cannot be used: {_reason(error)}",
+                f"certificate and key cannot be used: {openssl_reason(error)}",
                 "Give PEM files of a certificate and the key that belongs to it, and the key's "
                 "password file if it is encrypted",
             ) from error
@@ -57,7 +57,7 @@ def _trusting(setting: str, ca_path: Path | None) -> ssl.SSLContext:
     except (OSError, ValueError) as error:
         raise _unusable(
             f"{setting}.tls_ca_path",
-            f"no CA certificates can be read from {ca_path}: {_reason(error)}",
+            f"no CA certificates can be read from {ca_path}: {openssl_reason(error)}",
             "Give a PEM file with the roots of the server's certificate",
         ) from error
 
@@ -75,7 +75,7 @@ def _password(setting: str, path: Path | None) -> bytes:
         ) from error
 
 
-def _reason(error: OSError | ValueError) -> str:
+def openssl_reason(error: OSError | ValueError) -> str:
     """Return a phrase for the operator; OpenSSL's own texts repeat nothing from the files."""
     if isinstance(error, ssl.SSLError):
         return (error.reason or "not PEM, or a wrong password").replace("_", " ").lower()

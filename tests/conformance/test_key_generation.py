@@ -30,11 +30,13 @@ from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.crmf import (
     RA_VERIFIED_POPO_DER,
     CertTemplate,
+    Extension,
     cert_req_msg_der,
     cert_request_der,
 )
 from ra_gateway.cmp.messages import PKIMessage, body
 from ra_gateway.cmp.names import from_rfc4514
+from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.protection import Credential
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
 from ra_gateway.device.enrollment import Enrollment
@@ -175,7 +177,7 @@ async def test_renewal_and_cr_with_a_key_of_the_ca(desk: Desk, vendor_pki: Vendo
             desk,
             enrollment(
                 desk,
-                done.identity.credential,
+                done.identity.signing,
                 None,
                 protection_key=done.private_key,
                 body_type=body_type,
@@ -365,6 +367,32 @@ async def test_a_kind_of_key_that_is_not_made(
     """badCertTemplate for a kind that the profile does not take, or nobody knows."""
     der = await asked(desk, device(vendor_pki)[0], algorithm_der=algorithm_der)
     assert await desk.refused(der) == (BodyType.ip, PKIFailureInfo.badCertTemplate)
+
+
+async def test_no_key_is_made_for_a_request_that_is_refused(
+    desk: Desk, vendor_pki: VendorPKI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing of a certificate but its key is decided after that is made; one is, of each kind, to look at requests."""
+    made = []
+    real = KeyGeneration.make_key
+
+    async def make_key(self: KeyGeneration, kind: str) -> Any:
+        made.append(kind)
+        return await real(self, kind)
+
+    monkeypatch.setattr(KeyGeneration, "make_key", make_key)
+    signer = device(vendor_pki)[0]
+    purpose = Extension(OID.extKeyUsage, False, asn1.tlv(0x30, asn1.oid_der("1.3.6.1.5.5.7.3.3")))
+    template = CertTemplate(subject_der=from_rfc4514(SUBJECT), extensions=(purpose,))
+    message = cert_req_msg_der(cert_request_der(template), b"")
+    for _ in range(3):
+        header = desk.header(sender_der=signer.sender_der)
+        der = await desk.signed(header, body(BodyType.ir, asn1.tlv(0x30, message)), signer)
+        assert await desk.refused(der) == (BodyType.ip, PKIFailureInfo.badCertTemplate)
+    assert len(made) == 1
+    answer = (await desk.ca.handle(await asked(desk, signer), mode=Mode.client)).der
+    assert PKIMessage.from_der(answer).body_type is BodyType.ip
+    assert len(made) == 2
 
 
 async def test_the_ra_gets_no_keys(desk: Desk, operator_pki: OperatorPKI) -> None:

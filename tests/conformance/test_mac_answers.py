@@ -19,6 +19,7 @@ from ra_gateway.cmp.messages import PKIMessage, assemble
 from ra_gateway.cmp.polling import poll_req_body
 from ra_gateway.cmp.responder import status_of
 from ra_gateway.errors import HeaderRefused
+from ra_gateway.ra import mac_keys
 from tests.support import requests
 from tests.support.answers import fail_names
 from tests.support.asserts import assert_refused, assert_signed
@@ -277,3 +278,17 @@ async def test_nobody_has_many_keys_derived_at_once(world: World, derived: list[
     assert len(derived) == 3
     assert not derivations._turns
     assert not derivations._kept  # nothing is remembered of who was wrong
+
+
+@pytest.mark.requirement(40, 41)
+async def test_keys_that_are_kept_are_bounded(
+    world: World, derived: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one that nobody used for the longest time goes first, and is derived again."""
+    monkeypatch.setattr(mac_keys, "_MOST_KEPT", 2)
+    salts = [pbm(salt=bytes([number]) * 16) for number in range(3)]
+    for number, is_derived in ((0, True), (1, True), (0, False), (2, True), (0, False), (1, True)):
+        before = len(derived)
+        await world.ask(await ir(world, algorithm_der=salts[number]))
+        assert len(derived) - before == is_derived
+    assert len(world.gateway._services.derivations._kept) == 2

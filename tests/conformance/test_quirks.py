@@ -616,6 +616,25 @@ async def test_repeats_of_one_request_drive_out_no_other(
     assert await refusal(world, old) == ("badTime", "R29")
 
 
+@pytest.mark.requirement(29, 145)
+async def test_devices_with_one_secret_drive_out_no_request_of_each_other(
+    vendor_pki: pki.VendorPKI,
+    operator_pki: pki.OperatorPKI,
+    csv_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """However many have it: the first request is still known after those of all others."""
+    monkeypatch.setattr(forgiveness, "REQUESTS_REMEMBERED", 2)
+    quirks = MAC_QUIRKS - {Quirk.no_message_time} | {Quirk.wrong_clock}
+    world = mac_world(vendor_pki, operator_pki, csv_path, quirks)
+    sent = [await mac_ir(world, message_time=EPOCH) for _ in range(4)]
+    for der in sent:
+        assert (await world.ask(der)).body_type is BodyType.ip
+    world.clock.move(days=20)
+    for der in sent:
+        assert await refusal(world, der) == ("badTime", "R29")
+
+
 # --- whatever a device sends ----------------------------------------------------------------------------------------
 
 

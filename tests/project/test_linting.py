@@ -137,7 +137,7 @@ def test_a_wrong_crl_of_the_root(
         return CRLContent(number, base, at, at - timedelta(days=1), entries)
 
     monkeypatch.setattr(cross, "CRLContent", over)
-    cross.make_root_crl(tmp_path, RootKey(), now=NOW, days=30, revoke={})
+    cross.make_root_crl(tmp_path, RootKey(), now=NOW, days=30, revoke={}, first=True)
     (error,) = linting.new_errors()
     assert error.startswith("CRL: pkix.crl_negative_validity_period")
 

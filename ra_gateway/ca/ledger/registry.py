@@ -48,7 +48,7 @@ from ra_gateway.ca.records import (
     Role,
 )
 from ra_gateway.cmp.certificates import Certificate
-from ra_gateway.cmp.identity import fqdn_of
+from ra_gateway.cmp.hosts import fqdn_of
 from ra_gateway.cmp.names import (
     GENERAL_NAME_KINDS,
     plain_general_name,

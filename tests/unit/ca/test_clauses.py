@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any, Final
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from ra_gateway.ca.clauses import strength_bits
 from ra_gateway.ca.conformance import require_conforming
@@ -30,6 +33,7 @@ from ra_gateway.ca.profiles import (
     SubjectForm,
 )
 from ra_gateway.ca.tbs import TBSPlan, complete, plan_tbs
+from ra_gateway.ca.weak_keys import small_primes, weakness
 from ra_gateway.cmp import asn1
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.crmf import CertTemplate, Extension
@@ -237,7 +241,7 @@ def test_a_cn_that_reads_like_a_host_is_one_of_the_domain(ca: Certificate, text:
     ):
         planned(NE_TLS, asked, ca)
         error = refused(own, asked, ca)
-        assert (error.rule, "in a domain of the operator" in error.detail) == ("T1", True)
+        assert (error.rule, "domain of the operator" in error.detail) == ("T1", True)
     planned(own, template(subject_der=name(O, good)), ca)
 
 
@@ -375,6 +379,8 @@ def test_components_of_a_domain_have_no_second_reading(
     [
         "tel:+49.228.1",
         "tel:+1;phone-context=+49",
+        "data:text/plain,a.evil.org",
+        "urn:example:a.evil.org",
         "urn:oid:1.2.3",
         "urn:uuid:f81d4fae-7dec-11d0-a765-00a0c91e6bf6",
         "https://192.0.2.1/index.html",
@@ -388,6 +394,27 @@ def test_uris_without_a_name_of_a_host(ca: Certificate, uri: str) -> None:
     san = asn1.tlv(0x30, asn1.tlv(0x86, uri.encode()))
     asked = template(extensions=(Extension(OID.subjectAltName, False, san),))
     planned(replace(loose(NE_IPSEC), domains=("example.net",)), asked, ca)
+
+
+@pytest.mark.requirement("T1")
+def test_components_of_a_domain_are_read_from_their_own_end(ca: Certificate) -> None:
+    """With CN after them the top comes first, with CN before them it comes last."""
+    own = replace(NE_IPSEC, domains=("ran.example.net",))
+    cn = (OID.commonName, 0x0C, "enb-1")
+    san = (san_extension("ip:192.0.2.1"),)
+    for label, good in (("ran", True), ("core", False)):
+        third = (OID.domainComponent, 0x16, label)
+        for attributes in ((cn, third, DC1, DC2), (DC2, DC1, third, cn)):
+            asked = template(subject_der=name(*attributes), extensions=san)
+            if good:
+                planned(own, asked, ca)
+            else:
+                error = refused(own, asked, ca)
+                assert (error.rule, error.detail[:3]) == ("T1", "DC ")
+    turned = (DC2, DC1, (OID.domainComponent, 0x16, "ran"))[::-1]
+    for attributes in ((cn, *turned[::-1]), (*turned, cn)):
+        asked = template(subject_der=name(*attributes), extensions=san)
+        assert refused(own, asked, ca).rule == "T1"
 
 
 @pytest.mark.requirement("T1")
@@ -437,6 +464,16 @@ def test_a_san_is_made_of_an_fqdn_and_demanded_else(ca: Certificate, profile: Pr
     )
 
 
+@pytest.mark.requirement("T12")
+def test_no_name_is_made_that_the_profile_does_not_grant(ca: Certificate) -> None:
+    """A profile without DNS names gets none of a CN, and says what it lacks."""
+    addresses = replace(NE_IPSEC, san=frozenset({"ip"}))
+    asked = template(subject_der=name(O, CN))
+    assert complete(addresses, asked) is asked
+    error = refused(addresses, asked, ca)
+    assert (error.rule, "no SubjectAltName" in error.detail) == ("T12", True)
+
+
 @pytest.mark.requirement("T15")
 @pytest.mark.parametrize("profile", TLS, ids=lambda profile: profile.name)
 def test_tls_has_no_rule_on_other_names(ca: Certificate, profile: Profile) -> None:
@@ -458,10 +495,14 @@ def test_no_certificate_without_the_place_of_its_crl(ca: Certificate, profile: P
 # --- keys ---------------------------------------------------------------------------------------------------------
 
 
-def rsa_spki(bits: int, exponent: int, *, odd: bool = True) -> bytes:
-    modulus = ((1 << bits) - 1) // 3 * 2 + 1 if odd else 1 << (bits - 1)
-    while odd and any(modulus % prime == 0 for prime in range(3, 752)):
+def rsa_spki(bits: int, exponent: int) -> bytes:
+    modulus = ((1 << bits) - 1) // 3 * 2 + 1
+    while math.gcd(modulus, small_primes()) > 1:
         modulus -= 2
+    return of_modulus(modulus, exponent)
+
+
+def of_modulus(modulus: int, exponent: int = 65_537) -> bytes:
     numbers = asn1.tlv(0x30, asn1.encode(modulus), asn1.encode(exponent))
     algorithm = asn1.algorithm_der(OID.rsaEncryption, asn1.NULL_DER)
     return asn1.tlv(0x30, algorithm, asn1.tlv(0x03, b"\0", numbers))
@@ -504,14 +545,102 @@ def test_the_size_of_an_rsa_key(bits: int, good: bool) -> None:
     assert refused(NE_IPSEC, template(**SUBJECT_AND_SAN, spki_der=rsa_spki(18_000, 65_537)), strong)
 
 
-@pytest.mark.parametrize("odd", [False, True])
-def test_a_modulus_with_a_small_factor(ca: Certificate, odd: bool) -> None:
-    """It is nobody's secret."""
-    modulus = 751 * ((1 << 2040) + 1) if odd else 1 << 2047
-    numbers = asn1.tlv(0x30, asn1.encode(modulus), asn1.encode(65_537))
-    algorithm = asn1.algorithm_der(OID.rsaEncryption, asn1.NULL_DER)
-    spki_der = asn1.tlv(0x30, algorithm, asn1.tlv(0x03, b"\0", numbers))
-    refused(NE_IPSEC, template(**SUBJECT_AND_SAN, spki_der=spki_der), ca)
+MERSENNE: Final = (1 << 1279) - 1
+"""A prime, as 2**2203 - 1 is."""
+
+
+def product(first: int) -> int:
+    """The product of numbers without small divisors from one on, of 2048 bits or some more."""
+    found, number = 1, first | 1
+    while found.bit_length() < 2048:
+        if all(number % divisor for divisor in range(3, math.isqrt(number) + 1, 2)):
+            found *= number
+        number += 2
+    return found
+
+
+def close() -> int:
+    other = MERSENNE + 2
+    while math.gcd(other, small_primes()) > 1:
+        other += 2
+    return MERSENNE * other
+
+
+def of_infineon() -> int:
+    """A product of two numbers that are powers of 65537 modulo all small primes."""
+    step = math.prod(number for number in range(2, 168) if is_prime(number))
+    found = []
+    for exponent in (5, 7):
+        number = pow(65_537, exponent, step) + step * (1 << 900 + exponent)
+        while math.gcd(number, small_primes()) > 1:
+            number += step
+        found.append(number)
+    return found[0] * found[1]
+
+
+def is_prime(number: int) -> bool:
+    return all(number % divisor for divisor in range(2, math.isqrt(number) + 1))
+
+
+@pytest.mark.requirement(61)
+@pytest.mark.parametrize(
+    "modulus, what",
+    [
+        (lambda: 751 * ((1 << 2040) + 1), "small factor"),
+        (lambda: 1 << 2047, "small factor"),
+        (lambda: product(757), "small factor"),
+        (lambda: product(20_000), "small factor"),
+        (lambda: MERSENNE * MERSENNE, "a square"),
+        (close, "close to each other"),
+        (of_infineon, "CVE-2017-15361"),
+        (lambda: (1 << 2203) - 1, "a prime"),
+    ],
+    ids=["751", "two", "from 757", "from 20000", "square", "close", "Infineon", "prime"],
+)
+def test_a_modulus_that_gives_the_key_away(
+    ca: Certificate, modulus: Callable[[], int], what: str
+) -> None:
+    """It is nobody's secret, whatever the profile."""
+    for profile in (NE_IPSEC, loose(NE_TLS)):
+        asked = template(**SUBJECT_AND_SAN, spki_der=of_modulus(modulus()))
+        error = refused(profile, asked, ca)
+        assert error.rule == "R61"
+        assert what in error.detail
+
+
+@pytest.mark.requirement(61)
+@pytest.mark.parametrize("curve", [ec.SECP256R1(), ec.SECP384R1(), ec.SECP521R1()])
+@pytest.mark.parametrize("number", [1, 2, 16, -1, -2])
+def test_a_small_private_key(ca: Certificate, curve: Any, number: int) -> None:
+    """1 makes the generator the public key; a negative one is as small."""
+    public = ec.derive_private_key(abs(number), curve).public_key().public_numbers()
+    if number < 0:
+        prime = {256: P256, 384: P384, 521: (1 << 521) - 1}[curve.key_size]
+        public = ec.EllipticCurvePublicNumbers(public.x, prime - public.y, curve)
+    der = public.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    asked = template(**SUBJECT_AND_SAN, spki_der=der)
+    error = refused(loose(NE_IPSEC), asked, ca)
+    assert (error.rule, "a small number" in error.detail) == ("R61", True)
+
+
+P256: Final = (1 << 256) - (1 << 224) + (1 << 192) + (1 << 96) - 1
+P384: Final = (1 << 384) - (1 << 128) - (1 << 96) + (1 << 32) - 1
+
+
+@pytest.mark.requirement(61)
+@pytest.mark.parametrize("kind", ["rsa2048", "rsa3072", "p256", "p384", "p521", "ed25519"])
+def test_a_key_as_it_is_made_gives_nothing_away(kind: pki.KeyKind) -> None:
+    """What is seen of weak ones is in no other."""
+    assert weakness(spki(pki.make_key(kind))) == ""
+
+
+@pytest.mark.requirement(61)
+def test_a_purpose_is_granted_once(ca: Certificate) -> None:
+    """However often it is asked for it would be read once."""
+    purpose = asn1.oid_der(OID.serverAuth)
+    extension = Extension(OID.extKeyUsage, False, asn1.tlv(0x30, purpose, purpose))
+    asked = template(extensions=(san_extension(f"dns:{HOST}"), extension))
+    assert "a purpose twice" in refused(loose(NE_TLS), asked, ca).detail
 
 
 STRENGTHS: Final[dict[Any, int]] = {
@@ -867,6 +996,23 @@ def test_the_last_check_knows_the_clauses(
     with pytest.raises(ServiceFailure, match="violates ne_ipsec: ") as caught:
         require_conforming(made.tbs_der, plan, profile, ca, NOW)
     assert what in caught.value.detail.partition(": ")[2].split(", ")
+
+
+@pytest.mark.requirement("T14")
+def test_the_last_check_wants_the_place_of_a_crl_also_where_none_is_configured(
+    operator_pki: OperatorPKI, ca: Certificate
+) -> None:
+    """A profile that demands one signs nothing without, whoever put the octets together."""
+    made = Certificate.from_der(operator_pki.device(san=["dns:enb1.example.net"]).der)
+    plan = TBSPlan(made.subject_der, made.spki_der, made.not_before, made.not_after, ())
+    assert NE_IPSEC.crl_required
+    assert not NE_IPSEC.crl_urls
+    with pytest.raises(ServiceFailure, match=r"violates ne_ipsec: .*cRLDistributionPoints"):
+        require_conforming(made.tbs_der, plan, NE_IPSEC, ca, NOW)
+    silent = replace(NE_IPSEC, crl_required=False)
+    with pytest.raises(ServiceFailure) as caught:
+        require_conforming(made.tbs_der, plan, silent, ca, NOW)
+    assert "cRLDistributionPoints" not in caught.value.detail
 
 
 @pytest.mark.requirement("T2", "T9", "T13", "T16")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ra_gateway.cmp import asn1
-from ra_gateway.cmp.names import NULL_DN, directory_name, from_rfc4514
+from ra_gateway.cmp.names import NULL_DN, directory_name, from_rfc4514, general_names_der
 from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.x520 import (
     ATTRIBUTE_FORMS,
@@ -355,6 +355,54 @@ def test_a_cn_is_no_wildcard_where_a_dns_name_may_not_be_one(text: str) -> None:
         with pytest.raises(TemplateRefused, match="is a wildcard"):
             require_certifiable(*names, qualified=True)
     require_certifiable(from_rfc4514("CN=Star *,O=x"), None, qualified=True)
+
+
+UNFIT_AT_A_CA = [
+    *("ip:0.0.0.0", "ip:0.1.2.3", "ip:127.0.0.1", "ip:127.9.9.9", "ip:224.0.0.1", "ip:240.0.0.1"),
+    *("ip:255.255.255.255", "ip:::", "ip:::1", "ip:ff02::1"),
+    *("ip:::ffff:127.0.0.1", "ip:::ffff:0.0.0.0", "ip:::ffff:224.0.0.1"),
+    *("uri:https://127.0.0.1/", "uri:https://[::1]:8443/x", "uri:sip:u@127.0.0.1"),
+    *("dns:xn--a.example.net", "dns:xn--999999999.example.net", "dns:a.xn--zz-.example.net"),
+    *("dns:xn--abc-.example.net", "dns:XN--A.example.net", "email:x@xn--a.example.net"),
+    *("uri:https://xn--a.example.net/", "dns:a.localhost", "dns:a.invalid"),
+    *("uri:javascript:alert(1)", "uri:JavaScript:alert(1)", "uri:data:text/html;base64,AAAA"),
+    *("uri:vbscript:x", "uri:about:blank", "uri:file:/etc/passwd", "uri:http:a.example.net"),
+    *("uri:https:/a.example.net/x", "uri:https://u@a.example.net/", "uri:http://u:p@a.example.net"),
+    *("uri:urn:uuid:zz", "uri:urn:x", "uri:urn:x:y", "uri:urn:uuid:", "uri:urn:example:"),
+    "uri:urn:uuid:f81d4fae-7dec-11d0-a765-00a0c91e6bf67",
+    *("dn:CN=127.0.0.1", "dn:CN=xn--a.example.net"),
+]
+FIT_AT_A_CA = [
+    *("ip:192.0.2.1", "ip:10.0.0.1", "ip:169.254.1.1", "ip:2001:db8::1", "ip:fe80::1"),
+    *("dns:xn--bcher-kva.example.net", "dns:XN--BCHER-KVA.example.net", "dns:ab--cd.example.net"),
+    *("uri:https://a.example.net:8443/x@y", "uri:sip:u@a.example.net", "uri:mailto:a@example.net"),
+    *("uri:urn:uuid:F81D4FAE-7dec-11d0-a765-00a0c91e6bf6", "uri:urn:example:a", "uri:tel:+1"),
+    *("uri:spiffe://example.net/x", "uri:ldap://a.example.net/o=x"),
+]
+
+
+@pytest.mark.parametrize("name", UNFIT_AT_A_CA)
+def test_a_ca_of_the_operator_s_certifies_nothing_that_is_nobody_s(name: str) -> None:
+    """Addresses and domains of no host, labels that only look like punycode, URIs that name nobody."""
+    with pytest.raises(TemplateRefused):
+        require_certifiable(NULL_DN, general_names_der([name]), qualified=True)
+
+
+@pytest.mark.parametrize("name", FIT_AT_A_CA)
+def test_a_ca_of_the_operator_s_certifies_what_is_somebody_s(name: str) -> None:
+    """Once: the same name in another case is the same."""
+    require_certifiable(NULL_DN, general_names_der([name]), qualified=True)
+    for other in (name, name.upper() if name[:4] == "dns:" else name):
+        twice = general_names_der([name, name[:4] + other[4:], "dns:other.example.net"])
+        with pytest.raises(TemplateRefused, match="a name twice"):
+            require_certifiable(NULL_DN, twice, qualified=True)
+
+
+@pytest.mark.parametrize("cn", ["127.0.0.1", "xn--a.example.net", "a.localhost", "::1"])
+def test_nor_as_a_common_name(cn: str) -> None:
+    """A reader may take it for a host."""
+    with pytest.raises(TemplateRefused):
+        require_certifiable(from_rfc4514(f"CN={cn},O=x"), None, qualified=True)
 
 
 @pytest.mark.parametrize("octets", [b"", b"\x30", b"\x30\x00", b"\x30\x80\x00\x00", b"\x0c\x01a",

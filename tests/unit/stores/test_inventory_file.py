@@ -113,6 +113,15 @@ async def test_a_bad_file_is_told_once_and_the_old_list_stays(
     assert await desk.looks() == [InventoryChanged(1, added=1, changed=0, removed=1)]
 
 
+async def test_the_list_of_before_ends_a_refusal(desk: Desk) -> None:
+    """Who put it back is told that all is well."""
+    desk.write("acme,1,,,perhaps\n")
+    (refused,) = await desk.looks()
+    assert isinstance(refused, InventoryRefused)
+    desk.write("acme,1,CN=a,,true\n")
+    assert await desk.looks() == [InventoryChanged(1, 0, 0, 0)]
+
+
 async def test_a_file_that_is_being_written_is_left_alone(desk: Desk) -> None:
     """Half of it may be a list by itself, which would refuse the devices of the other half."""
     await desk.inventory.look()
