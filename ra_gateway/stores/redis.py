@@ -47,7 +47,7 @@ from ra_gateway.ra.confirmation_records import ConfirmationNote, ConfirmationRec
 from ra_gateway.ra.ports import Backlog, Clock, DeviceRecord
 from ra_gateway.ra.transaction import Transaction, TransactionKey, too_many
 from ra_gateway.stores import redis_scripts as scripts
-from ra_gateway.stores.redis_connections import connection_pool, shown_name
+from ra_gateway.stores.redis_pool import named, pool
 from ra_gateway.stores.sealing import NotSealed, Seals, packed, unpacked
 
 log = structlog.get_logger()
@@ -127,8 +127,8 @@ class RedisStore:
         """How many records and entries of lists were found that no node wrote, or none with our keys."""
         self._prefix = key_prefix
         self._timeout_seconds = timeout_seconds
-        self._pool = connection_pool(url, password, timeout_seconds, max_connections)
-        self._name = shown_name(self._pool.connection_kwargs)
+        self._pool = pool(url, password, timeout_seconds, max_connections)
+        self._name = named(self._pool.connection_kwargs)
         self._client = Redis(connection_pool=self._pool)
         register = self._client.register_script
         self._reserve = register(scripts.RESERVE)
