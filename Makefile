@@ -17,7 +17,7 @@ FLOORS := cmp:96 ra:96 ca:79
 .DEFAULT_GOAL := help
 # The tests start hundreds of processes: compiled modules save each of them a second or more.
 unexport PYTHONDONTWRITEBYTECODE
-.PHONY: FORCE help setup lock bench-ledger bench-strangers openssl newer-openssl softhsm slapd postgresql haproxy rolling-restarts fmt lint types contracts test coverage fuzz fuzz-cost demo bench clean
+.PHONY: FORCE help setup lock dist bench-ledger bench-strangers openssl newer-openssl softhsm slapd postgresql haproxy prometheus deploy-tools systemd rolling-restarts install-check fmt lint types contracts test coverage fuzz fuzz-cost demo bench clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -61,12 +61,21 @@ softhsm:
 slapd:
 	@PATH="$$PATH:/usr/sbin:/usr/local/sbin" command -v slapd >/dev/null || { $(call apt,slapd); }
 
+prometheus:
+	@command -v promtool >/dev/null || { $(call apt,prometheus); }
+
 postgresql:
 	@ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || command -v postgres >/dev/null \
 	  || { $(call apt,postgresql); }
 
 haproxy:
 	@PATH="$$PATH:/usr/sbin:/usr/local/sbin" command -v haproxy >/dev/null || { $(call apt,haproxy); }
+
+deploy-tools: setup  ## Fetch what looks at deploy/ in the tests, into build/
+	@$(BIN)/python -m tests.support.deploy_tools
+
+systemd:
+	@command -v systemd-analyze >/dev/null || { $(call apt,systemd); }
 
 # compile(FILE, ARGUMENTS): write a lock file; UV_* and indexes of this machine have no place in it.
 define compile
@@ -80,6 +89,13 @@ lock:  ## Renew the lock files that production installs from
 	@$(call compile,requirements.lock,pyproject.toml)
 	@$(call compile,requirements-all.lock,--extra all pyproject.toml)
 	@echo 'hatchling>=1.24' | $(call compile,requirements-build.lock,-)
+
+# The packages of the build are those of its lock file, too.
+dist:  ## Build what a machine in production installs, into dist/: the wheel and the lock files
+	@$(PYTHON) -m venv --clear build/wheel
+	@build/wheel/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-build.lock
+	@rm -rf dist && build/wheel/bin/python -m hatchling build -t wheel -d dist
+	@cp requirements.lock requirements-all.lock dist/
 
 fmt: setup  ## Format the code and apply the safe fixes
 	$(BIN)/ruff format .
@@ -95,7 +111,7 @@ types: setup  ## Check types (mypy strict)
 contracts: setup  ## Check which module may import which
 	$(BIN)/lint-imports --no-cache
 
-test: setup openssl newer-openssl softhsm slapd postgresql haproxy lint types contracts  ## Run every check and every test (PYTEST_ARGS="-k word" for some)
+test: setup openssl newer-openssl softhsm slapd postgresql haproxy prometheus deploy-tools systemd lint types contracts  ## Run every check and every test (PYTEST_ARGS="-k word" for some)
 	$(BIN)/python -m pytest -n auto --dist worksteal $(PYTEST_ARGS)
 
 coverage: setup openssl softhsm slapd postgresql  ## Measure which lines and branches the unit and conformance tests run; fails below a floor
@@ -134,6 +150,9 @@ bench-strangers: setup  ## Measure what hostile messages cost at every listener 
 
 rolling-restarts: setup haproxy  ## Restart gateways behind HAProxy under load, often (ROUNDS=20)
 	@ROLLING_RESTARTS=$(or $(ROUNDS),20) $(BIN)/python -m pytest -q tests/integration/test_haproxy.py
+
+install-check: setup openssl  ## Install the wheel with pipx, all libraries from the package index, and enrol by openssl
+	@INSTALL_FROM_INDEX=1 $(BIN)/python -m pytest -q tests/integration/test_installed.py
 
 clean:  ## Remove .venv, caches and build results
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -25,7 +25,7 @@ PREFACE = """# Configuration reference
 <!-- Written by docs/configuration_reference.py from ra_gateway/config/; a test compares them. -->
 
 One TOML file tells a gateway everything; `config/gateway.production.toml` and
-`config/gateway.development.toml` are commented examples. `ra-gateway check-config --config FILE`
+`config/gateway.development.toml` are commented examples. `ra-gateway check-config FILE`
 reports every problem of a file at once.
 
 - Relative paths start at the directory of the configuration file.

@@ -81,17 +81,16 @@ def _constants(tree: ast.Module) -> dict[str, str]:
 def _calls(tree: ast.Module) -> Iterator[tuple[ast.AST, str, ast.Call]]:
     """Yield every call with the function and the class that it stands in."""
 
-    def walk(node: ast.AST, scope: ast.AST, owner: str) -> Iterator[tuple[ast.AST, str, ast.Call]]:
+    todo: list[tuple[ast.AST, ast.AST, str]] = [(tree, tree, "")]
+    while todo:
+        node, scope, owner = todo.pop()
         if isinstance(node, ast.ClassDef):
             owner = node.name
         elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             scope = node
-        if isinstance(node, ast.Call):
+        elif isinstance(node, ast.Call):
             yield scope, owner, node
-        for child in ast.iter_child_nodes(node):
-            yield from walk(child, scope, owner)
-
-    return walk(tree, tree, "")
+        todo += [(child, scope, owner) for child in ast.iter_child_nodes(node)]
 
 
 def _name(node: ast.AST) -> str:

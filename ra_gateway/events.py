@@ -42,6 +42,21 @@ class Outcome(StrEnum):
     batched = "batched"  # each message of a nested has an event of its own
 
 
+class Stage(StrEnum):
+    """What a message spends its time on at the gateway."""
+
+    decode = "decode"
+    authenticate = "authenticate"
+    authorize = "authorize"
+    status = "status"  # whether its signer is revoked, and messageTime
+    sign = "sign"  # the message for the CA is made and signed
+    open = "open"  # stored, before the CA is asked
+    ca = "ca"  # its answer is awaited
+    respond = (
+        "respond"  # the answer is checked, signed and stored; all of it where nothing else is told
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class RequestHandled:
     """One message and how it was answered.
@@ -61,6 +76,7 @@ class RequestHandled:
         requester: Name of the RA that asked the CA.
         entity: Name of the CA's end entity.
         messages: How many a batch had.
+        stages: What it spent its time on, in seconds, told by the gateway.
     """
 
     by: Component
@@ -86,6 +102,22 @@ class RequestHandled:
     requester: str = ""
     entity: str = ""
     messages: int | None = None
+    stages: tuple[tuple[Stage, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TransactionChanged:
+    """A transaction of the gateway has come into another state.
+
+    Args:
+        transaction_id: Hex.
+        upstream: Name of the CA that it is for.
+        state: The new one (`ra_gateway.ra.transaction.State`).
+    """
+
+    transaction_id: str
+    upstream: str
+    state: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,6 +308,7 @@ class HTTPRefused:
 Fact = (
     RequestHandled
     | HTTPRefused
+    | TransactionChanged
     | CertificateIssued
     | CertificateConfirmed
     | CertificatesWithdrawn

@@ -16,6 +16,7 @@ from ra_gateway.app.health import LOOK_SECONDS, Probe
 from ra_gateway.app.listener_tls import ListenerTLS, Loaded, tls_tables
 from ra_gateway.app.listener_tls import load as load_tls
 from ra_gateway.app.management import Management
+from ra_gateway.app.readings import meter_gateway, names_of, of_tls
 from ra_gateway.app.running import cmp_listener, event_sink, listen, log_start, now
 from ra_gateway.clocks import unstepped
 from ra_gateway.cmp.selfcheck import require_codec
@@ -123,6 +124,7 @@ class Application:
         self._tls = ListenerTLS(tls_tables(config))
         self._background: list[asyncio.Task[None]] = []
         self._retiring: set[asyncio.Task[None]] = set()
+        self._outgoing: list[Wiring] = []
         self._reloading = asyncio.Lock()
         self.listener = cmp_listener(
             self._wiring,
@@ -143,6 +145,12 @@ class Application:
             self._parts,
             tls=self._tls.context_of("management.tls"),
         )
+        self._metrics = metrics
+        meter_gateway(metrics, lambda: self._wiring, lambda: self._outgoing, self.listener)
+        metrics.reads(lambda: of_tls(self._tls))
+        metrics.keep(names_of(self._wiring))
+        if self._bundled is not None:
+            self._bundled.meter(metrics)
 
     @property
     def config(self) -> GatewayConfig:
@@ -220,6 +228,7 @@ class Application:
             old, self._wiring = self._wiring, fresh
             self._tls.take_up(tls)
             self.listener.serve(fresh, fresh.routes, fresh.profiles)
+            self._metrics.keep(names_of(fresh))
             retiring = asyncio.create_task(self._retire(old))
             self._retiring.add(retiring)
             retiring.add_done_callback(self._retiring.discard)
@@ -246,7 +255,11 @@ class Application:
         return fresh, tls
 
     async def _retire(self, wiring: Wiring) -> None:
-        await wiring.stop(wiring.config.server.drain_seconds)
+        self._outgoing.append(wiring)
+        try:
+            await wiring.stop(wiring.config.server.drain_seconds)
+        finally:
+            self._outgoing.remove(wiring)
         if wiring.store is not self.store:
             await wiring.store.close()
 

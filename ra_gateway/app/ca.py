@@ -10,12 +10,14 @@ from typing import Final
 
 import structlog
 
+from ra_gateway.app.ca_readings import meter_ca
 from ra_gateway.app.changes import config_digest, require_unchanged
 from ra_gateway.app.health import CALM_SECONDS, LOOK_SECONDS, Probe
 from ra_gateway.app.listener_tls import ListenerTLS, ca_tls_tables
 from ra_gateway.app.listener_tls import load as load_tls
 from ra_gateway.app.management import Management
 from ra_gateway.app.profiles import ca_profiles, lacks_crl_url, unusable
+from ra_gateway.app.readings import of_domains, of_listener, of_revocation, of_tls
 from ra_gateway.app.revocation import revocation
 from ra_gateway.app.running import (
     STEADY,
@@ -61,6 +63,7 @@ from ra_gateway.events import (
 )
 from ra_gateway.keys import read_password
 from ra_gateway.metrics import Metrics
+from ra_gateway.metrics.families import CONFIGURATION, Reading
 from ra_gateway.server.status import StatusListener
 from ra_gateway.tasks import ended, supervised
 
@@ -216,9 +219,9 @@ class BundledService:
         self._config = config
         listed = config.client.vendors if config.client is not None else ()
         domains = vendor_domains({name: vendors[name] for name in listed})
-        self._revocation = revocation(
-            [(domain, vendors[name].revocation) for name, domain in domains.items()]
-        )
+        self._domains = tuple(domains.values())
+        self._revocation_tables = [vendors[name].revocation for name in listed]
+        self._revocation = revocation(zip(self._domains, self._revocation_tables, strict=True))
         keys = ca_keys(config)
         self._profiles = profiles = ca_profiles(config)
         require_clean(profiles.values(), keys.issuers[0])
@@ -278,6 +281,12 @@ class BundledService:
                 *retired_certificates(config.directory_path),
             ],
         )
+
+    def meter(self, metrics: Metrics) -> None:
+        """Have metrics read what is here."""
+        meter_ca(metrics, self.ledger, self.publisher, self.status, self._config.directory_path)
+        metrics.reads(lambda: of_domains(self._domains))
+        metrics.reads(lambda: of_revocation(self._revocation.states(), self._revocation_tables))
 
     async def start(self) -> None:
         """Open the ledger, and serve status; where the ledger cannot be reached, as soon as it can.
@@ -490,6 +499,15 @@ class CAService:
             lambda: {"process": self._state, "ledger": self._bundled.problem},
             by=Component.ca,
             tls=self._tls.context_of("management.tls"),
+        )
+        self._bundled.meter(metrics)
+        digest = config_digest(config)
+        metrics.reads(
+            lambda: (
+                *of_listener("cmp", self.listener),
+                *of_tls(self._tls),
+                Reading(CONFIGURATION, (digest,), 1),
+            )
         )
 
     async def handle(

@@ -22,7 +22,7 @@ from ra_gateway.app.trust import (
     operator_domain,
     vendor_domains,
 )
-from ra_gateway.app.upstreams import Cores, answer_trust, batched, upstream_settings
+from ra_gateway.app.upstreams import Cores, answer_trust, batched, metered, upstream_settings
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.header_checks import RELAYED, HeaderRules
 from ra_gateway.cmp.mac import MACBounds
@@ -332,6 +332,8 @@ class Wiring:
     ) -> None:
         self.config, self.store = config, store
         operator, vendors = operator_domain(config), vendor_domains(config.vendors)
+        self.domains = (operator, *vendors.values())
+        """The operator's, and those of all vendors."""
         self._ra: CredentialFiles = CredentialFiles(
             config.ra,
             operator,
@@ -376,6 +378,7 @@ class Wiring:
         self._probes = [
             UpstreamProbe(name, upstream.core, sink) for name, upstream in upstreams.items()
         ]
+        self.upstreams = upstreams = {name: metered(item) for name, item in upstreams.items()}
         self._secrets: dict[str, SecretFile] = {
             name: _secret_file(endpoint.mac, None if before is None else before._secrets.get(name))
             for name, endpoint in config.endpoints.items()
@@ -431,6 +434,21 @@ class Wiring:
             for name, endpoint in config.endpoints.items()
             for profile in endpoint.profiles
         }
+
+    @property
+    def in_flight_count(self) -> int:
+        """How many messages are being answered."""
+        return self._in_flight
+
+    @property
+    def credential(self) -> Credential:
+        """The RA's, as it is now."""
+        return self._ra.current
+
+    @property
+    def upstream_problems(self) -> dict[str, str]:
+        """What is wrong with each CA by name, "" if nothing is."""
+        return {probe.name: probe.problem for probe in self._probes}
 
     def parts(self) -> dict[str, str]:
         """Return what has to work for devices to be served, with what is wrong with it; "" if nothing is."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
+from ra_gateway import __version__
+from ra_gateway.app.readings import of_listener
 from ra_gateway.app.running import listen
 from ra_gateway.config.service_tables import ManagementConfig
 from ra_gateway.events import Component
 from ra_gateway.metrics import Metrics
+from ra_gateway.metrics.families import BUILD, READY, Reading
 from ra_gateway.server.management import Exposition, ManagementListener
 from ra_gateway.server.preface import TLSContext
 
@@ -43,6 +46,7 @@ class Management:
         )
         self.url = ""
         """Of the listener, once it listens."""
+        metrics.reads(self._readings)
 
     async def start(self) -> None:
         """Listen, if that is wanted.
@@ -59,10 +63,19 @@ class Management:
         """Close, last of all: until then it tells how far the end is."""
         if self.listener is not None:
             await self.listener.drain(0.0)
+        await self._metrics.stop()
 
-    def metrics(self, accept: str) -> Exposition:
+    async def metrics(self, accept: str) -> Exposition:
         """Return all metrics (`ManagementHandler`)."""
+        await self._metrics.refresh()
         return Exposition(*self._metrics.exposition(accept))
+
+    def _readings(self) -> Iterator[Reading]:
+        yield Reading(BUILD, (__version__,), 1)
+        for part, problem in self.readiness().items():
+            yield Reading(READY, (part,), not problem)
+        if self.listener is not None:
+            yield from of_listener("management", self.listener)
 
     def readiness(self) -> dict[str, str]:
         """Return every part and what is wrong with it (`ManagementHandler`)."""

@@ -18,6 +18,7 @@ from ra_gateway.ra.endpoints import CertConf, IssuingSettings, Upstream, Upstrea
 from ra_gateway.ra.ports import CACore
 from ra_gateway.upstream.batching import BatchingCA, BatchSettings
 from ra_gateway.upstream.kinds import BundledUpstream, RemoteUpstream, UpstreamConfig
+from ra_gateway.upstream.metered import MeteredCA
 from ra_gateway.upstream.plugins import UpstreamContext
 from ra_gateway.upstream.pool import CMPHTTPUpstream
 from ra_gateway.upstream.signing import CertificateSigner, SigningCA
@@ -116,6 +117,11 @@ def sent_to_cas(config: GatewayConfig) -> list[str]:
             sent, left_out = [*chain, root.subject], ""
         told.append(f"upstream {name} is sent the certificates of {'; '.join(sent)}{left_out}.")
     return told
+
+
+def metered(upstream: Upstream) -> Upstream:
+    """Return an upstream whose exchanges are counted."""
+    return replace(upstream, core=MeteredCA(upstream.core))
 
 
 def batched(

@@ -51,6 +51,7 @@ from ra_gateway.cmp.bodies import CertRepMessage, CertResponse, PKIStatusInfo, c
 from ra_gateway.cmp.certificates import Certificate, load_certificate
 from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType, PKIStatus
 from ra_gateway.cmp.crmf import RA_VERIFIED, CertReqMsg, CertTemplate
+from ra_gateway.cmp.device_info import device_of
 from ra_gateway.cmp.header_checks import HeaderRules
 from ra_gateway.cmp.messages import IMPLICIT_CONFIRM, confirm_wait_time
 from ra_gateway.cmp.names import NULL_DN, canonical, name_of, same_name
@@ -265,6 +266,7 @@ class Certification:
             signer_der=context.signer_der,
             old_serial_number=None if old is None else old.serial_number,
         )
+        vendor, identity = _device(context, old)
         intent = Intent(
             subject_der=template.subject_der or NULL_DN,
             issuer_id=self.issuer.id,
@@ -272,6 +274,8 @@ class Certification:
             spki_digest=b"",
             entity=context.entity.name if context.entity else old.entity if old else None,
             origin=_origin(context, old),
+            vendor=vendor,
+            identity=identity,
             on_behalf=received.authority is not None,
             registered_profiles=served,
             enrolls=_enrolls(context),
@@ -530,6 +534,16 @@ def _enrolls(context: RequestContext) -> bool:
     if body_type is BodyType.ir or not context.received.by_device:
         return body_type is not BodyType.kur
     return context.device is None
+
+
+def _device(context: RequestContext, old: IssuedCertificate | None) -> tuple[str, str]:
+    """Return whose a device is and what its vendor calls it: as the RA says, as registered, or as known before."""
+    received, known = context.received, old or context.device
+    if not received.by_device and any(said := device_of(received.message.header.general_info)):
+        return said
+    if context.entity is not None and context.entity.identity:
+        return context.entity.vendor, context.entity.identity
+    return ("", "") if known is None else (known.vendor, known.identity)
 
 
 def _origin(context: RequestContext, old: IssuedCertificate | None) -> str:

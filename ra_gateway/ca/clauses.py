@@ -21,11 +21,10 @@ from ra_gateway.ca.weak_keys import weakness
 from ra_gateway.cmp import asn1
 from ra_gateway.cmp.algorithms import load_public_key, public_key_kind, signature_algorithm
 from ra_gateway.cmp.certificates import Certificate
-from ra_gateway.cmp.hosts import uri_hosts
+from ra_gateway.cmp.hosts import is_fqdn, uri_hosts
 from ra_gateway.cmp.names import attributes
 from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.remembering import remembered
-from ra_gateway.cmp.x520 import is_fqdn
 from ra_gateway.errors import MalformedMessage, TemplateRefused
 
 

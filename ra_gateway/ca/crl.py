@@ -11,7 +11,7 @@ therefore miss some; what decides is whether a CRL made now would list something
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final, Protocol
@@ -281,6 +281,13 @@ class CRLPublisher:
                 crl = known[1]
             self._current[key] = (moment + self._settings.check_seconds, crl)
             return crl
+
+    def newest(self) -> Iterator[tuple[StoredCRL, datetime]]:
+        """Yield the newest CRLs as far as they were looked at here, and when the next one is due."""
+        for found in self._newest.values():
+            for delta in (False, True):
+                if (crl := found.of(delta)) is not None:
+                    yield crl, crl.this_update + self._settings.interval(delta)
 
     async def publish(self, issuer: CRLIssuer, *, delta: bool = False) -> StoredCRL:
         """Make a CRL now, due or not, and return it, or the one that another process made meanwhile.

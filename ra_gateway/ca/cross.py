@@ -44,10 +44,11 @@ from ra_gateway.cmp.algorithms import (
 )
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.crl import CRL, open_crl, verify_crl
+from ra_gateway.cmp.hosts import is_fqdn
 from ra_gateway.cmp.names import NULL_DN
 from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.requests import read_certification_request
-from ra_gateway.cmp.x520 import is_fqdn, require_certifiable
+from ra_gateway.cmp.x520 import require_certifiable
 from ra_gateway.errors import CMPError, ConfigError, CRLRefused
 from ra_gateway.keys import read_bounded
 

@@ -28,7 +28,7 @@ from ra_gateway.ca.records import DEFAULT_PROFILE
 from ra_gateway.cmp import asn1
 from ra_gateway.cmp.certificates import KEY_USAGES, KeyUsage
 from ra_gateway.cmp.codes import PRIVILEGED_PURPOSES
-from ra_gateway.cmp.x520 import is_domain
+from ra_gateway.cmp.hosts import is_domain
 from ra_gateway.errors import ConfigError, Problem
 
 

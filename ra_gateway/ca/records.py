@@ -83,6 +83,8 @@ class IssuedCertificate:
         requester: Who had it issued: name of the RA, or `CLIENT`.
         origin: Who vouched for the device at first: as `requester`, and kept by what is got with this certificate.
         revoked_at: Aware UTC; None unless rejected or revoked.
+        vendor, identity: Whose the device is and what its vendor calls it, as the RA said, or as its end entity is
+            registered; kept by renewals. "" where nobody said it.
     """
 
     serial_number: int
@@ -95,6 +97,8 @@ class IssuedCertificate:
     origin: str = ""
     revoked_at: datetime | None = None
     reason: Reason | None = None
+    vendor: str = ""
+    identity: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +152,7 @@ class Intent:
         reenroll: Policy for an entity that holds a confirmed, valid certificate.
         enroll_until: Given to an entity that is created.
         unique_key: Refuse a key that a living certificate of another entity has.
+        vendor, identity: As of `IssuedCertificate`; nothing is decided by them.
     """
 
     subject_der: bytes
@@ -164,6 +169,8 @@ class Intent:
     reenroll: Reenroll = Reenroll.allow
     enroll_until: datetime | None = None
     unique_key: bool = True
+    vendor: str = ""
+    identity: str = ""
 
 
 @dataclass(frozen=True, slots=True)

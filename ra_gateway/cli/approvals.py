@@ -3,41 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from pathlib import Path
-from typing import Annotated, Final, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
-import structlog
 import typer
 
-from ra_gateway import logs
-from ra_gateway.app import now
-from ra_gateway.app.application import transaction_store
 from ra_gateway.cli.ledger_context import actor
-from ra_gateway.cli.output import CONFIG, Commands, ConfigOption, fail, run, say, show_table
-from ra_gateway.cmp.certificates import load_certificate
-from ra_gateway.cmp.names import rfc4514
-from ra_gateway.config.reading import load
-from ra_gateway.errors import ConfigError, GatewayError, MalformedMessage
-from ra_gateway.ra.approval import (
-    HANDLE_DIGITS,
-    MIN_HANDLE_DIGITS,
-    decide,
-    request_digest,
-    waiting,
+from ra_gateway.cli.output import (
+    CONFIG,
+    Commands,
+    ConfigOption,
+    JSONOption,
+    fail,
+    run,
+    say,
+    show_list,
 )
-from ra_gateway.ra.transaction import Transaction
-from ra_gateway.stores.redis import RedisStore
+from ra_gateway.config.source import Source
+from ra_gateway.errors import ConfigError, GatewayError, MalformedMessage
+
+if TYPE_CHECKING:
+    from ra_gateway.ra.transaction import Transaction
+    from ra_gateway.stores.redis import RedisStore
 
 T = TypeVar("T")
 
-_COLUMNS: Final = (
-    "Request",
-    "Since (UTC)",
-    "Endpoint",
-    "Type",
-    "Requester",
-    "Subject asked for",
-)
+_COLUMNS: Final = {
+    "request": "Request",
+    "created_at": "Since (UTC)",
+    "endpoint": "Endpoint",
+    "type": "Type",
+    "requester": "Requester",
+    "subject": "Subject asked for",
+}
 
 approvals_app = Commands(
     name="approvals", help="Requests that wait for an operator's decision.", no_args_is_help=True
@@ -45,9 +42,7 @@ approvals_app = Commands(
 
 Handle = Annotated[
     str,
-    typer.Argument(
-        metavar="REQUEST", help=f"As listed, in hex; at least {MIN_HANDLE_DIGITS} digits of it."
-    ),
+    typer.Argument(metavar="REQUEST", help="As listed, in hex; at least 16 digits of it."),
 ]
 ByOption = Annotated[
     str, typer.Option(help="Who decides, for the record; by default the user who is logged in.")
@@ -58,15 +53,18 @@ class NotListed(GatewayError):
     """No request, or more than one, waits under what was given."""
 
 
-@approvals_app.command("list")
-def approvals_list(config: ConfigOption = CONFIG) -> None:
+@approvals_app.command("list", examples=("ra-gateway approvals list",))
+def approvals_list(as_json: JSONOption = False, config: ConfigOption = CONFIG) -> None:
     """List the requests that wait, the oldest first."""
+
+    from ra_gateway.ra.approval import waiting
 
     async def listed(store: RedisStore) -> tuple[list[Transaction], int]:
         return await waiting(store, store), store.not_believed
 
     requests, not_believed = _with_store(config, listed)
-    show_table(_COLUMNS, map(_row, requests))
+    rows = map(_values if as_json else _row, requests)
+    show_list(_COLUMNS, rows, as_json=as_json, moment=lambda at: f"{at:%Y-%m-%d %H:%M:%S}")
     if not_believed:
         fail(
             [
@@ -75,23 +73,32 @@ def approvals_list(config: ConfigOption = CONFIG) -> None:
             ],
             1,
         )
-    if not requests:
+    if not requests and not as_json:
         say("No request waits.")
 
 
-@approvals_app.command("approve")
+@approvals_app.command(
+    "approve",
+    examples=('ra-gateway approvals approve 7c9e6679f42b11d0a3c5 --by "Ann, site acceptance"',),
+)
 def approvals_approve(request: Handle, by: ByOption = "", config: ConfigOption = CONFIG) -> None:
     """Let a request go to the CA; its device gets the certificate when it polls."""
     _decide(config, request, by, approve=True)
 
 
-@approvals_app.command("deny")
+@approvals_app.command("deny", examples=("ra-gateway approvals deny 7c9e6679f42b11d0a3c5",))
 def approvals_deny(request: Handle, by: ByOption = "", config: ConfigOption = CONFIG) -> None:
     """Refuse a request; its device is told notAuthorized when it polls."""
     _decide(config, request, by, approve=False)
 
 
-def _decide(config: Path, handle: str, by: str, *, approve: bool) -> None:
+def _decide(config: Source, handle: str, by: str, *, approve: bool) -> None:
+    import structlog
+
+    from ra_gateway.clocks import now
+    from ra_gateway.cmp.names import rfc4514
+    from ra_gateway.ra.approval import decide, request_digest, waiting
+
     decided_by = by or actor().partition(":")[2]
 
     async def work(store: RedisStore) -> Transaction:
@@ -121,14 +128,19 @@ def _decide(config: Path, handle: str, by: str, *, approve: bool) -> None:
     say(f"{word.capitalize()}: {done.body_type.name} of {_requester(done)} for {_subject(done)}.")
 
 
-def _with_store(path: Path, work: Callable[[RedisStore], Awaitable[T]]) -> T:
+def _with_store(source: Source, work: Callable[[RedisStore], Awaitable[T]]) -> T:
     """Run some work on the store that a gateway's configuration names.
 
     Raises:
         ConfigError: It is not one that a command can reach.
         StoreUnavailable: It cannot be asked.
     """
-    config = load(path)
+    from ra_gateway import logs
+    from ra_gateway.app.application import transaction_store
+    from ra_gateway.config.reading import load
+    from ra_gateway.stores.redis import RedisStore
+
+    config = load(source)
     logs.configure(config.log.format, config.log.level)
     store = transaction_store(config.store)
     if not isinstance(store, RedisStore):
@@ -153,6 +165,8 @@ def _one_of(requests: list[Transaction], handle: str) -> Transaction:
     Raises:
         NotListed: None does, or several do, or too little of it is given to tell.
     """
+    from ra_gateway.ra.approval import MIN_HANDLE_DIGITS, request_digest
+
     wanted = handle.lower()
     if len(wanted) < MIN_HANDLE_DIGITS:
         raise NotListed(
@@ -168,23 +182,46 @@ def _one_of(requests: list[Transaction], handle: str) -> Transaction:
     return found[0]
 
 
-def _row(request: Transaction) -> tuple[str, ...]:
-    return (
-        request_digest(request)[:HANDLE_DIGITS],
-        f"{request.created_at:%Y-%m-%d %H:%M:%S}",
-        request.endpoint,
-        request.body_type.name,
-        f"{_requester(request)} ({request.key.domain})",
-        _subject(request),
-    )
+def _values(request: Transaction) -> dict[str, Any]:
+    from ra_gateway.cmp.names import rfc4514
+    from ra_gateway.ra.approval import request_digest
+
+    return {
+        "request": request_digest(request),
+        "created_at": request.created_at,
+        "endpoint": request.endpoint,
+        "type": request.body_type.name,
+        "requester": _requester(request),
+        "domain": request.key.domain,
+        "subject": rfc4514(request.subject_der),
+        "san": request.san or (),
+        "transaction_id": request.key.transaction_id.hex(),
+        "signer_fingerprint": request.signer_fingerprint.hex(),
+    }
+
+
+def _row(request: Transaction) -> dict[str, Any]:
+    """Return what a table has room for."""
+    from ra_gateway.ra.approval import HANDLE_DIGITS
+
+    values = _values(request)
+    return values | {
+        "request": values["request"][:HANDLE_DIGITS],
+        "requester": f"{values['requester']} ({values['domain']})",
+        "subject": _subject(request),
+    }
 
 
 def _subject(request: Transaction) -> str:
+    from ra_gateway.cmp.names import rfc4514
+
     names = " ".join(request.san or ())
     return f"{rfc4514(request.subject_der)}{f' ({names})' if names else ''}"
 
 
 def _requester(request: Transaction) -> str:
+    from ra_gateway.cmp.certificates import load_certificate
+
     try:
         return load_certificate(request.signer_der, loosely=True).subject
     except MalformedMessage:

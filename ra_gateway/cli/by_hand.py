@@ -6,23 +6,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ra_gateway.app import now
-from ra_gateway.app.ca import ca_keys
-from ra_gateway.app.profiles import ca_profiles, grantable
-from ra_gateway.ca.by_hand import issue, template_of
-from ra_gateway.ca.clauses import nf_types_of
-from ra_gateway.ca.cross import RootKey, cross_certify, make_root_crl
-from ra_gateway.ca.derivation import require_crl_url
-from ra_gateway.ca.files import CAFiles, require_absent
-from ra_gateway.ca.keys import ISSUING, certificate_of, expiries
-from ra_gateway.ca.ledger.ledger import Ledger
-from ra_gateway.ca.profiles import PURPOSES
 from ra_gateway.ca.records import Reason
-from ra_gateway.ca.root_record import CROSS, ROOT_CRL, is_named_for, root_crl_names, signed_by
 from ra_gateway.cli.ledger_context import actor, with_ledger
 from ra_gateway.cli.output import (
     CONFIG,
@@ -37,17 +25,14 @@ from ra_gateway.cli.output import (
     say,
     serial_number,
 )
-from ra_gateway.cmp.algorithms import AlgorithmPolicy, canonical_spki
-from ra_gateway.cmp.certificates import Certificate
-from ra_gateway.cmp.crmf import CertTemplate
-from ra_gateway.cmp.names import from_rfc4514, general_names, general_names_der
-from ra_gateway.cmp.pem import pem_blocks
-from ra_gateway.cmp.requests import read_certification_request
-from ra_gateway.config.ca_tables import CAConfig
 from ra_gateway.errors import CMPError, ConfigError
-from ra_gateway.keys import read_bounded, write_certificates
 
-_PURPOSES: Final = {oid: name for name, oid in PURPOSES.items()}
+if TYPE_CHECKING:
+    from ra_gateway.ca.ledger.ledger import Ledger
+    from ra_gateway.cmp.certificates import Certificate
+    from ra_gateway.cmp.crmf import CertTemplate
+    from ra_gateway.config.ca_tables import CAConfig
+
 _LABELS = ("CERTIFICATE REQUEST", "NEW CERTIFICATE REQUEST")
 
 RequestArgument = Annotated[Path, typer.Argument(help="PKCS #10, PEM or DER.")]
@@ -79,6 +64,15 @@ def ca_sign(
     config: ConfigOption = CONFIG,
 ) -> None:
     """Issue a certificate for a PKCS #10 that was brought by hand; it is in the ledger like any other."""
+    from ra_gateway.app.ca import ca_keys
+    from ra_gateway.app.profiles import ca_profiles, grantable
+    from ra_gateway.ca.by_hand import issue, template_of
+    from ra_gateway.ca.clauses import nf_types_of
+    from ra_gateway.ca.files import require_absent
+    from ra_gateway.ca.profiles import PURPOSES
+    from ra_gateway.clocks import now
+    from ra_gateway.keys import write_certificates
+
     given = _given(subject, san)
     require_absent([out])
     request_der = _read(request)
@@ -135,7 +129,8 @@ def ca_sign(
         f"until {day(certificate.not_after)} UTC."
     )
     say(f"Names besides: {', '.join(_names_of(certificate.subject_alt_name_der)) or 'none'}.")
-    purposes = sorted(_PURPOSES.get(oid, oid) for oid in certificate.extended_key_usage)
+    known = {oid: name for name, oid in PURPOSES.items()}
+    purposes = sorted(known.get(oid, oid) for oid in certificate.extended_key_usage)
     say(f"By {name}, for {', '.join(purposes) or 'any purpose'}.")
     if nf_types := nf_types_of(certificate):
         say(f"nfTypes: {', '.join(nf_types)}.")
@@ -145,6 +140,8 @@ def ca_sign(
 
 def _given(subject: str | None, san: list[str] | None) -> dict[str, bytes]:
     """Return the names of the command line, by option, encoded."""
+    from ra_gateway.cmp.names import from_rfc4514, general_names_der
+
     given = {}
     if subject is not None:
         require_name(subject, "--subject")
@@ -158,6 +155,9 @@ def _given(subject: str | None, san: list[str] | None) -> dict[str, bytes]:
 
 def _require_nameless(path: Path, request_der: bytes) -> None:
     """Make sure that somebody has seen the names that a request brings besides the subject of the command line."""
+    from ra_gateway.cmp.algorithms import AlgorithmPolicy
+    from ra_gateway.cmp.requests import read_certification_request
+
     try:
         template = read_certification_request(request_der, AlgorithmPolicy()).template
         names = _names_of(template.subject_alt_name_der)
@@ -172,6 +172,8 @@ def _require_nameless(path: Path, request_der: bytes) -> None:
 
 
 def _names_of(san_der: bytes | None) -> tuple[str, ...]:
+    from ra_gateway.cmp.names import general_names
+
     return () if san_der is None else general_names(san_der)
 
 
@@ -216,6 +218,14 @@ def ca_cross_sign(
     password_file: DirectoryPasswordOption = None,
 ) -> None:
     """Certify another operator's SEG or TLS CA by the root, from its PKCS #10 (TS 33.310 7.3)."""
+    from ra_gateway.ca.cross import RootKey, cross_certify
+    from ra_gateway.ca.derivation import require_crl_url
+    from ra_gateway.ca.files import CAFiles
+    from ra_gateway.ca.keys import certificate_of
+    from ra_gateway.ca.root_record import CROSS, ROOT_CRL, is_named_for, root_crl_names
+    from ra_gateway.clocks import now
+    from ra_gateway.cmp.algorithms import canonical_spki
+
     require_crl_url(crl_url, "--crl-url", placeholder=False)  # the root has one CRL
     key = RootKey(read_password(password_file), root_key, read_password(root_password))
     try:
@@ -286,6 +296,12 @@ def ca_root_crl(
     password_file: DirectoryPasswordOption = None,
 ) -> None:
     """Make the root's CRL anew; a cross certificate is revoked by being listed."""
+    from ra_gateway.ca.cross import RootKey, make_root_crl
+    from ra_gateway.ca.files import CAFiles
+    from ra_gateway.ca.keys import ISSUING, certificate_of, expiries
+    from ra_gateway.ca.root_record import ROOT_CRL, signed_by
+    from ra_gateway.clocks import now
+
     allowed = [
         item.name for item in Reason if item not in (Reason.removeFromCRL, Reason.certificateHold)
     ]
@@ -312,6 +328,9 @@ def ca_root_crl(
 
 def _read(path: Path) -> bytes:
     """Return the one PKCS #10 of a file."""
+    from ra_gateway.cmp.pem import pem_blocks
+    from ra_gateway.keys import read_bounded
+
     try:
         octets = read_bounded(path)
         blocks = [block for label in _LABELS for block in pem_blocks(octets, label, 2)]

@@ -4,48 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from ra_gateway import logs
-from ra_gateway.app import now
-from ra_gateway.app.ca import (
-    CAService,
-    ca_checkpoints,
-    ca_keys,
-    ca_ledger,
-    crl_publisher,
-)
-from ra_gateway.app.doctor.ledger import ledger_warnings
-from ra_gateway.app.idle import of_idle_at_the_ca
-from ra_gateway.app.profiles import ca_profiles
-from ra_gateway.app.running import check
-from ra_gateway.app.warnings import ca_warnings, of_ca_expiry, of_file
-from ra_gateway.ca.files import CAFiles
-from ra_gateway.ca.hierarchy import SignerNames
-from ra_gateway.ca.keys import create_operator_pki, expiries, import_ca
-from ra_gateway.ca.ledger.backup import dump, restore
-from ra_gateway.ca.ledger.checkpoints import TrailRewritten
-from ra_gateway.ca.ledger.ledger import Ledger
-from ra_gateway.ca.ledger.verify import verify
-from ra_gateway.ca.profiles import PROFILES, PURPOSES, Profile
-from ra_gateway.ca.ra_credential import issue_ra_certificate
-from ra_gateway.ca.records import CertificateStatus, Reason, Revocation
-from ra_gateway.ca.rollover import renew_signers, roll_issuing, roll_root
 from ra_gateway.cli.by_hand import ca_cross_sign, ca_root_crl, ca_sign
-from ra_gateway.cli.entities import entity_app, show_certificates
-from ra_gateway.cli.ledger_context import actor, with_ledger
+from ra_gateway.cli.certificates import ca_history, ca_list, ca_revoke, ca_show
+from ra_gateway.cli.entities import entity_app
+from ra_gateway.cli.ledger_context import with_ledger
 from ra_gateway.cli.output import (
     CONFIG,
     Commands,
     ConfigOption,
     CRLURLOption,
     DirectoryPasswordOption,
+    JSONOption,
     KeyKindOption,
     KeyUriOption,
     NamedSubjectsOption,
     OtherKeyKindOption,
+    PortOption,
     RootKeyOption,
     RootPasswordOption,
     SANOption,
@@ -57,19 +35,18 @@ from ra_gateway.cli.output import (
     require_name,
     run,
     say,
-    serial_number,
     serve_until_signalled,
-    show_facts,
-    show_table,
+    show_list,
 )
 from ra_gateway.cli.registry import ra_app, role_app
-from ra_gateway.cmp.certificates import Certificate
-from ra_gateway.cmp.names import general_names
-from ra_gateway.config.ca_tables import CAConfig
-from ra_gateway.config.reading import load_ca
-from ra_gateway.config.tables import CAServiceConfig
+from ra_gateway.config.source import Source
 from ra_gateway.errors import ConfigError
-from ra_gateway.keys import load_certificates, pem
+
+if TYPE_CHECKING:
+    from ra_gateway.ca.ledger.ledger import Ledger
+    from ra_gateway.cmp.certificates import Certificate
+    from ra_gateway.config.ca_tables import CAConfig
+    from ra_gateway.config.tables import CAServiceConfig
 
 ca_app = Commands(
     name="ca",
@@ -80,16 +57,16 @@ for part in (entity_app, role_app, ra_app):
     ca_app.add_typer(part)
 
 DirectoryArgument = Annotated[Path, typer.Argument(help="Directory of the CA's files.")]
-SerialArgument = Annotated[str, typer.Argument(help="Serial number in hexadecimal.")]
 
-_PURPOSES: Final = {oid: name for name, oid in PURPOSES.items()}
 _RELOAD: Final = "Restart `ra-gateway ca serve`, or the gateway with the CA in its process."
 
 
 # --- keys and certificates of the CA ----------------------------------------------------------------------------
 
 
-@ca_app.command("create")
+@ca_app.command(
+    "create", examples=('ra-gateway ca create ca --organisation "Example Telecom" --key-kind p384',)
+)
 def ca_create(
     directory: DirectoryArgument,
     organisation: Annotated[str, typer.Option(help="O of every subject.")] = "Example Operator",
@@ -104,6 +81,10 @@ def ca_create(
 
     --san and --crl-url are for the CMP signer, whose certificate is to have both (TS 33.310 9.4.6).
     """
+    from ra_gateway.ca.hierarchy import SignerNames
+    from ra_gateway.ca.keys import create_operator_pki
+    from ra_gateway.clocks import now
+
     run(
         create_operator_pki(
             directory,
@@ -147,7 +128,12 @@ def _uris(texts: Iterable[str] | None) -> dict[str, str]:
     return uris
 
 
-@ca_app.command("import")
+@ca_app.command(
+    "import",
+    examples=(
+        "ra-gateway ca import ca --certificate issuing.pem --key issuing.key --chain root.pem",
+    ),
+)
 def ca_import(
     directory: DirectoryArgument,
     certificate: Annotated[Path, typer.Option(help="Certificate of the CA, PEM.")],
@@ -161,6 +147,9 @@ def ca_import(
     key_uri: KeyUriOption = None,
 ) -> None:
     """Make the directory of a CA that exists, with new CMP and OCSP signers."""
+    from ra_gateway.ca.keys import import_ca
+    from ra_gateway.clocks import now
+
     run(
         import_ca(
             directory,
@@ -178,18 +167,26 @@ def ca_import(
     say("The ledger begins empty: what the CA issued before is revoked where it was issued.")
 
 
-@ca_app.command("issue-ra")
+@ca_app.command(
+    "issue-ra", examples=('ra-gateway ca issue-ra ca ra --subject "CN=ra1,O=Example Telecom"',)
+)
 def ca_issue_ra(
     ca_directory: DirectoryArgument,
     ra_directory: Annotated[Path, typer.Argument(help="Where ra.pem and ra.key go.")],
     subject: Annotated[str, typer.Option(help="Subject, RFC 4514.")] = "CN=ra,O=Example Operator",
     key_kind: KeyKindOption = "p256",
     password_file: DirectoryPasswordOption = None,
-    key_uri: Annotated[str | None, typer.Option(help="pkcs11:... makes the key in an HSM.")] = None,
+    key_uri: Annotated[
+        str | None, typer.Option(metavar="pkcs11:...", help="Makes the key in an HSM.")
+    ] = None,
     san: SANOption = None,
     crl_url: CRLURLOption = "",
 ) -> None:
     """Make key and certificate of an RA as files, without a ledger."""
+    from ra_gateway.ca.hierarchy import SignerNames
+    from ra_gateway.ca.ra_credential import issue_ra_certificate
+    from ra_gateway.clocks import now
+
     require_name(subject, "--subject")
     run(
         issue_ra_certificate(
@@ -208,7 +205,9 @@ def ca_issue_ra(
     say(f"At the CA: ra-gateway ca ra add NAME --role ROLE --certificate {ra_directory}/ra.pem")
 
 
-@ca_app.command("roll-issuing")
+@ca_app.command(
+    "roll-issuing", examples=("ra-gateway ca roll-issuing ca --root-key /media/offline/root.key",)
+)
 def ca_roll_issuing(
     directory: DirectoryArgument,
     root_key: RootKeyOption = None,
@@ -221,6 +220,9 @@ def ca_roll_issuing(
     key_uri: KeyUriOption = None,
 ) -> None:
     """Make a new issuing CA; the old one goes on signing CRLs and OCSP answers of what it issued."""
+    from ra_gateway.ca.rollover import roll_issuing
+    from ra_gateway.clocks import now
+
     if subject is not None:
         require_name(subject, "--subject")
     certificate = run(
@@ -238,7 +240,9 @@ def ca_roll_issuing(
     say(f"{certificate.subject} issues until {day(certificate.not_after)} UTC. {_RELOAD}")
 
 
-@ca_app.command("roll-root")
+@ca_app.command(
+    "roll-root", examples=("ra-gateway ca roll-root ca --root-key /media/offline/root.key",)
+)
 def ca_roll_root(
     directory: DirectoryArgument,
     root_key: RootKeyOption = None,
@@ -248,6 +252,9 @@ def ca_roll_root(
     key_uri: KeyUriOption = None,
 ) -> None:
     """Make a new root and cross certificates with the old one (rootCaKeyUpdate)."""
+    from ra_gateway.ca.rollover import roll_root
+    from ra_gateway.clocks import now
+
     certificate = roll_root(
         directory,
         now=now(),
@@ -261,7 +268,7 @@ def ca_roll_root(
     say("Devices get it with rootCaKeyUpdate; list it, and the old one, at the gateways.")
 
 
-@ca_app.command("renew-signers")
+@ca_app.command("renew-signers", examples=("ra-gateway ca renew-signers ca --within-days 60",))
 def ca_renew_signers(
     directory: DirectoryArgument,
     within_days: Annotated[
@@ -284,6 +291,10 @@ def ca_renew_signers(
 
     --san and --crl-url give the CMP signer others, or what it lacks (TS 33.310 9.4.6).
     """
+    from ra_gateway.ca.hierarchy import SignerNames
+    from ra_gateway.ca.rollover import renew_signers
+    from ra_gateway.clocks import now
+
     made = run(
         renew_signers(
             directory,
@@ -299,24 +310,36 @@ def ca_renew_signers(
     say(f"Made {', '.join(made)}. {_RELOAD}" if made else "None is due.")
 
 
-@ca_app.command("expiries")
-def ca_expiries(directory: DirectoryArgument) -> None:
+@ca_app.command("expiries", examples=("ra-gateway ca expiries ca",))
+def ca_expiries(directory: DirectoryArgument, as_json: JSONOption = False) -> None:
     """List when the CA's own certificates expire, the soonest first, and which the root has revoked."""
-    show_table(
-        ("Not after", "File", "Subject"),
-        [
-            ("revoked" if item.revoked else day(item.not_after), item.file, item.subject)
-            for item in expiries(directory)
-        ],
-    )
+    from ra_gateway.ca.keys import expiries
+
+    rows = [
+        {
+            "not_after": "revoked" if item.revoked and not as_json else item.not_after,
+            "file": item.file,
+            "subject": item.subject,
+            "revoked": item.revoked,
+        }
+        for item in expiries(directory)
+    ]
+    columns = {"not_after": "Not after", "file": "File", "subject": "Subject"}
+    show_list(columns, rows, as_json=as_json)
 
 
 # --- the service ------------------------------------------------------------------------------------------------
 
 
-@ca_app.command("serve")
-def ca_serve(config: ConfigOption = CONFIG) -> None:
+@ca_app.command("serve", examples=("ra-gateway ca serve --config ca.toml",))
+def ca_serve(port: PortOption = None, config: ConfigOption = CONFIG) -> None:
     """Serve the bundled CA as a process of its own, for gateways that use it over HTTP."""
+    from ra_gateway import logs
+    from ra_gateway.app.ca import CAService
+    from ra_gateway.config.reading import load_ca
+
+    if port is not None:
+        config = config.with_setting("--port", "ca.server.listen_port", port)
     settings = load_ca(config)
     logs.configure(settings.log.format, settings.log.level)
     serve_until_signalled(
@@ -324,76 +347,115 @@ def ca_serve(config: ConfigOption = CONFIG) -> None:
     )
 
 
-def _warnings(path: Path, settings: CAServiceConfig) -> list[str]:
+def _warnings(source: Source, settings: CAServiceConfig) -> list[str]:
     """Return what works and is less safe than it looks, in sentences."""
-    found = [str(problem) for problem in (*of_file(path), *ca_warnings(settings, now()))]
+    from ra_gateway.app.doctor.ledger import ledger_warnings
+    from ra_gateway.app.warnings import ca_warnings, of_file
+    from ra_gateway.clocks import now
+
+    found = [str(problem) for problem in (*of_file(source.path), *ca_warnings(settings, now()))]
     return [*found, *ledger_warnings(settings.ca)]
 
 
-def check_ca_config(path: Path) -> None:
+def check_ca_config(source: Source) -> None:
     """Read the configuration of `ca serve` and every file it names, and say everything that is wrong.
 
     Raises:
         ConfigError: It cannot be used.
     """
-    settings = load_ca(path)
+    from ra_gateway.app.ca import CAService
+    from ra_gateway.app.idle import of_idle_at_the_ca
+    from ra_gateway.app.running import check
+    from ra_gateway.app.warnings import of_ca_expiry
+    from ra_gateway.clocks import now
+    from ra_gateway.config.reading import load_ca
+
+    settings = load_ca(source)
     check(CAService, settings)
     client = settings.ca.client
     if client is None:
-        say(f"{path}: good. A CA in RA mode.")
+        say(f"{source}: good. A CA in RA mode.")
     else:
-        say(f"{path}: good. A CA in RA mode and in client mode, {len(client.vendors)} vendor(s).")
+        say(f"{source}: good. A CA in RA mode and in client mode, {len(client.vendors)} vendor(s).")
     for warning in (
-        *_warnings(path, settings),
+        *_warnings(source, settings),
         *of_idle_at_the_ca(settings),
         *of_ca_expiry(settings.ca, now()),
     ):
         say(f"warning: {warning}")
 
 
-@ca_app.command("profiles")
-def ca_list_profiles(config: ConfigOption = CONFIG) -> None:
+@ca_app.command("profiles", examples=("ra-gateway ca profiles",))
+def ca_list_profiles(as_json: JSONOption = False, config: ConfigOption = CONFIG) -> None:
     """List the certificate profiles: the built-in ones and those of [ca.profiles]."""
+    from ra_gateway.app.profiles import ca_profiles
+    from ra_gateway.ca.profiles import PROFILES, PURPOSES
+    from ra_gateway.config.reading import load_ca
+
     settings = load_ca(config).ca
-    show_table(
-        ("Name", "From", "Days", "Subject", "SubjectAltName", "Within", "For"),
-        [
-            (
-                f"{name} (default)" if name == settings.profile else name,
-                "built in" if name in PROFILES else settings.profiles[name].base,
-                str(profile.validity_days),
-                ", ".join(sorted(profile.required_subject)),
-                _san(profile),
-                ", ".join((*profile.domains, *(f"O={name}" for name in profile.organisations))),
-                ", ".join(_PURPOSES.get(oid, oid) for oid in profile.purposes),
-            )
-            for name, profile in ca_profiles(settings).items()
-        ],
-    )
+    purposes = {oid: name for name, oid in PURPOSES.items()}
+    rows = [
+        {
+            "name": name,
+            "default": name == settings.profile,
+            "base": None if name in PROFILES else settings.profiles[name].base,
+            "validity_days": profile.validity_days,
+            "required_subject": sorted(profile.required_subject),
+            "san": sorted(profile.san),
+            "san_required": profile.san_required,
+            "domains": profile.domains,
+            "organisations": profile.organisations,
+            "purposes": [purposes.get(oid, oid) for oid in profile.purposes],
+        }
+        for name, profile in ca_profiles(settings).items()
+    ]
+    if not as_json:
+        rows = list(map(_profile_row, rows))
+    columns = {
+        "name": "Name",
+        "base": "From",
+        "validity_days": "Days",
+        "required_subject": "Subject",
+        "san": "SubjectAltName",
+        "within": "Within",
+        "purposes": "For",
+    }
+    show_list(columns, rows, as_json=as_json)
 
 
-def _san(profile: Profile) -> str:
-    kinds = ", ".join(sorted(profile.san))
-    return f"{kinds} (required)" if kinds and profile.san_required else kinds
+def _profile_row(values: dict[str, Any]) -> dict[str, Any]:
+    kinds = ", ".join(values["san"])
+    return values | {
+        "name": f"{values['name']} (default)" if values["default"] else values["name"],
+        "base": values["base"] or "built in",
+        "san": f"{kinds} (required)" if kinds and values["san_required"] else kinds,
+        "within": [*values["domains"], *(f"O={name}" for name in values["organisations"])],
+    }
 
 
 # --- the ledger -------------------------------------------------------------------------------------------------
 
 
-@ca_app.command("migrate")
+@ca_app.command("migrate", examples=("ra-gateway ca migrate --config ca.toml",))
 def ca_migrate(config: ConfigOption = CONFIG) -> None:
     """Make the tables of the ledger, or bring those of an older release up to date."""
+    from ra_gateway.app.ca import ca_ledger
+    from ra_gateway.config.reading import load_ca
+
     settings = load_ca(config).ca
     run(ca_ledger(settings).migrate())
     say("The ledger has the tables of this release.")
 
 
-@ca_app.command("backup")
+@ca_app.command("backup", examples=("ra-gateway ca backup ledger.dump",))
 def ca_backup(
     file: Annotated[Path, typer.Argument(help="Where the dump goes; must not exist.")],
     config: ConfigOption = CONFIG,
 ) -> None:
     """Write the whole ledger, as it is at one moment, to a file; without private keys."""
+
+    from ra_gateway.ca.ledger.backup import dump
+    from ra_gateway.clocks import now
 
     async def write(ledger: Ledger, settings: CAConfig) -> str:
         with progress("Writing") as step:
@@ -405,12 +467,16 @@ def ca_backup(
         fail([f"{rewritten}. Run `ra-gateway ca verify`, and keep the backups of before."], 1)
 
 
-@ca_app.command("restore")
+@ca_app.command("restore", examples=("ra-gateway ca restore ledger.dump --config new-ca.toml",))
 def ca_restore(
     file: Annotated[Path, typer.Argument(help="Dump from `ra-gateway ca backup`.")],
     config: ConfigOption = CONFIG,
 ) -> None:
     """Fill an empty ledger, SQLite or PostgreSQL, from a dump: with all of it, or nothing."""
+
+    from ra_gateway.app.ca import ca_checkpoints
+    from ra_gateway.ca.ledger.backup import restore
+    from ra_gateway.ca.ledger.checkpoints import TrailRewritten
 
     async def read(ledger: Ledger, settings: CAConfig) -> None:
         with progress("Reading") as step:
@@ -432,7 +498,7 @@ def ca_restore(
     say("Next: ra-gateway ca verify")
 
 
-@ca_app.command("verify")
+@ca_app.command("verify", examples=("ra-gateway ca verify --sample 1000",))
 def ca_verify(
     sample: Annotated[
         int | None, typer.Option(min=1, help="How many signatures to verify; else all.")
@@ -440,6 +506,10 @@ def ca_verify(
     config: ConfigOption = CONFIG,
 ) -> None:
     """Check the ledger against its certificates and CRLs and the audit trail."""
+
+    from ra_gateway.app.ca import ca_checkpoints
+    from ra_gateway.ca.ledger.verify import verify
+    from ra_gateway.clocks import now
 
     async def check(ledger: Ledger, settings: CAConfig) -> list[str]:
         issuers = _issuing_certificates(settings.directory_path)
@@ -477,6 +547,10 @@ def ca_verify(
 
 async def _checkpoint(ledger: Ledger, settings: CAConfig) -> str:
     """Write down where the audit trail ends; return what is wrong if it does not go on from the last time."""
+    from ra_gateway.app.ca import ca_checkpoints
+    from ra_gateway.ca.ledger.checkpoints import TrailRewritten
+    from ra_gateway.clocks import now
+
     checkpoints = ca_checkpoints(settings)
     try:
         await checkpoints.append(ledger, now())
@@ -489,18 +563,24 @@ async def _checkpoint(ledger: Ledger, settings: CAConfig) -> str:
 
 def _issuing_certificates(directory: Path) -> dict[str, Certificate]:
     """Return all issuing CAs, also those that have expired, by key identifier."""
+    from ra_gateway.ca.files import CAFiles
+    from ra_gateway.keys import load_certificates
+
     files = CAFiles(directory)
     names = ["issuing.pem", *(f"{name}/issuing.pem" for name in files.numbered("retired"))]
     found = [load_certificates(files.find(name), "ca.directory_path")[0] for name in names]
     return {(item.subject_key_identifier or b"").hex(): item for item in reversed(found)}
 
 
-@ca_app.command("crl")
+@ca_app.command("crl", examples=("ra-gateway ca crl",))
 def ca_crl(
     delta: Annotated[bool, typer.Option("--delta", help="Delta CRLs.")] = False,
     config: ConfigOption = CONFIG,
 ) -> None:
     """Make a CRL of every issuing CA now, due or not."""
+
+    from ra_gateway.app.ca import ca_keys, crl_publisher
+    from ra_gateway.clocks import now
 
     async def publish(ledger: Ledger, settings: CAConfig) -> None:
         keys = ca_keys(settings)
@@ -515,94 +595,38 @@ def ca_crl(
     with_ledger(config, publish)
 
 
-ca_app.command("cross-sign")(ca_cross_sign)
-ca_app.command("root-crl")(ca_root_crl)
+ca_app.command(
+    "cross-sign",
+    examples=(
+        "ra-gateway ca cross-sign ca op2.csr --crl-url http://pki.example.net/crl/root.crl --permit op2.example",
+    ),
+)(ca_cross_sign)
+ca_app.command(
+    "root-crl", examples=("ra-gateway ca root-crl ca --revoke 5b1f03c9 --reason superseded",)
+)(ca_root_crl)
 
 
 # --- certificates -----------------------------------------------------------------------------------------------
 
 
-ca_app.command("sign")(ca_sign)
-
-
-@ca_app.command("list")
-def ca_list(
-    entity: Annotated[str, typer.Option(help="Only those of this end entity.")] = "",
-    status: Annotated[
-        CertificateStatus | None, typer.Option(help="Only those that have it.")
-    ] = None,
-    limit: Annotated[int, typer.Option(min=1, help="How many at most.")] = 100,
-    config: ConfigOption = CONFIG,
-) -> None:
-    """List certificates, the newest first."""
-    with_ledger(
-        config,
-        lambda ledger, _: show_certificates(ledger, entity=entity, status=status, limit=limit),
-    )
-
-
-@ca_app.command("show")
-def ca_show(
-    serial: SerialArgument,
-    as_pem: Annotated[bool, typer.Option("--pem", help="Print the certificate itself.")] = False,
-    config: ConfigOption = CONFIG,
-) -> None:
-    """Show a certificate and what became of it."""
-    number = serial_number(serial)
-
-    found = with_ledger(config, lambda ledger, _: ledger.certificate(number, now()))
-    if found is None:
-        raise ConfigError.of(
-            f"certificate {number:x}",
-            "was not issued here",
-            "`ra-gateway ca list` shows the newest",
-        )
-    if as_pem:
-        for line in pem(found.der).splitlines():
-            say(line)
-        return
-    certificate = Certificate.from_der(found.der)
-    names = certificate.subject_alt_name_der
-    show_facts(
-        (
-            ("Serial", f"{number:x}"),
-            ("Status", found.status),
-            ("Revoked", day(found.revoked_at)),
-            ("Reason", "" if found.reason is None else found.reason.name),
-            ("Subject", certificate.subject),
-            ("Names", "" if names is None else ", ".join(general_names(names))),
-            ("End entity", found.entity),
-            ("Profile", found.profile),
-            ("Issuer", certificate.issuer),
-            ("Valid", f"{day(certificate.not_before)} to {day(certificate.not_after)} UTC"),
-            ("Fingerprint", certificate.fingerprint.hex()),
-        )
-    )
-
-
-def _known_reason(name: str) -> str:
-    if name not in Reason.__members__:
-        raise typer.BadParameter(f"{name!r} is not one of {', '.join(Reason.__members__)}")
-    return name
-
-
-@ca_app.command("revoke")
-def ca_revoke(
-    serial: SerialArgument,
-    reason: Annotated[
-        str,
-        typer.Option(help=f"{', '.join(item.name for item in Reason)}.", callback=_known_reason),
-    ],
-    config: ConfigOption = CONFIG,
-) -> None:
-    """Revoke a certificate, or release it from hold."""
-    number, why = serial_number(serial), Reason[reason]
-
-    with_ledger(config, lambda ledger, _: ledger.revoke(Revocation(number, why, actor()), now()))
-    if why is Reason.removeFromCRL:
-        say(f"Released {number:x} from hold.")
-    else:
-        say(f"Revoked {number:x} ({why.name}).")
-    say(
-        "OCSP answers say so now; CRLs as soon as `ra-gateway ca serve` looks, or `ra-gateway ca crl` is run."
-    )
+ca_app.command("sign", examples=("ra-gateway ca sign seg.csr --out seg.pem --profile seg",))(
+    ca_sign
+)
+ca_app.command(
+    "list",
+    examples=(
+        "ra-gateway ca list --expires-within 30",
+        "ra-gateway ca list --status revoked --json",
+    ),
+)(ca_list)
+ca_app.command(
+    "show",
+    examples=(
+        "ra-gateway ca show 5b1f03c9",
+        "ra-gateway ca show 5b1f03c9 --pem",
+    ),
+)(ca_show)
+ca_app.command("history", examples=("ra-gateway ca history SN-000001",))(ca_history)
+ca_app.command(
+    "revoke", examples=("ra-gateway ca revoke 5b1f03c9 --reason keyCompromise --device",)
+)(ca_revoke)

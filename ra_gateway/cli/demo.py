@@ -11,10 +11,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ra_gateway.app import now
 from ra_gateway.app.application import Application
 from ra_gateway.app.running import catch_signals
 from ra_gateway.cli.setup import require_empty, usable_port, write_setup
+from ra_gateway.clocks import now
 from ra_gateway.cmp.codes import BodyType
 from ra_gateway.config.reading import load
 from ra_gateway.device.client import open_session, run

@@ -5,18 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
-from pathlib import Path
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from ra_gateway import logs
-from ra_gateway.app.doctor import examine
-from ra_gateway.app.doctor.environment import examine_safety
-from ra_gateway.app.doctor.own_texts import explain_line
-from ra_gateway.app.doctor.probes import SUBJECT
-from ra_gateway.app.doctor.results import Check, Result, Verdict, worst
-from ra_gateway.app.warnings import of_file
 from ra_gateway.cli.output import (
     CONFIG,
     ConfigOption,
@@ -28,8 +20,11 @@ from ra_gateway.cli.output import (
     say,
     show_table,
 )
-from ra_gateway.config.reading import is_of_ca_alone, load, load_ca
+from ra_gateway.config.source import Source
 from ra_gateway.errors import ConfigError, missing_extra, printable
+
+if TYPE_CHECKING:
+    from ra_gateway.app.doctor.results import Result
 
 _COLUMNS: Final = ("Verdict", "Subject", "Tried", "Came back", "Likely cause", "Change")
 _FEWER_COLUMNS: Final = ("Verdict", "Tried", "Came back", "Likely cause, and what to change")
@@ -41,7 +36,7 @@ def doctor(
     subject: Annotated[
         str,
         typer.Option(help="Subject of the probe, RFC 4514, for a CA that is particular about it."),
-    ] = SUBJECT,
+    ] = "CN=ra-gateway-doctor",
     san: Annotated[
         list[str] | None,
         typer.Option(help="Name in the probe, such as dns:enb1.example.net; may be repeated."),
@@ -58,6 +53,13 @@ def doctor(
     quiet: Annotated[bool, typer.Option("--quiet", help="Leave out what is well.")] = False,
 ) -> None:
     """Look at everything around the gateway, send the CAs probes that issue nothing, and say what to change."""
+    from ra_gateway import logs
+    from ra_gateway.app.doctor import examine
+    from ra_gateway.app.doctor.environment import examine_safety
+    from ra_gateway.app.doctor.results import Verdict, worst
+    from ra_gateway.app.warnings import of_file
+    from ra_gateway.config.reading import is_of_ca_alone, load
+
     if explain is not None:
         _explain(explain, as_json=as_json)
         return
@@ -71,7 +73,7 @@ def doctor(
     else:
         settings = load(config, check_files=False)  # what is wrong with files is in the table
         seen = run(examine(settings, subject=subject, san=names))
-    seen += examine_safety(of_file(config))
+    seen += examine_safety(of_file(config.path))
     reported = {item.setting for item in seen}
     results = [item for item in _unusable_files(config) if item.setting not in reported] + seen
     shown = [item for item in results if not quiet or item.verdict is not Verdict.ok]
@@ -84,7 +86,9 @@ def doctor(
         raise typer.Exit(1)
 
 
-def _of_ca(config: Path) -> list[Result]:
+def _of_ca(config: Source) -> list[Result]:
+    from ra_gateway.config.reading import load_ca
+
     try:
         from ra_gateway.app.doctor.ca import examine_ca
     except ModuleNotFoundError as error:
@@ -94,6 +98,8 @@ def _of_ca(config: Path) -> list[Result]:
 
 def _explain(text: str, *, as_json: bool) -> None:
     """Print what may be behind a text; exit code 1 if nothing is known of it."""
+    from ra_gateway.app.doctor.own_texts import explain_line
+
     found = explain_line(text)
     if as_json:
         rows = [{"who": row.who, "cause": row.cause, "setting": row.todo} for row in found]
@@ -109,8 +115,11 @@ def _explain(text: str, *, as_json: bool) -> None:
         )
 
 
-def _unusable_files(config: Path) -> list[Result]:
+def _unusable_files(config: Source) -> list[Result]:
     """Return what is wrong with the files that a configuration names: missing, or open to others."""
+    from ra_gateway.app.doctor.results import Check
+    from ra_gateway.config.reading import is_of_ca_alone, load, load_ca
+
     try:
         (load_ca if is_of_ca_alone(config) else load)(config)
     except ConfigError as error:
@@ -119,6 +128,8 @@ def _unusable_files(config: Path) -> list[Result]:
 
 
 def _print(shown: Iterable[Result], results: list[Result]) -> None:
+    from ra_gateway.app.doctor.results import Verdict
+
     if out.is_terminal:
         show_table(_FEWER_COLUMNS, _folded(shown))
     else:

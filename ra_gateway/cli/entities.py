@@ -3,36 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from ra_gateway.app import now
-from ra_gateway.app.issuance import Certifier
-from ra_gateway.app.profiles import ca_profiles, grantable
-from ra_gateway.ca.ledger.ledger import Ledger
-from ra_gateway.ca.ledger.listing import newest
-from ra_gateway.ca.records import CertificateStatus, EndEntity, EntityStatus
+from ra_gateway.ca.records import EndEntity, EntityStatus
 from ra_gateway.cli.ledger_context import OPERATOR, actor, with_ledger
 from ra_gateway.cli.output import (
     CONFIG,
     Commands,
     ConfigOption,
+    JSONOption,
     day,
     note,
     progress,
     say,
     show_facts,
-    show_table,
+    show_list,
 )
-from ra_gateway.cmp.names import split_general_names
-from ra_gateway.config.ca_tables import CAConfig
-from ra_gateway.config.reading import load_ca
+from ra_gateway.config.source import Source
 from ra_gateway.errors import ConfigError, Problem
-from ra_gateway.stores.rows import read_rows, refuse
+
+if TYPE_CHECKING:
+    from ra_gateway.ca.ledger.ledger import Ledger
+    from ra_gateway.ca.ledger.listing import Listed
+    from ra_gateway.config.ca_tables import CAConfig
 
 CSV_COLUMNS: Final = ("name", "subject", "names", "profile", "vendor", "identity")
 
@@ -46,7 +44,12 @@ entity_app = Commands(
 EntityName = Annotated[str, typer.Argument(metavar="NAME", help="Name of the end entity.")]
 
 
-@entity_app.command("add")
+@entity_app.command(
+    "add",
+    examples=(
+        "ra-gateway ca entity add enb1 --subject CN=enb1.ran.example.net --san dns:enb1.ran.example.net",
+    ),
+)
 def entity_add(
     name: EntityName,
     subject: Annotated[str, typer.Option(help="Subject of its certificates, RFC 4514.")],
@@ -64,6 +67,8 @@ def entity_add(
     config: ConfigOption = CONFIG,
 ) -> None:
     """Register an end entity."""
+    from ra_gateway.clocks import now
+
     entity = EndEntity(name, subject, tuple(san or ()), profile, vendor, identity)
     known = _Known(config)
     problems = list(known.problems(f"entity {name}", entity))
@@ -83,8 +88,11 @@ def entity_add(
 class _Known:
     """Names that the configuration knows, and which the CA certifies."""
 
-    def __init__(self, path: Path) -> None:
-        config = load_ca(path)
+    def __init__(self, source: Source) -> None:
+        from ra_gateway.app.profiles import ca_profiles, grantable
+        from ra_gateway.config.reading import load_ca
+
+        config = load_ca(source)
         self._config = config.ca
         self._names = {
             "profile": grantable(ca_profiles(config.ca)),
@@ -100,6 +108,8 @@ class _Known:
 
     def warn(self, entities: Sequence[EndEntity]) -> None:
         """Say which of the first end entities has names that the CA is going to refuse."""
+        from ra_gateway.app.issuance import Certifier
+
         try:
             certifier = Certifier(self._config)
         except ConfigError:
@@ -118,18 +128,21 @@ class _Known:
 
 
 def _with_window(entity: EndEntity, config: CAConfig) -> EndEntity:
+    from ra_gateway.clocks import now
+
     if config.reenroll != "window":
         return entity
     return replace(entity, enroll_until=now() + timedelta(hours=config.reenroll_window_hours))
 
 
-@entity_app.command("list")
+@entity_app.command("list", examples=("ra-gateway ca entity list --pattern 'CN=enb-*' --json",))
 def entity_list(
     pattern: Annotated[
         str, typer.Option(help="Of name, subject or identity; * and ? stand for any characters.")
     ] = "",
     limit: Annotated[int, typer.Option(min=1, help="How many at most.")] = 100,
     after: Annotated[str, typer.Option(help="Only names behind this one.")] = "",
+    as_json: JSONOption = False,
     config: ConfigOption = CONFIG,
 ) -> None:
     """List end entities in the order of their names."""
@@ -137,98 +150,100 @@ def entity_list(
         config,
         lambda ledger, _: ledger.registry.entities(after=after, limit=limit + 1, pattern=pattern),
     )
-    show_table(
-        ("Name", "Status", "Subject", "Profile", "Vendor", "Identity", "Made by"),
-        [
-            (
-                entity.name,
-                entity.status,
-                entity.subject,
-                entity.profile,
-                entity.vendor,
-                entity.identity,
-                entity.created_by,
-            )
-            for entity in found[:limit]
-        ],
-    )
+    columns = {name: _FACTS[name] for name in _COLUMNS}
+    show_list(columns, map(entity_values, found[:limit]), as_json=as_json)
     if len(found) > limit:
         note(f"There are more: --after {found[limit - 1].name!r}")
 
 
-@entity_app.command("show")
-def entity_show(name: EntityName, config: ConfigOption = CONFIG) -> None:
-    """Show an end entity and its newest certificates."""
-
-    async def show(ledger: Ledger, _: CAConfig) -> None:
-        entity = await ledger.registry.entity(name)
-        if entity is None:
-            raise ConfigError.of(
-                f"entity {name}",
-                "is not registered",
-                "`ra-gateway ca entity list` shows all there are",
-            )
-        show_facts(
-            (
-                ("Name", entity.name),
-                ("Status", entity.status),
-                ("Subject", entity.subject),
-                ("Names", ", ".join(entity.names)),
-                ("Profile", entity.profile),
-                ("Vendor", entity.vendor),
-                ("Identity", entity.identity),
-                ("Made", f"{day(entity.created_at)} by {entity.created_by}"),
-                ("Open until", day(entity.enroll_until)),
-            )
-        )
-        await show_certificates(ledger, entity=name, limit=20)
-
-    with_ledger(config, show)
-
-
-async def show_certificates(
-    ledger: Ledger, *, limit: int, entity: str = "", status: CertificateStatus | None = None
+@entity_app.command("show", examples=("ra-gateway ca entity show enb1",))
+def entity_show(
+    name: EntityName, as_json: JSONOption = False, config: ConfigOption = CONFIG
 ) -> None:
-    """Print the newest certificates as a table."""
-    found = await newest(ledger, now(), limit=limit, entity=entity, status=status)
-    show_table(
-        ("Serial", "Status", "End entity", "Profile", "Not after", "Revoked", "Reason"),
-        [
-            (
-                item.serial,
-                item.status,
-                item.entity,
-                item.profile,
-                day(item.not_after),
-                day(item.revoked_at),
-                "" if item.reason is None else item.reason.name,
-            )
-            for item in found
-        ],
-    )
+    """Show an end entity and its newest certificates."""
+    from ra_gateway.ca.ledger.listing import newest
+    from ra_gateway.clocks import now
+
+    async def find(ledger: Ledger, _: CAConfig) -> tuple[EndEntity | None, list[Listed]]:
+        return await ledger.registry.entity(name), await newest(
+            ledger, now(), limit=20, entity=name
+        )
+
+    entity, found = with_ledger(config, find)
+    if entity is None:
+        raise ConfigError.of(
+            f"entity {name}", "is not registered", "`ra-gateway ca entity list` shows all there are"
+        )
+    values = entity_values(entity)
+    if as_json:
+        values["certificates"] = list(map(certificate_values, found))
+    show_facts(_FACTS, values, as_json=as_json)
+    if not as_json:
+        show_certificates(found, as_json=False)
 
 
-@entity_app.command("block")
+_FACTS: Final = {
+    "name": "Name",
+    "status": "Status",
+    "subject": "Subject",
+    "names": "Names",
+    "profile": "Profile",
+    "vendor": "Vendor",
+    "identity": "Identity",
+    "created_at": "Made",
+    "created_by": "Made by",
+    "enroll_until": "Open until",
+}
+_COLUMNS: Final = ("name", "status", "subject", "profile", "vendor", "identity", "created_by")
+_CERTIFICATE_COLUMNS: Final = {
+    "serial": "Serial",
+    "status": "Status",
+    "entity": "End entity",
+    "profile": "Profile",
+    "not_after": "Not after",
+    "revoked_at": "Revoked",
+    "reason": "Reason",
+}
+
+
+def entity_values(entity: EndEntity) -> dict[str, Any]:
+    """Return an end entity as `show_list` takes it."""
+    return {name: getattr(entity, name) for name in _FACTS}
+
+
+def certificate_values(item: Listed) -> dict[str, Any]:
+    """Return a certificate of a list as `show_list` takes it."""
+    return asdict(item)
+
+
+def show_certificates(found: Iterable[Listed], *, as_json: bool) -> None:
+    """Print certificates."""
+    show_list(_CERTIFICATE_COLUMNS, map(certificate_values, found), as_json=as_json)
+
+
+@entity_app.command("block", examples=("ra-gateway ca entity block enb1",))
 def entity_block(name: EntityName, config: ConfigOption = CONFIG) -> None:
     """Let an end entity get and renew nothing; its certificates stay valid."""
     _set_status(config, name, EntityStatus.blocked)
     say(f"Blocked {name}. Its certificates stay valid: `ra-gateway ca revoke` ends them.")
 
 
-@entity_app.command("unblock")
+@entity_app.command("unblock", examples=("ra-gateway ca entity unblock enb1",))
 def entity_unblock(name: EntityName, config: ConfigOption = CONFIG) -> None:
     """Let a blocked end entity get certificates again."""
     _set_status(config, name, EntityStatus.active)
     say(f"{name} is active.")
 
 
-def _set_status(config: Path, name: str, status: EntityStatus) -> None:
+def _set_status(config: Source, name: str, status: EntityStatus) -> None:
+    from ra_gateway.clocks import now
+
     with_ledger(
         config, lambda ledger, _: ledger.registry.set_entity_status(name, status, actor(), now())
     )
 
 
-@entity_app.command("open")
+@entity_app.command("open", examples=("ra-gateway ca entity open enb1 --hours 2",))
 def entity_open(
     name: EntityName,
     hours: Annotated[
@@ -237,6 +252,8 @@ def entity_open(
     config: ConfigOption = CONFIG,
 ) -> None:
     """Let an end entity enrol again, as after a factory reset (ca.reenroll = "window")."""
+
+    from ra_gateway.clocks import now
 
     async def open_(ledger: Ledger, settings: CAConfig) -> tuple[datetime, str]:
         window = timedelta(hours=settings.reenroll_window_hours if hours is None else hours)
@@ -250,14 +267,16 @@ def entity_open(
         say(f'It has no effect: the policy is ca.reenroll = "{policy}".')
 
 
-@entity_app.command("delete")
+@entity_app.command("delete", examples=("ra-gateway ca entity delete enb1",))
 def entity_delete(name: EntityName, config: ConfigOption = CONFIG) -> None:
     """Delete an end entity that holds no valid certificate."""
+    from ra_gateway.clocks import now
+
     with_ledger(config, lambda ledger, _: ledger.registry.delete_entity(name, actor(), now()))
     say(f"Deleted {name}.")
 
 
-@entity_app.command("import")
+@entity_app.command("import", examples=("ra-gateway ca entity import stations.csv",))
 def entity_import(
     file: Annotated[
         Path, typer.Argument(help=f"CSV, UTF-8, with a header out of {','.join(CSV_COLUMNS)}.")
@@ -265,6 +284,8 @@ def entity_import(
     config: ConfigOption = CONFIG,
 ) -> None:
     """Register all end entities of a CSV file, or none if a row is wrong."""
+    from ra_gateway.clocks import now
+
     known = _Known(config)
     lines, entities = _read_csv(file, known)
 
@@ -285,6 +306,8 @@ def entity_import(
 
 
 def _read_csv(path: Path, known: _Known) -> tuple[list[int], list[EndEntity]]:
+    from ra_gateway.stores.rows import read_rows, refuse
+
     problems: list[Problem] = []
     lines, entities = [], []
     for row in read_rows(path, CSV_COLUMNS[:2], CSV_COLUMNS[2:]):
@@ -300,6 +323,8 @@ def _read_csv(path: Path, known: _Known) -> tuple[list[int], list[EndEntity]]:
 
 
 def _entity_of(row: dict[str, str]) -> EndEntity:
+    from ra_gateway.cmp.names import split_general_names
+
     return EndEntity(
         name=row["name"],
         subject=row["subject"],

@@ -5,16 +5,14 @@ from __future__ import annotations
 import getpass
 import os
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from ra_gateway import logs
 from ra_gateway.cli.output import run
-from ra_gateway.config.ca_tables import CAConfig
-from ra_gateway.config.reading import load_ca
+from ra_gateway.config.source import Source
 
 if TYPE_CHECKING:
     from ra_gateway.ca.ledger.ledger import Ledger
+    from ra_gateway.config.ca_tables import CAConfig
 
 T = TypeVar("T")
 
@@ -31,15 +29,17 @@ def actor() -> str:
     return f"{OPERATOR}:{user}"
 
 
-def with_ledger(path: Path, work: Callable[[Ledger, CAConfig], Awaitable[T]]) -> T:
-    """Run some work on the ledger of a configuration file, and return its result.
+def with_ledger(source: Source, work: Callable[[Ledger, CAConfig], Awaitable[T]]) -> T:
+    """Run some work on the ledger of a configuration, and return its result.
 
     Raises:
         ConfigError, StoreUnavailable: It cannot be used.
     """
-    from ra_gateway.app.ca import ca_ledger  # the extra `ca`: a gateway without it may use `actor`
+    from ra_gateway import logs
+    from ra_gateway.app.ca import ca_ledger
+    from ra_gateway.config.reading import load_ca
 
-    config = load_ca(path).ca
+    config = load_ca(source).ca
     logs.configure("console", "warning")  # what is done is said by the command itself
 
     async def main() -> T:

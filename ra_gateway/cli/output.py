@@ -5,89 +5,95 @@ Exit codes: 0 done; 1 the other side refused or something failed; 2 the command 
 
 from __future__ import annotations
 
-import asyncio
 import re
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import (
+    Callable,
+    Collection,
+    Coroutine,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import contextmanager
 from datetime import datetime
-from functools import wraps
+from enum import IntEnum
 from pathlib import Path
-from typing import Annotated, Any, Final, NoReturn, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn, TypeVar
 
-import structlog
 import typer
-import uvloop
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
-from rich.text import Text
 
-from ra_gateway import keys
-from ra_gateway.app.running import Service, run_until_signalled
-from ra_gateway.cmp.names import from_rfc4514, general_names_der
-from ra_gateway.device.errors import EnrollmentFailed
-from ra_gateway.errors import (
-    CMPError,
-    ConfigError,
-    GatewayError,
-    StoreUnavailable,
-    missing_extra,
-    printable,
-)
-from ra_gateway.keys import KEY_KINDS, require_private
+from ra_gateway.cli.commands import CONFIG as CONFIG
+from ra_gateway.cli.commands import Commands as Commands
+from ra_gateway.cli.commands import ConfigOption as ConfigOption
+from ra_gateway.errors import ConfigError, printable
 
-P = ParamSpec("P")
+if TYPE_CHECKING:
+    from ra_gateway.app.running import Service
+
 T = TypeVar("T")
-F = TypeVar("F", bound=Callable[..., None])
-
-CONFIG: Final = Path("gateway.toml")
-"""Where the configuration is unless --config says otherwise."""
 
 out = Console()
 err = Console(stderr=True)
 
-ConfigOption = Annotated[
-    Path, typer.Option("--config", "-c", help="Configuration file.", show_default=True)
-]
+KIND_NAMES: Final = (
+    *("p256", "p384", "p521", "rsa2048", "rsa3072", "rsa4096"),
+    *("ed25519", "ed448", "mldsa44", "mldsa65", "mldsa87"),
+)
+"""The keys of `ra_gateway.keys.KEY_KINDS`, which takes long to import."""
 
 
 def _known_kind(kind: str | None) -> str | None:
-    if kind is not None and kind not in KEY_KINDS:
-        raise typer.BadParameter(f"{kind!r} is not one of {', '.join(KEY_KINDS)}")
+    if kind is not None and kind not in KIND_NAMES:
+        raise typer.BadParameter(f"{kind!r} is not one of {', '.join(KIND_NAMES)}")
     return kind
 
 
-_KIND_HELP = f"Kind of key: {', '.join(KEY_KINDS)}."
+_KIND_HELP = f"Kind of key: {', '.join(KIND_NAMES)}."
 SANOption = Annotated[
     list[str] | None,
-    typer.Option(help="Name besides the subject, like dns:ra1.example.net; may be repeated."),
+    typer.Option(
+        metavar="NAME",
+        help="Name besides the subject, like dns:ra1.example.net; may be repeated.",
+    ),
 ]
 CRLURLOption = Annotated[
     str,
     typer.Option(
-        "--crl-url", help="Where the CRL will be; {issuer} is the issuing CA's identifier."
+        "--crl-url",
+        metavar="URL",
+        help="Where the CRL will be; {issuer} is the issuing CA's identifier.",
     ),
 ]
 NamedSubjectsOption = Annotated[
     list[str] | None,
     typer.Option(
         "--subject",
-        help='NAME=DN, like "root=CN=Root 1,O=Operator", instead of what --organisation makes; may be repeated.',
+        metavar="NAME=DN",
+        help='Like "root=CN=Root 1,O=Operator", instead of what --organisation makes; may be repeated.',
     ),
 ]
-KeyKindOption = Annotated[str, typer.Option(help=_KIND_HELP, callback=_known_kind)]
+KeyKindOption = Annotated[str, typer.Option(metavar="KIND", help=_KIND_HELP, callback=_known_kind)]
 OtherKeyKindOption = Annotated[
-    str | None, typer.Option("--key-kind", help=_KIND_HELP, callback=_known_kind)
+    str | None,
+    typer.Option("--key-kind", metavar="KIND", help=_KIND_HELP, callback=_known_kind),
 ]
 """Where the default is the kind of the key that is followed."""
 
 KeyUriOption = Annotated[
     list[str] | None,
-    typer.Option(help="NAME=pkcs11:... makes that key in an HSM; may be repeated."),
+    typer.Option(metavar="NAME=pkcs11:...", help="Makes that key in an HSM; may be repeated."),
+]
+PortOption = Annotated[
+    int | None,
+    typer.Option(min=0, max=65535, help="Port to listen on, in place of the configuration's."),
+]
+JSONOption = Annotated[
+    bool, typer.Option("--json", help="Print JSON, for programs.", show_default=False)
 ]
 RootKeyOption = Annotated[
     Path | None, typer.Option(help="Key of the root, if root.key is not in the directory.")
@@ -151,59 +157,22 @@ def _print(console: Console, text: str, style: str | None = None) -> None:
     )
 
 
-def reports_errors(command: Callable[P, None]) -> Callable[P, None]:
-    """Turn our exceptions into sentences and exit codes; any other is a bug and keeps its traceback."""
-
-    @wraps(command)
-    def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
-        try:
-            command(*args, **kwargs)
-        except ConfigError as error:
-            fail([str(problem) for problem in error.problems], 2)
-        except ModuleNotFoundError as error:
-            fail([str(missing_extra("this command", error))], 2)
-        except EnrollmentFailed as error:
-            fail([str(error)], 1)
-        except StoreUnavailable as error:
-            fail(
-                [
-                    f"{error.detail}. Check that the store is up, and what the configuration says of it"
-                ],
-                1,
-            )
-        except CMPError as error:
-            fail([error.detail], 1)
-        except GatewayError as error:
-            fail([str(error)], 1)
-        except OSError as error:
-            where = f"{error.filename}: " if error.filename else ""
-            fail([f"{where}{error.strerror or error}"], 1)
-
-    return wrapped
-
-
-class Commands(typer.Typer):
-    """A group of commands, the errors of which become sentences and exit codes."""
-
-    def command(self, name: str | None = None, **options: Any) -> Callable[[F], F]:
-        """Register a command, as typer does."""
-        register = super().command(name, **options)
-
-        def decorate(function: F) -> F:
-            register(reports_errors(function))
-            return function
-
-        return decorate
-
-
 def run(main: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine to its end, in a loop of its own."""
+    import asyncio
+
+    import uvloop
+
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(main)
 
 
 def serve_until_signalled(service: Service, warnings: Iterable[str]) -> None:
     """Serve until SIGTERM or Ctrl-C; say where, and log what of the configuration is less safe than it looks."""
+    import structlog
+
+    from ra_gateway.app.running import run_until_signalled
+
     for warning in warnings:
         structlog.get_logger().warning("config.warning", detail=warning)
     run(run_until_signalled(service, lambda host, port: say(f"listening on {host}:{port}")))
@@ -215,6 +184,10 @@ def serve_until_signalled(service: Service, warnings: Iterable[str]) -> None:
 def show_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Print a table: drawn for a terminal, for other programs with tabs and a line of column names."""
     if out.is_terminal:
+        from rich.box import SIMPLE_HEAD
+        from rich.table import Table
+        from rich.text import Text
+
         table = Table(*columns, box=SIMPLE_HEAD, header_style="bold")
         for row in rows:
             table.add_row(*(Text(printable(cell)) for cell in row))
@@ -224,16 +197,87 @@ def show_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         typer.echo("\t".join(map(printable, row)))  # rich would make blanks of the tabs
 
 
-def show_facts(facts: Iterable[tuple[str, str]]) -> None:
-    """Print names and values, one a line; values that are empty are left out."""
-    for name, value in facts:
-        if value:
-            say(f"{name + ':':<13} {value}")
+def show_list(
+    columns: Mapping[str, str],
+    rows: Iterable[Mapping[str, Any]],
+    *,
+    as_json: bool,
+    moment: Callable[[datetime], str] = day,
+) -> None:
+    """Print a list: as a table, or as JSON with one object per row.
+
+    Args:
+        columns: Name in JSON to heading, of what a table has; objects have all that is in a row.
+        rows: Texts, numbers, booleans, moments (aware UTC), enums, lists of these, or None.
+        moment: How a table shows a moment.
+    """
+    if as_json:
+        print_json([plain(dict(row)) for row in rows])
+        return
+    show_table(
+        tuple(columns.values()),
+        [tuple(_cell(row[name], moment) for name in columns) for row in rows],
+    )
+
+
+def show_facts(facts: Mapping[str, str], values: Mapping[str, Any], *, as_json: bool) -> None:
+    """Print one thing: its facts one a line, or as a JSON object; empty ones are left out of the lines.
+
+    Args:
+        facts: Name in JSON to what a line begins with; objects have all values.
+        values: As the rows of `show_list`.
+    """
+    if as_json:
+        print_json(plain(dict(values)))
+        return
+    for name, label in facts.items():
+        if text := _cell(values[name], day):
+            say(f"{label + ':':<13} {text}")
+
+
+def print_json(value: object) -> None:
+    """Print JSON: in ASCII, so that nothing in it moves a cursor."""
+    import json
+
+    typer.echo(json.dumps(value, indent=2))
+
+
+def plain(value: Any) -> Any:
+    """Return a value as JSON has it: moments in RFC 3339, enums by name."""
+    if isinstance(value, datetime):
+        return f"{value:%Y-%m-%dT%H:%M:%SZ}"
+    if isinstance(value, IntEnum):
+        return value.name
+    if isinstance(value, dict):
+        return {name: plain(item) for name, item in value.items()}
+    return list(map(plain, value)) if isinstance(value, list | tuple) else value
+
+
+def _cell(value: Any, moment: Callable[[datetime], str]) -> str:
+    """Return a value for people."""
+    if isinstance(value, datetime):
+        return moment(value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list | tuple):
+        texts = [_cell(item, moment) for item in value]
+        return ("; " if any("," in text for text in texts) else ", ").join(texts)
+    if isinstance(value, dict):
+        return ", ".join(f"{name}={_cell(item, moment)}" for name, item in value.items())
+    return "" if value is None else str(plain(value))
 
 
 @contextmanager
 def progress(label: str) -> Iterator[Callable[[int, int], None]]:
     """Show a bar on a terminal, nothing elsewhere; yields what is called with the number done and in all."""
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
     columns = (
         TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     )  # fmt: skip
@@ -251,6 +295,8 @@ def require_name(text: str, option: str) -> None:
     Raises:
         ConfigError: It is none.
     """
+    from ra_gateway.cmp.names import from_rfc4514
+
     try:
         from_rfc4514(text)
     except ValueError as error:
@@ -287,6 +333,8 @@ def require_san(text: str) -> None:
     Raises:
         ConfigError: It is not.
     """
+    from ra_gateway.cmp.names import general_names_der
+
     try:
         general_names_der([text])
     except ValueError as error:
@@ -304,6 +352,8 @@ def read_password(path: Path | None) -> bytes | None:
         ConfigError: Others may read it.
         OSError: It cannot be read.
     """
+    from ra_gateway import keys
+
     if path is not None:
-        require_private(path, "password file")
+        keys.require_private(path, "password file")
     return keys.read_password(path)

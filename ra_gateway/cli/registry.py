@@ -5,24 +5,17 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ra_gateway.app import now
-from ra_gateway.app.ca import ca_keys
-from ra_gateway.app.profiles import ca_profiles, grantable
-from ra_gateway.app.warnings import allows_all
-from ra_gateway.ca.by_hand import issue
-from ra_gateway.ca.hierarchy import SIGNER_DAYS, parse_subject
-from ra_gateway.ca.ledger.ledger import Ledger
-from ra_gateway.ca.ra_credential import export_pkcs12, install_ra
 from ra_gateway.ca.records import DEFAULT_PROFILE, Authority, Privilege, Role
 from ra_gateway.cli.ledger_context import actor, with_ledger
 from ra_gateway.cli.output import (
     CONFIG,
     Commands,
     ConfigOption,
+    JSONOption,
     KeyKindOption,
     SANOption,
     day,
@@ -32,16 +25,16 @@ from ra_gateway.cli.output import (
     require_san,
     say,
     show_facts,
-    show_table,
+    show_list,
 )
-from ra_gateway.cmp.certificates import Certificate
-from ra_gateway.cmp.crmf import CertTemplate, Extension
-from ra_gateway.cmp.names import from_rfc4514, general_names_der
-from ra_gateway.cmp.oids import OID
-from ra_gateway.config.ca_tables import CAConfig
-from ra_gateway.config.reading import load
+from ra_gateway.config.source import Source
 from ra_gateway.errors import ConfigError
-from ra_gateway.keys import KEY_KINDS, load_certificates, spki_der
+
+if TYPE_CHECKING:
+    from ra_gateway.ca.ledger.ledger import Ledger
+    from ra_gateway.cmp.certificates import Certificate
+    from ra_gateway.cmp.crmf import Extension
+    from ra_gateway.config.ca_tables import CAConfig
 
 role_app = Commands(
     name="role", help="Roles: what registration authorities may have done.", no_args_is_help=True
@@ -65,7 +58,10 @@ SANsOption = Annotated[
 # --- roles ------------------------------------------------------------------------------------------------------
 
 
-@role_app.command("add")
+@role_app.command(
+    "add",
+    examples=("ra-gateway ca role add ra --privilege issue --privilege update --privilege revoke",),
+)
 def role_add(
     name: RoleName,
     privilege: Annotated[
@@ -88,6 +84,10 @@ def role_add(
     config: ConfigOption = CONFIG,
 ) -> None:
     """Make a role, or change what it lets be done; the names it has stay where none are given."""
+
+    from ra_gateway.app.profiles import ca_profiles, grantable
+    from ra_gateway.app.warnings import allows_all
+    from ra_gateway.clocks import now
 
     async def put(ledger: Ledger, settings: CAConfig) -> Role:
         known = [*grantable(ca_profiles(settings)), DEFAULT_PROFILE]
@@ -140,47 +140,65 @@ def _privileges(role: Role) -> str:
     return ", ".join(privilege for privilege in Privilege if privilege in role.privileges)
 
 
-@role_app.command("list")
-def role_list(config: ConfigOption = CONFIG) -> None:
+@role_app.command("list", examples=("ra-gateway ca role list",))
+def role_list(as_json: JSONOption = False, config: ConfigOption = CONFIG) -> None:
     """List all roles."""
-    show_table(
-        ("Name", "Privileges", "Profiles", "Names"),
-        [
-            (role.name, _privileges(role), ", ".join(role.profiles), _names(role))
-            for role in with_ledger(config, lambda ledger, _: ledger.registry.roles())
-        ],
+    roles = with_ledger(config, lambda ledger, _: ledger.registry.roles())
+    columns = {
+        "name": "Name",
+        "privileges": "Privileges",
+        "profiles": "Profiles",
+        "bounds": "Names",
+    }
+    rows = [_role_values(role) | ({} if as_json else {"bounds": _names(role)}) for role in roles]
+    show_list(columns, rows, as_json=as_json)
+
+
+@role_app.command("show", examples=("ra-gateway ca role show ra",))
+def role_show(name: RoleName, as_json: JSONOption = False, config: ConfigOption = CONFIG) -> None:
+    """Show a role and who has it."""
+
+    async def find(ledger: Ledger, _: CAConfig) -> tuple[Role | None, list[str]]:
+        role = next((role for role in await ledger.registry.roles() if role.name == name), None)
+        authorities = await ledger.registry.authorities()
+        return role, [item.name for item in authorities if item.role == role]
+
+    role, members = with_ledger(config, find)
+    if role is None:
+        raise ConfigError.of(
+            f"role {name}", "does not exist", "`ra-gateway ca role list` shows all there are"
+        )
+    show_facts(
+        {
+            "name": "Name",
+            "privileges": "Privileges",
+            "profiles": "Profiles",
+            "subjects": "Subjects",
+            "sans": "Other names",
+            "others": "Others' certificates",
+            "members": "Members",
+        },
+        _role_values(role) | {"members": members if members or as_json else "none"},
+        as_json=as_json,
     )
 
 
-@role_app.command("show")
-def role_show(name: RoleName, config: ConfigOption = CONFIG) -> None:
-    """Show a role and who has it."""
-
-    async def show(ledger: Ledger, _: CAConfig) -> None:
-        role = next((role for role in await ledger.registry.roles() if role.name == name), None)
-        if role is None:
-            raise ConfigError.of(
-                f"role {name}", "does not exist", "`ra-gateway ca role list` shows all there are"
-            )
-        members = [item.name for item in await ledger.registry.authorities() if item.role == role]
-        show_facts(
-            (
-                ("Name", name),
-                ("Privileges", _privileges(role)),
-                ("Profiles", ", ".join(role.profiles)),
-                ("Subjects", "; ".join(role.subjects)),
-                ("Other names", "; ".join(role.sans)),
-                ("Others' certificates", "yes" if role.others else "no"),
-                ("Members", ", ".join(members) or "none"),
-            )
-        )
-
-    with_ledger(config, show)
+def _role_values(role: Role) -> dict[str, Any]:
+    return {
+        "name": role.name,
+        "privileges": [item for item in Privilege if item in role.privileges],
+        "profiles": role.profiles,
+        "subjects": role.subjects,
+        "sans": role.sans,
+        "others": role.others,
+    }
 
 
-@role_app.command("delete")
+@role_app.command("delete", examples=("ra-gateway ca role delete ra",))
 def role_delete(name: RoleName, config: ConfigOption = CONFIG) -> None:
     """Delete a role that nobody has."""
+    from ra_gateway.clocks import now
+
     with_ledger(config, lambda ledger, _: ledger.registry.delete_role(name, actor(), now()))
     say(f"Deleted the role {name}.")
 
@@ -192,7 +210,7 @@ RoleOption = Annotated[
 ]
 
 
-@ra_app.command("add")
+@ra_app.command("add", examples=("ra-gateway ca ra add gateway --role ra --certificate ra.pem",))
 def ra_add(
     name: RAName,
     certificate: Annotated[Path, typer.Option(help="Certificate it signs with, PEM.")],
@@ -202,6 +220,10 @@ def ra_add(
     config: ConfigOption = CONFIG,
 ) -> None:
     """Register an RA, or one more certificate of a registered one; the names it has stay where none are given."""
+    from ra_gateway.clocks import now
+    from ra_gateway.cmp.oids import OID
+    from ra_gateway.keys import load_certificates
+
     found = load_certificates(certificate, "--certificate")[0]
 
     async def add(ledger: Ledger, _: CAConfig) -> None:
@@ -231,6 +253,8 @@ async def _put_authority(
     certificate_der: bytes | None = None,
 ) -> Authority | None:
     """Make an RA, or change its role and names, and add a certificate with it; return what it was before."""
+    from ra_gateway.clocks import now
+
     before = await _find_authority(ledger, name)
     if before is None and role is None:
         raise ConfigError.of(
@@ -257,7 +281,13 @@ async def _find_authority(ledger: Ledger, name: str) -> Authority | None:
     return next((item for item in authorities if item.name == name), None)
 
 
-@ra_app.command("issue")
+@ra_app.command(
+    "issue",
+    examples=(
+        "ra-gateway ca ra issue gateway --role ra --subject CN=ra1,O=Operator \\\n"
+        "      --out gateway.p12 --password-file transport.password",
+    ),
+)
 def ra_issue(
     name: RAName,
     out: Annotated[Path, typer.Option(help="PKCS#12 file to be written.")],
@@ -269,11 +299,20 @@ def ra_issue(
         str | None, typer.Option(help="RFC 4514; else that of its newest certificate.")
     ] = None,
     san: SANOption = None,
-    days: Annotated[int, typer.Option(min=1, max=3650, help="Validity in days.")] = SIGNER_DAYS,
+    days: Annotated[int, typer.Option(min=1, max=3650, help="Validity in days.")] = 1095,
     key_kind: KeyKindOption = "p256",
     config: ConfigOption = CONFIG,
 ) -> None:
     """Make key and certificate of an RA as PKCS#12; its other certificates go on being heard."""
+    from ra_gateway.app.ca import ca_keys
+    from ra_gateway.app.profiles import ca_profiles
+    from ra_gateway.ca.by_hand import issue
+    from ra_gateway.ca.hierarchy import parse_subject
+    from ra_gateway.ca.ra_credential import export_pkcs12
+    from ra_gateway.clocks import now
+    from ra_gateway.cmp.crmf import CertTemplate
+    from ra_gateway.keys import KEY_KINDS, spki_der
+
     if subject is not None:
         require_name(subject, "--subject")
         parse_subject(subject)
@@ -317,6 +356,9 @@ def ra_issue(
 
 
 def _ra_subject(name: str, subject: str | None, before: Authority | None) -> bytes:
+    from ra_gateway.cmp.certificates import Certificate
+    from ra_gateway.cmp.names import from_rfc4514
+
     if subject is not None:
         return from_rfc4514(subject)
     if before is None or not before.certificates:
@@ -330,71 +372,100 @@ def _ra_subject(name: str, subject: str | None, before: Authority | None) -> byt
 
 def _ra_names(san: list[str] | None, before: Authority | None) -> tuple[Extension, ...]:
     """Return the SubjectAltName that is asked for, else that of the newest certificate."""
+    from ra_gateway.cmp.certificates import Certificate
+    from ra_gateway.cmp.crmf import Extension
+    from ra_gateway.cmp.names import general_names_der
+    from ra_gateway.cmp.oids import OID
+
     san_der = general_names_der(san) if san else None
     if san_der is None and before is not None and before.certificates:
         san_der = Certificate.from_der(before.certificates[-1]).subject_alt_name_der
     return () if san_der is None else (Extension(OID.subjectAltName, False, san_der),)
 
 
-@ra_app.command("list")
-def ra_list(config: ConfigOption = CONFIG) -> None:
+@ra_app.command("list", examples=("ra-gateway ca ra list",))
+def ra_list(as_json: JSONOption = False, config: ConfigOption = CONFIG) -> None:
     """List all RAs."""
-    show_table(
-        ("Name", "Status", "Role", "Privileges", "Certificates", "Newest until"),
-        [
-            (
-                authority.name,
-                "active" if authority.enabled else "blocked",
-                authority.role.name,
-                _privileges(authority.role),
-                str(len(authority.certificates)),
-                day(
-                    max(
-                        (Certificate.from_der(der).not_after for der in authority.certificates),
-                        default=None,
-                    )
-                ),
-            )
-            for authority in with_ledger(config, lambda ledger, _: ledger.registry.authorities())
-        ],
-    )
+    columns = {
+        "name": "Name",
+        "status": "Status",
+        "role": "Role",
+        "privileges": "Privileges",
+        "certificates": "Certificates",
+        "not_after": "Newest until",
+    }
+    authorities = with_ledger(config, lambda ledger, _: ledger.registry.authorities())
+    show_list(columns, map(_authority_values, authorities), as_json=as_json)
 
 
-@ra_app.command("show")
-def ra_show(name: RAName, config: ConfigOption = CONFIG) -> None:
+@ra_app.command("show", examples=("ra-gateway ca ra show gateway",))
+def ra_show(name: RAName, as_json: JSONOption = False, config: ConfigOption = CONFIG) -> None:
     """Show an RA and the certificates it may sign with."""
+    from ra_gateway.cmp.certificates import Certificate
+
     authority = with_ledger(config, lambda ledger, _: _find_authority(ledger, name))
     if authority is None:
         raise ConfigError.of(
             f"ra {name}", "is not registered", "`ra-gateway ca ra list` shows all there are"
         )
+    columns = {
+        "fingerprint": "Fingerprint (SHA-256)",
+        "serial": "Serial",
+        "subject": "Subject",
+        "not_after": "Not after",
+    }
+    certificates = [
+        {
+            "fingerprint": item.fingerprint.hex(),
+            "serial": f"{item.serial_number:x}",
+            "subject": item.subject,
+            "not_after": item.not_after,
+        }
+        for item in map(Certificate.from_der, authority.certificates)
+    ]
+    values = _authority_values(authority)
+    if as_json:
+        values["certificates"] = certificates
+    else:
+        values |= {"bounds_of_role": _names(authority.role), "bounds": _bounds(authority)}
     show_facts(
-        (
-            ("Name", name),
-            ("Status", "active" if authority.enabled else "blocked"),
-            ("Role", authority.role.name),
-            ("Privileges", _privileges(authority.role)),
-            ("Profiles", ", ".join(authority.role.profiles)),
-            ("Names of its role", _names(authority.role)),
-            ("Names of its own", _bounds(authority)),
-        )
+        {
+            "name": "Name",
+            "status": "Status",
+            "role": "Role",
+            "privileges": "Privileges",
+            "profiles": "Profiles",
+            "bounds_of_role": "Names of its role",
+            "bounds": "Names of its own",
+        },
+        values,
+        as_json=as_json,
     )
-    certificates = [Certificate.from_der(der) for der in authority.certificates]
-    show_table(
-        ("Fingerprint (SHA-256)", "Serial", "Subject", "Not after"),
-        [
-            (
-                item.fingerprint.hex(),
-                f"{item.serial_number:x}",
-                item.subject,
-                day(item.not_after),
-            )
-            for item in certificates
-        ],
-    )
+    if not as_json:
+        show_list(columns, certificates, as_json=False)
 
 
-@ra_app.command("remove-certificate")
+def _authority_values(authority: Authority) -> dict[str, Any]:
+    from ra_gateway.cmp.certificates import Certificate
+
+    until = [Certificate.from_der(der).not_after for der in authority.certificates]
+    role = _role_values(authority.role)
+    return {
+        "name": authority.name,
+        "status": "active" if authority.enabled else "blocked",
+        "role": authority.role.name,
+        "privileges": role["privileges"],
+        "profiles": role["profiles"],
+        "subjects": authority.subjects,
+        "sans": authority.sans,
+        "certificates": len(until),
+        "not_after": max(until, default=None),
+    }
+
+
+@ra_app.command(
+    "remove-certificate", examples=("ra-gateway ca ra remove-certificate gateway 5b1f03c9a7e2",)
+)
 def ra_remove_certificate(
     name: RAName,
     fingerprint: Annotated[
@@ -403,6 +474,9 @@ def ra_remove_certificate(
     config: ConfigOption = CONFIG,
 ) -> None:
     """Hear a certificate of an RA no more, as after a rollover."""
+    from ra_gateway.clocks import now
+    from ra_gateway.cmp.certificates import Certificate
+
     digits = fingerprint.replace(":", "").lower()
     if not re.fullmatch(r"[0-9a-f]{8,64}", digits):
         raise typer.BadParameter(f"{fingerprint!r} is not eight or more hexadecimal digits")
@@ -424,41 +498,50 @@ def ra_remove_certificate(
     say(f"{name} is not heard with {removed.hex()} any more; {left} certificate(s) left.")
 
 
-@ra_app.command("block")
+@ra_app.command("block", examples=("ra-gateway ca ra block gateway",))
 def ra_block(name: RAName, config: ConfigOption = CONFIG) -> None:
     """Hear an RA no more, whatever it signs with."""
     _set_enabled(config, name, False)
     say(f"Blocked {name}, within a few seconds.")
 
 
-@ra_app.command("unblock")
+@ra_app.command("unblock", examples=("ra-gateway ca ra unblock gateway",))
 def ra_unblock(name: RAName, config: ConfigOption = CONFIG) -> None:
     """Hear a blocked RA again."""
     _set_enabled(config, name, True)
     say(f"{name} is heard again.")
 
 
-def _set_enabled(config: Path, name: str, enabled: bool) -> None:
+def _set_enabled(config: Source, name: str, enabled: bool) -> None:
+    from ra_gateway.clocks import now
+
     with_ledger(
         config,
         lambda ledger, _: ledger.registry.set_authority_enabled(name, enabled, actor(), now()),
     )
 
 
-@ra_app.command("delete")
+@ra_app.command("delete", examples=("ra-gateway ca ra delete gateway",))
 def ra_delete(name: RAName, config: ConfigOption = CONFIG) -> None:
     """Delete an RA; what it had issued stays valid."""
+    from ra_gateway.clocks import now
+
     with_ledger(config, lambda ledger, _: ledger.registry.delete_authority(name, actor(), now()))
     say(f"Deleted {name}. Its own certificates stay valid: `ra-gateway ca revoke` ends them.")
 
 
-@ra_app.command("install")
+@ra_app.command(
+    "install", examples=("ra-gateway ca ra install gateway.p12 --password-file transport.password",)
+)
 def ra_install(
     file: Annotated[Path, typer.Argument(help="PKCS#12 file from `ra-gateway ca ra issue`.")],
     password_file: Annotated[Path, typer.Option(help="File with its password.")],
     config: ConfigOption = CONFIG,
 ) -> None:
     """At the gateway: put key and certificate where [ra] of the configuration says; the old ones are kept."""
+    from ra_gateway.ca.ra_credential import install_ra
+    from ra_gateway.config.reading import load
+
     settings = load(config, check_files=False).ra
     certificate = install_ra(
         file,

@@ -5,25 +5,39 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from ra_gateway import logs
-from ra_gateway.app import now
-from ra_gateway.app.revocation import gateway_revocation, revocation_tables
-from ra_gateway.app.trust import operator_domain, vendor_domains
-from ra_gateway.cli.output import CONFIG, ConfigOption, run, say, show_table
-from ra_gateway.cmp.certificates import Certificate
-from ra_gateway.cmp.trust import Path as TrustPath
-from ra_gateway.cmp.trust import TrustDomain
-from ra_gateway.config.reading import load
+from ra_gateway.cli.output import (
+    CONFIG,
+    ConfigOption,
+    JSONOption,
+    plain,
+    print_json,
+    run,
+    say,
+    show_list,
+)
 from ra_gateway.errors import CMPError, SignerNotTrusted, StatusUnavailable
-from ra_gateway.keys import load_certificates
-from ra_gateway.revocation.refreshing import Revocation
-from ra_gateway.revocation.sources import SourceState
 
-_COLUMNS = ("Domain", "Mode", "Kind", "Source", "State", "Updated", "Next update", "Error")
+if TYPE_CHECKING:
+    from ra_gateway.cmp.certificates import Certificate
+    from ra_gateway.cmp.trust import Path as TrustPath
+    from ra_gateway.cmp.trust import TrustDomain
+    from ra_gateway.revocation.refreshing import Revocation
+    from ra_gateway.revocation.sources import SourceState
+
+_COLUMNS: Final = {
+    "domain": "Domain",
+    "mode": "Mode",
+    "kind": "Kind",
+    "source": "Source",
+    "state": "State",
+    "this_update": "Updated",
+    "next_update": "Next update",
+    "error": "Error",
+}
 
 
 def revocation(
@@ -34,8 +48,15 @@ def revocation(
             help="PEM of a base station's certificate, those above it may follow; may be repeated."
         ),
     ] = None,
+    as_json: JSONOption = False,
 ) -> None:
     """Fetch every CRL and ask every OCSP responder once, and say how fresh the answers are."""
+    from ra_gateway import logs
+    from ra_gateway.app.revocation import gateway_revocation, revocation_tables
+    from ra_gateway.app.trust import operator_domain, vendor_domains
+    from ra_gateway.config.reading import load
+    from ra_gateway.keys import load_certificates
+
     settings = load(config)
     logs.configure("console", "error")  # what fails is in the table
     operator, vendors = operator_domain(settings), vendor_domains(settings.vendors)
@@ -46,9 +67,14 @@ def revocation(
     # Fetched anew, and nothing left behind: the directory of CRLs is a running gateway's.
     known = gateway_revocation(settings, operator, vendors, keeps_crls=False)
     states, verdicts = run(_ask(known, [operator, *vendors.values()], chains))
-    show_table(_COLUMNS, _rows(modes, states))
-    for text, _ in verdicts:
-        say(text)
+    rows = list(_rows(modes, states))
+    if as_json:
+        certificates = [{"accepted": is_good, "detail": text} for text, is_good in verdicts]
+        print_json({"sources": list(map(plain, rows)), "certificates": certificates})
+    else:
+        show_list(_COLUMNS, rows, as_json=False, moment=lambda at: f"{at:%Y-%m-%dT%H:%M:%SZ}")
+        for text, _ in verdicts:
+            say(text)
     if any(state.last_error or not state.fresh for state in states) or not all(
         is_good for _, is_good in verdicts
     ):
@@ -70,6 +96,8 @@ async def _verdict(
     known: Revocation, domains: Sequence[TrustDomain], chain: Sequence[Certificate]
 ) -> tuple[str, bool]:
     """Return what becomes of a certificate's holder, for people, and whether it may speak."""
+    from ra_gateway.clocks import now
+
     leaf, *bag = chain
     moment, why = now(), "no domain"
     for domain in domains:
@@ -98,30 +126,26 @@ async def _status(
     return f"{who}: {'; '.join(notes) or 'accepted'}", True
 
 
-def _rows(modes: Mapping[str, str], states: Sequence[SourceState]) -> Iterator[tuple[str, ...]]:
+def _rows(modes: Mapping[str, str], states: Sequence[SourceState]) -> Iterator[dict[str, Any]]:
     for domain, mode in modes.items():
         own = [state for state in states if state.domain == domain]
         if not own:
             why = "nobody is asked" if mode == "off" else "certificates name the sources"
-            yield (domain, mode, "", "", why, "", "", "")
+            yield dict.fromkeys(_COLUMNS) | {"domain": domain, "mode": mode, "state": why}
         for state in own:
-            yield (
-                domain,
-                mode,
-                state.kind.value,
-                state.source,
-                _state(state),
-                _shown(state.this_update),
-                _shown(state.next_update),
-                state.last_error,
-            )
+            yield {
+                "domain": domain,
+                "mode": mode,
+                "kind": state.kind.value,
+                "source": state.source,
+                "state": _state(state),
+                "this_update": state.this_update,
+                "next_update": state.next_update,
+                "error": state.last_error,
+            }
 
 
 def _state(state: SourceState) -> str:
     if state.this_update is None:
         return "failed" if state.last_error else "not asked yet"
     return "fresh" if state.fresh else "too old"
-
-
-def _shown(moment: datetime | None) -> str:
-    return "" if moment is None else f"{moment:%Y-%m-%dT%H:%M:%SZ}"

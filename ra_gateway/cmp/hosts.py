@@ -15,7 +15,6 @@ from urllib.parse import unquote
 
 from ra_gateway.cmp.names import attributes, from_rfc4514
 from ra_gateway.cmp.oids import OID
-from ra_gateway.cmp.x520 import fqdn_of
 from ra_gateway.errors import MalformedMessage
 
 HOST_ATTRIBUTES: Final = frozenset(
@@ -23,10 +22,34 @@ HOST_ATTRIBUTES: Final = frozenset(
 )
 """Attributes whose value may name who has the certificate as a host, an address or a mailbox."""
 
+LABEL: Final = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+"""Pattern of one label of a host name (RFC 1123 2.1)."""
+
+_DOMAIN: Final = re.compile(
+    rf"(?=.{{2,253}}\Z)(?:{LABEL}\.)*(?!0[xX][0-9A-Fa-f]*\Z)(?=[0-9-]*[A-Za-z])(?=..){LABEL}"
+)
+"""Its last label is no number, which would make it an address (RFC 1123 2.1), and no single letter."""
+
 _MOST_CHARACTERS: Final = 255
 _HOST: Final = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*")
 _DOTS: Final = re.compile(r"[\u3002\uff0e\uff61]")
 """Other dots of RFC 3490 3.1."""
+
+
+def is_domain(text: str) -> bool:
+    """Tell whether a text is the name of a DNS domain, as "ran.example.net", "ran.5g" or "net", not "10.1" or "*"."""
+    return _DOMAIN.fullmatch(text) is not None
+
+
+def is_fqdn(text: str) -> bool:
+    """Tell whether a text is a fully qualified host name without a dot at its end: a domain of two labels or more."""
+    return "." in text and is_domain(text)
+
+
+def fqdn_of(text: str) -> str | None:
+    """Return a text as an FQDN in lower case and without the dot at its end, or None if it is none, as a wildcard."""
+    host = text.removesuffix(".")
+    return host.lower() if is_fqdn(host) else None
 
 
 def plain(name: str) -> str:

@@ -13,10 +13,10 @@ from typing import Final
 
 from ra_gateway.cmp import asn1
 from ra_gateway.cmp.certificates import Certificate
+from ra_gateway.cmp.hosts import fqdn_of
 from ra_gateway.cmp.names import attributes, folded
 from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.remembering import once
-from ra_gateway.cmp.x520 import fqdn_of
 from ra_gateway.errors import MalformedMessage, NotAuthorized
 
 SUBJECT_PLACEHOLDERS: Final = {

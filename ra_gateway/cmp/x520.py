@@ -17,6 +17,7 @@ from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from ra_gateway.cmp import asn1, hosts, names, structures
+from ra_gateway.cmp.hosts import LABEL, is_fqdn
 from ra_gateway.cmp.names import NULL_DN
 from ra_gateway.cmp.oids import OID
 from ra_gateway.errors import MalformedMessage, NotAuthorized, TemplateRefused
@@ -122,14 +123,9 @@ _PRINTABLE_CHARACTERS: Final = re.compile(r"[A-Za-z0-9 '()+,./:=?-]*")
 """X.680 41.4; neither "@" nor "*", "&" or "_" is among them."""
 
 _COUNTRY: Final = re.compile(r"[A-Za-z]{2}")
-_LABEL: Final = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
-_HOST: Final = rf"(?=.{{1,253}}\Z){_LABEL}(?:\.{_LABEL})*"
-_ONE_LABEL: Final = re.compile(_LABEL)
+_HOST: Final = rf"(?=.{{1,253}}\Z){LABEL}(?:\.{LABEL})*"
+_ONE_LABEL: Final = re.compile(LABEL)
 _DNS_NAME: Final = re.compile(_HOST)
-_DOMAIN: Final = re.compile(
-    rf"(?=.{{2,253}}\Z)(?:{_LABEL}\.)*(?!0[xX][0-9A-Fa-f]*\Z)(?=[0-9-]*[A-Za-z])(?=..){_LABEL}"
-)
-"""Its last label is no number, which would make it an address (RFC 1123 2.1), and no single letter."""
 _ATEXT: Final = r"[!#$%&'*+/=?^_`{|}~A-Za-z0-9-]+"
 _LOCAL_PART: Final = re.compile(rf"(?=.{{1,64}}\Z){_ATEXT}(?:\.{_ATEXT})*")
 _URI_CHARACTERS: Final = r"(?:[A-Za-z0-9._~!$&'()*+,;=:@/-]|%[0-9A-Fa-f]{2})"
@@ -166,22 +162,6 @@ class Fault:
 
     def __str__(self) -> str:
         return f"{self.what} {self.why} ({self.rule})"
-
-
-def is_domain(text: str) -> bool:
-    """Tell whether a text is the name of a DNS domain, as "ran.example.net", "ran.5g" or "net", not "10.1" or "*"."""
-    return _DOMAIN.fullmatch(text) is not None
-
-
-def is_fqdn(text: str) -> bool:
-    """Tell whether a text is a fully qualified host name without a dot at its end: a domain of two labels or more."""
-    return "." in text and is_domain(text)
-
-
-def fqdn_of(text: str) -> str | None:
-    """Return a text as an FQDN in lower case and without the dot at its end, or None if it is none, as a wildcard."""
-    host = text.removesuffix(".")
-    return host.lower() if is_fqdn(host) else None
 
 
 def require_readable(subject_der: bytes | None, subject_alt_name_der: bytes | None) -> None:

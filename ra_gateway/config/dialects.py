@@ -14,7 +14,15 @@ from ra_gateway.upstream.kinds import TABLES
 from ra_gateway.upstream.pool import CMPHTTPUpstream
 
 _OF_ONE_CA: Final = frozenset(
-    {"dialect", "key_generation", "path", "recipient", "orig_message", "rr_certificate"}
+    {
+        "dialect",
+        "key_generation",
+        "path",
+        "recipient",
+        "orig_message",
+        "rr_certificate",
+        "device_info",
+    }
 )
 """Keys that no dialect sets: they are about one CA, or what is wanted of it, not about its kind."""
 

@@ -1,4 +1,4 @@
-"""One operation of a base station, sans-IO: ir, cr or kur, the answer, and its confirmation.
+"""One operation of a base station, sans-IO: ir, cr, kur or p10cr, the answer, and its confirmation.
 
 The device trusts nothing it is told: each answer must belong to its request, be protected by somebody whose
 certificate leads to the operator's root, and bring a certificate for the very key it asked for. An answer
@@ -45,6 +45,8 @@ from ra_gateway.cmp.header_checks import (
     check_header,
     check_version,
 )
+from ra_gateway.cmp.mac import MACBounds, MACCredential, mac_parameters, mac_protected
+from ra_gateway.cmp.mac_verification import verify_mac
 from ra_gateway.cmp.messages import (
     ANYONE,
     CMP2021,
@@ -67,6 +69,7 @@ from ra_gateway.cmp.protection import Credential, protect
 from ra_gateway.cmp.requests import Possession, cert_hash_name, require_delivery
 from ra_gateway.cmp.trust import Path, TrustDomain
 from ra_gateway.cmp.verification import authenticate_answer
+from ra_gateway.device import pkcs10
 from ra_gateway.device.errors import CertificateRejected, EnrollmentRefused, doubting
 from ra_gateway.device.values import (
     DeviceIdentity,
@@ -82,16 +85,22 @@ from ra_gateway.device.values import (
 from ra_gateway.errors import CMPError, PKIFailureInfo
 
 _RULES: Final = HeaderRules(strictness=Strictness.lenient)
+_BOUNDS: Final = MACBounds(min_iterations=1, max_iterations=10_000, max_pbkdf_iterations=300_000)
+"""Of the MAC of an answer: anybody on the way may have written it."""
+
 _NO_KEY: Final = b"\x03\x01\x00"
 """publicKey of a request for central key generation that says what kind of key it wants: an empty BIT STRING."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Issued:
-    """A certificate that came in an authenticated answer; `fault` says why it is no good, "" if it is."""
+    """A certificate that came in an authenticated answer; `fault` says why it is no good, "" if it is.
+
+    `signer` is None where a MAC protected the answer.
+    """
 
     certificate: Certificate
-    signer: Certificate
+    signer: Certificate | None
     trust: TrustDomain
     path: Path
     fault: str
@@ -127,8 +136,10 @@ class Enrollment:
         find_fault: Callable[[Certificate], str] = lambda certificate: "",
         protection_key: Any = None,
     ) -> None:
-        if options.body_type not in (BodyType.ir, BodyType.cr, BodyType.kur):
-            raise ValueError(f"{options.body_type.name} is not a certificate request in CRMF")
+        if options.body_type not in CERT_RESPONSE_TO:
+            raise ValueError(f"{options.body_type.name} is not a certificate request")
+        if options.subject is None and not isinstance(identity.credential, Credential):
+            raise ValueError("with a shared secret, the request has to name its subject")
         if identity.trust is None and options.body_type is not BodyType.ir:
             # TS 33.310 9.2 lets a device take the root from an ip; later it has one.
             raise ValueError(
@@ -146,6 +157,8 @@ class Enrollment:
         elif options.encr_cert or isinstance(private_key.public_key(), KEM_PUBLIC_KEYS):
             self._possession = Possession.encr_cert
         plain = self._possession is Possession.proved
+        if options.body_type is BodyType.p10cr and not plain:
+            raise ValueError("a p10cr is signed with the key that it is for")
         self._pvno = options.pvno if plain else CMP2021
         if identity.trust is None and not plain:
             # Nothing is decrypted for somebody who is not known.
@@ -161,6 +174,9 @@ class Enrollment:
         self._template = self._make_template()
         self._recipient_der = self._first_recipient()
         self._request_der: bytes | None = None
+        self._cert_req_id = options.cert_req_id
+        if options.body_type is BodyType.p10cr:
+            self._cert_req_id = NO_CERT_RESPONSE
         self._issued: _Issued | None = None
         self._ended = False
 
@@ -172,20 +188,29 @@ class Enrollment:
     # --- what is sent
 
     async def request(self) -> bytes:
-        """Return the ir, cr or kur; the same octets however often it is called."""
+        """Return the request; the same octets however often it is called."""
         if self._request_der is None:
-            popo_der = await self._proof_of_possession()
             self._request_der = await self._compose(
-                body(
-                    self._options.body_type,
-                    asn1.tlv(0x30, crmf.cert_req_msg_der(self._cert_request_der(), popo_der)),
-                ),
+                body(self._options.body_type, await self._request_content()),
                 general_info=self._request_info(),
                 recip_nonce=None,
                 extra_certs=True,
             )
             self._note(Direction.sent, self._request_der)
         return self._request_der
+
+    async def _request_content(self) -> bytes:
+        if self._options.body_type is BodyType.p10cr:
+            signer = signer_of(self._private_key)
+            info_der = pkcs10.request_info_der(self._template)
+            signature = await signer.sign(self._proved(info_der))
+            return pkcs10.request_der(info_der, signer.algorithm.der, signature)
+        popo_der = await self._proof_of_possession()
+        return asn1.tlv(0x30, crmf.cert_req_msg_der(self._cert_request_der(), popo_der))
+
+    def _proved(self, octets: bytes) -> bytes:
+        """Return what is signed to prove possession of the key."""
+        return octets + b"\0" if self._options.wrong_pop else octets
 
     def _request_info(self) -> tuple[InfoTypeAndValue, ...]:
         info = [IMPLICIT_CONFIRM] if self._options.implicit_confirm else []
@@ -196,8 +221,8 @@ class Enrollment:
 
     def _make_template(self) -> crmf.CertTemplate:
         options = self._options
-        old = self._identity.credential.certificate
         renewing = options.body_type is BodyType.kur
+        old = self._identity.signing.certificate if renewing else None
         subject_der = None if options.subject is None else from_rfc4514(options.subject)
         extensions: tuple[crmf.Extension, ...] = ()
         if options.san:
@@ -205,10 +230,10 @@ class Enrollment:
             # RFC 5280 4.2.1.6: critical where the subject is empty.
             nameless = subject_der in (None, NULL_DN) and not renewing
             extensions = (crmf.Extension(OID.subjectAltName, nameless, san_der),)
-        elif renewing and (san := old.extensions.get(OID.subjectAltName)):
+        elif old is not None and (san := old.extensions.get(OID.subjectAltName)):
             extensions = (crmf.Extension(OID.subjectAltName, *san),)
         return crmf.CertTemplate(
-            subject_der=old.subject_der if renewing and subject_der is None else subject_der,
+            subject_der=old.subject_der if old is not None and subject_der is None else subject_der,
             spki_der=self._requested_key_der(),
             extensions=extensions,
         )
@@ -226,13 +251,13 @@ class Enrollment:
         if self._options.recipient is not None:
             return directory_name(from_rfc4514(self._options.recipient))
         if self._options.body_type is BodyType.kur:
-            return directory_name(self._identity.credential.certificate.issuer_der)
+            return directory_name(self._identity.signing.certificate.issuer_der)
         return ANYONE
 
     def _cert_request_der(self) -> bytes:
         controls = []
         if self._options.body_type is BodyType.kur:
-            old = self._identity.credential.certificate
+            old = self._identity.signing.certificate
             old_id = crmf.CertId(directory_name(old.issuer_der), old.serial_number)
             controls.append(crmf.Control(OID.oldCertID, crmf.cert_id_der(old_id)))
         return crmf.cert_request_der(
@@ -248,8 +273,8 @@ class Enrollment:
         if self._template.subject_der is None:
             # RFC 4211 4.1: without a subject in the template, who asks is named in what is signed.
             spki_der = self._template.spki_der or b""
-            input_der = crmf.popo_signing_key_input(self._identity.credential.sender_der, spki_der)
-        signature = await signer.sign(input_der or self._cert_request_der())
+            input_der = crmf.popo_signing_key_input(self._identity.signing.sender_der, spki_der)
+        signature = await signer.sign(self._proved(input_der or self._cert_request_der()))
         return crmf.signature_popo_der(signer.algorithm.der, signature, input_der)
 
     async def _compose(
@@ -264,7 +289,7 @@ class Enrollment:
         self._sender_nonce = self._random_octets(NONCE_OCTETS)
         header = PKIHeader(
             pvno=self._pvno,
-            sender_der=credential.sender_der,
+            sender_der=credential.protector.sender_der,
             recipient_der=self._recipient_der,
             message_time=self._clock() if self._options.message_time else None,
             transaction_id=self._transaction_id,
@@ -341,7 +366,7 @@ class Enrollment:
 
     @property
     def _polled_cert_req_id(self) -> int:
-        return self._options.cert_req_id if self._issued is None else NO_CERT_RESPONSE
+        return self._cert_req_id if self._issued is None else NO_CERT_RESPONSE
 
     async def _poll(self, message: PKIMessage, after_seconds: int, now: datetime) -> Send:
         """Return the pollReq for an answer that is not there yet (RFC 9483 4.4)."""
@@ -380,8 +405,21 @@ class Enrollment:
             return error.detail
         return ""
 
-    def _authenticate(self, message: PKIMessage, trust: TrustDomain, now: datetime) -> Certificate:
-        pinned = () if self._issued is None else (self._issued.signer,)
+    def _authenticate(
+        self, message: PKIMessage, trust: TrustDomain, now: datetime
+    ) -> Certificate | None:
+        """Return who signed an answer, None where the shared secret protects it.
+
+        Raises:
+            CMPError: It is protected by nobody who is trusted.
+        """
+        credential = self._identity.credential
+        if isinstance(credential, MACCredential) and mac_protected(message):
+            parameters = mac_parameters(message.header.protection_alg_der or b"", _BOUNDS)
+            verify_mac(message, parameters.credential(credential.secret))
+            return None
+        known = None if self._issued is None else self._issued.signer
+        pinned = () if known is None else (known,)
         signer = authenticate_answer(message, trust, pinned, _RULES, now).signer
         usage = signer.key_usage
         if usage is not None and KeyUsage.digitalSignature not in usage:
@@ -410,10 +448,13 @@ class Enrollment:
     def _certificate_of(
         self, response: CertResponse, message: PKIMessage, now: datetime
     ) -> Certificate:
-        if response.cert_req_id != self._options.cert_req_id:
-            raise CMPError(
-                f"certReqId {response.cert_req_id}, asked was {self._options.cert_req_id}"
-            )
+        # A PKCS #10 has none: RFC 9483 4.1.4 has -1 in the answer, and others 0.
+        expected: tuple[int, ...] = (self._options.cert_req_id,)
+        if self._options.body_type is BodyType.p10cr:
+            expected = (NO_CERT_RESPONSE, 0)
+        if response.cert_req_id not in expected:
+            raise CMPError(f"certReqId {response.cert_req_id}, asked was {expected[0]}")
+        self._cert_req_id = response.cert_req_id
         if response.status_info.fail_info:
             raise CMPError(f"{response.status_info.status.name}, but with failInfo")
         require_delivery(self._possession, response)
@@ -444,7 +485,7 @@ class Enrollment:
         trust = self._identity.trust
         assert trust is not None  # without it, __init__ refuses
         self._authenticate(message, trust, now)
-        holder = PrivateKeyHolder(self._protection_key, self._identity.credential.certificate)
+        holder = PrivateKeyHolder(self._protection_key, self._identity.signing.certificate)
         opened = open_envelope(enveloped_data(response.private_key_der or b""), holder)
         if opened.content_type != OID.signedData:
             raise CMPError(f"content of type {opened.content_type} instead of a signed key")
@@ -498,10 +539,10 @@ class Enrollment:
             return "the certificate is for another key"
         if certificate.is_ca:
             return "the certificate is a CA's"
-        old = self._identity.credential.certificate
-        renewing = self._options.body_type is BodyType.kur
-        if renewing and not same_name(certificate.subject_der, old.subject_der):
-            return f"the subject changed from {old.subject} to {certificate.subject}"
+        if self._options.body_type is BodyType.kur:
+            old = self._identity.signing.certificate
+            if not same_name(certificate.subject_der, old.subject_der):
+                return f"the subject changed from {old.subject} to {certificate.subject}"
         return self._find_fault(certificate)
 
     async def _cert_conf(self, issued: _Issued, recip_nonce: bytes | None) -> bytes:
@@ -515,7 +556,7 @@ class Enrollment:
             cert_hash = digest(cert_hash_name(issued.certificate), issued.certificate.der)
             status = CertStatus(
                 cert_hash,
-                self._options.cert_req_id,
+                self._cert_req_id,
                 status_info,
                 self._hash_alg(issued.certificate),
             )

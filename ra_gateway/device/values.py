@@ -11,6 +11,7 @@ from ra_gateway.cmp.algorithms import KEM_PUBLIC_KEYS, AlgorithmRefused, Signatu
 from ra_gateway.cmp.bodies import PKIStatusInfo
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import BodyType
+from ra_gateway.cmp.mac import MACCredential
 from ra_gateway.cmp.messages import CMP2000
 from ra_gateway.cmp.protection import Credential, Signer
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
@@ -22,13 +23,27 @@ class DeviceIdentity:
     """What a base station has when it begins.
 
     Args:
-        credential: The vendor's certificate for ir, the operator's for kur, each with its chain and key.
+        credential: The vendor's certificate for ir, the operator's for kur, each with its chain and key; or the shared
+            secret by which its messages are protected, where it has no certificate yet (RFC 9483 4.1.5).
         trust: The operator's root or roots. None takes the root from the ip (TS 33.310 9.2): a self-signed
             certificate in extraCerts or caPubs on which both the sender of the ip and the new certificate rest.
     """
 
-    credential: Credential
+    credential: Credential | MACCredential
     trust: TrustDomain | None = None
+
+    @property
+    def signing(self) -> Credential:
+        """The certificate that it has.
+
+        Raises:
+            ValueError: It has a shared secret only.
+        """
+        if not isinstance(self.credential, Credential):
+            raise ValueError(
+                "who has a shared secret only can do no more than ask for a first certificate"
+            )
+        return self.credential
 
 
 def operator_trust(*certificates: Certificate) -> TrustDomain:
@@ -48,7 +63,7 @@ class RequestOptions:
     """What the request says.
 
     Args:
-        body_type: ir, cr or kur.
+        body_type: ir, cr, kur or p10cr.
         subject: RFC 4514 string; None leaves it out, and possession is then proved with poposkInput. In a
             kur None means the old certificate's.
         san: Names such as "dns:enb1.example.net" or "ip:192.0.2.1". In a kur none means the old certificate's.
@@ -61,6 +76,7 @@ class RequestOptions:
             TS 33.310 9.5.4.5 has none there.
         pvno: 2 or 3; 3 where the key is not proved by a signature, whatever is said here.
         encr_cert: Prove possession by decrypting the certificate, as an ML-KEM key always does; for RSA keys.
+        wrong_pop: Prove possession by a signature over something else, as a faulty device would.
         key_algorithm_der: Of the key that the CA is to make: AlgorithmIdentifier as in SubjectPublicKeyInfo;
             None leaves it to the CA.
     """
@@ -77,6 +93,7 @@ class RequestOptions:
     pvno: int = CMP2000
     encr_cert: bool = False
     key_algorithm_der: bytes | None = None
+    wrong_pop: bool = False
 
 
 class Direction(StrEnum):
@@ -143,12 +160,12 @@ class Done:
     @property
     def certificate(self) -> Certificate:
         """The new certificate."""
-        return self.identity.credential.certificate
+        return self.identity.signing.certificate
 
     @property
     def chain(self) -> tuple[Certificate, ...]:
         """The certificates between the new one and the root, nearest first."""
-        return self.identity.credential.chain
+        return self.identity.signing.chain
 
 
 Step = Send | Done

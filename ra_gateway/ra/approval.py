@@ -132,6 +132,7 @@ async def hold(
     live = await services.store.create(held)
     if live is not None:
         return await retransmission.respond(services, context, live)
+    services.sink(transactions.changed(held))
     context.report.outcome = Outcome.held
     context.report.notes.append(f"{rfc4514(held.subject_der)} waits for approval")
     return response.der

@@ -11,6 +11,7 @@ from datetime import datetime
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.crmf import CertId, cert_id_der
+from ra_gateway.cmp.identity import DeviceValues
 from ra_gateway.cmp.mac import SharedSecret
 from ra_gateway.cmp.malformed import refusal_of
 from ra_gateway.cmp.names import NULL_DN, canonical, directory_name, rfc4514
@@ -70,6 +71,7 @@ class AuthorizedOperation:
         target_der: The certificate an rr is about (CertId).
         info_type: What a genm asks for (dotted OID).
         held: Whether an operator has to approve it first.
+        vendor, identity: Whose the device is, and what its vendor calls it; "" where that is not known.
     """
 
     variant: Variant
@@ -82,6 +84,8 @@ class AuthorizedOperation:
     target_der: bytes = b""
     info_type: str = ""
     held: bool = False
+    vendor: str = ""
+    identity: str = ""
 
 
 async def authorize_operation(
@@ -154,6 +158,8 @@ async def _certification(
     if approval is Approval.unlisted and request.domain.kind is not DomainKind.operator:
         held = not await _is_listed(services, request, entry, authorized.subject_der)
     is_pkcs10 = message.body_type is BodyType.p10cr
+    told = upstream.settings.device_info
+    vendor, identity = _device(request, rules) if told else ("", "")
     return context, AuthorizedOperation(
         variant,
         authorized.body_der,
@@ -163,7 +169,20 @@ async def _certification(
         possession,
         authorized.san,
         held=held,
+        vendor=vendor,
+        identity=identity,
     )
+
+
+def _device(request: AuthenticatedRequest, rules: IdentityRules | None) -> tuple[str, str]:
+    """Return whose a device is and what its vendor calls it, for the CA's records."""
+    if request.domain.kind is not DomainKind.vendor or rules is None:
+        return "", ""
+    try:
+        identity = vendor_identity(request.domain, rules, request.signer)
+    except NotAuthorized:  # nothing was looked up by it
+        identity = DeviceValues(request.signer).get("cn") or request.signer.subject
+    return request.domain.name, identity
 
 
 async def _revocation(

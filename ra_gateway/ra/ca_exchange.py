@@ -27,7 +27,7 @@ from ra_gateway.errors import (
     UpstreamBroken,
     UpstreamUnavailable,
 )
-from ra_gateway.events import Outcome
+from ra_gateway.events import Outcome, Stage
 from ra_gateway.ra import (
     forgiveness,
     late_certificates,
@@ -181,11 +181,13 @@ async def _run(services: Services, exchange: _CAExchange) -> bytes:
     if not sent.upstream_der:  # the CA does not hear of certConf
         return await _conclude(services, exchange, planned_confirmation(transaction, None))
     try:
+        context.report.passed.append((Stage.open, services.monotonic()))
         answer_der = await upstream.core.exchange(  # step 7
             sent.upstream_der,
             path=upstream.settings.path,
             deadline_seconds=upstream.deadline_seconds,
         )
+        context.report.passed.append((Stage.ca, services.monotonic()))
         exchange.settling = True
         secrets = () if upstream.secret is None else await upstream.answer_credentials(answer_der)
         now, nonces = services.clock(), (sent.upstream_nonce,)
@@ -380,6 +382,7 @@ async def _create(services: Services, exchange: _CAExchange, transaction: Transa
     repeatable = may_ask_again(exchange.context.upstream, transaction)
     if await services.store.create(transaction, repeatable=repeatable) is not None:
         raise TransactionInUse("another request lives under this transactionID", rule="R12")
+    services.sink(transactions.changed(transaction))
     exchange.transaction, exchange.stored = transaction, True
 
 

@@ -17,7 +17,7 @@ from ra_gateway.errors import (
     PKIFailureInfo,
     UpstreamUnavailable,
 )
-from ra_gateway.events import Outcome
+from ra_gateway.events import Outcome, Stage
 from ra_gateway.ra import ca_exchange, machine, responses, retransmission, transactions, unconfirmed
 from ra_gateway.ra.authentication import find_transaction
 from ra_gateway.ra.context import RequestContext
@@ -41,6 +41,7 @@ async def confirm(services: Services, context: RequestContext) -> bytes:
     """
     # step 3
     context, authenticated, transaction, before = await find_transaction(services, context)
+    context.report.passed.append((Stage.authenticate, services.monotonic()))
     while before is None:
         after = await _take(services, context, authenticated, transaction)
         if not isinstance(after, Overtaken):
@@ -105,6 +106,7 @@ async def _take(
     if not local:
         body_der = _body_for_ca(context, transaction, confirmation)
         for_ca = await follow_up_for_ca(services, context, transaction, body_der)  # step 5
+        context.report.passed.append((Stage.sign, services.monotonic()))
     # Not before: what can fail until the transaction says so as well is the store alone.
     if takes_certificate:
         await unconfirmed.note_accepted(services, upstream, transaction)

@@ -13,7 +13,7 @@ from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.cmp.responder import Unreadable
 from ra_gateway.cmp.verification import Authenticated, AuthenticatedMessage
 from ra_gateway.errors import CMPError
-from ra_gateway.events import Component, Outcome, RequestHandled
+from ra_gateway.events import Component, Outcome, RequestHandled, Stage
 from ra_gateway.ra.endpoints import Endpoint, Upstream
 
 
@@ -32,6 +32,7 @@ class Report:
         rejection: What the CA said when it did.
         notes: For the operator.
         unforgiven: What the operator can do about a rule that a quirk would relax, by the quirk.
+        passed: Which stages it has been through, and until when, in seconds of the node's monotonic clock.
     """
 
     upstream: str = ""
@@ -45,6 +46,7 @@ class Report:
     rejection: PKIStatusInfo | None = None
     notes: list[str] = field(default_factory=list)
     unforgiven: Mapping[str, str] = field(default_factory=dict)
+    passed: list[tuple[Stage, float]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +88,7 @@ class RequestContext:
 
     def detached(self) -> RequestContext:
         """Return the context for work that goes on in the background, and has an event of its own."""
-        return replace(self, report=replace(self.report, notes=list(self.report.notes)))
+        return replace(self, report=replace(self.report, notes=list(self.report.notes), passed=[]))
 
 
 def event_of(
@@ -132,6 +134,7 @@ def event_of(
         detail="; ".join((*detail, *report.notes)),
         quirks=report.quirks,
         bug=bug,
+        stages=_stages(context, duration_ms),
     )
 
 
@@ -152,3 +155,13 @@ def unreadable_event(
         rule=error.rule,
         detail=error.detail,
     )
+
+
+def _stages(context: RequestContext, duration_ms: float) -> tuple[tuple[Stage, float], ...]:
+    """Return how long each stage took, in seconds; the last one is what no other one was."""
+    before, durations = context.started, []
+    for stage, moment in context.report.passed:
+        durations.append((stage, moment - before))
+        before = moment
+    durations.append((Stage.respond, context.started + duration_ms / 1000.0 - before))
+    return tuple(durations)

@@ -179,6 +179,10 @@ class UpstreamSettings(IssuingSettings):
     """Whether the device's own message goes along as origPKIMessage, for a CA that wants to see its protection and
     proof of possession.
     """
+    device_info: bool = False
+    """Whether requests of base stations say whose they are and what their vendor calls them (utf8Pairs in generalInfo),
+    for a bundled CA in a process of its own, whose ledger keeps it; by default only the one in this process is told.
+    """
     rr_certificate: bool = False
     """Whether an rr carries the certificate that it names among its extraCerts: for a gateway behind which this one is
     an RA bound to names. EJBCA takes it for the signer's.

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import datetime
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from ra_gateway.cmp import asn1
 from ra_gateway.cmp.bodies import RevDetails, nested_body, rev_req_body
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType
 from ra_gateway.cmp.crmf import CertTemplate, Extension
+from ra_gateway.cmp.device_info import device_info
 from ra_gateway.cmp.messages import (
     IMPLICIT_CONFIRM,
     InfoTypeAndValue,
@@ -46,6 +47,7 @@ async def message_for_ca(
     recip_nonce: bytes | None = None,
     ids: MappedIDs | None = None,
     asked_type: BodyType | None = None,
+    device: tuple[str, str] = ("", ""),
 ) -> MessageForCA:
     """Return the message for the CA (RFC 9483 5.2).
 
@@ -56,6 +58,7 @@ async def message_for_ca(
         recip_nonce: Takes the place of the device's, where the CA's last answer was for the RA alone.
         ids: Take the place of the device's, where the CA is not to see them.
         asked_type: As what a request goes up that is re-protected; None for as what it came.
+        device: Its vendor and what that calls it, for a CA that is told.
     """
     if variant is Variant.forward:
         return MessageForCA(message.der, message.header.sender_nonce or b"")
@@ -69,7 +72,7 @@ async def message_for_ca(
         recipient_der=upstream.recipient_der,
         recip_kid=None,
         message_time=now,
-        general_info=() if nested else _upstream_info(endpoint, upstream, message),
+        general_info=() if nested else _upstream_info(endpoint, upstream, message, device),
     )
     if nested:
         body_der = nested_body(message.der)
@@ -163,21 +166,27 @@ async def revocation_for_ca(
     return await protect(header, rev_req_body(details), protecting, certificates)
 
 
+_SAID_BY_RA: Final = frozenset({OID.origPKIMessage, OID.utf8Pairs})
+
+
 def _upstream_info(
-    endpoint: Endpoint, upstream: Upstream, message: PKIMessage
+    endpoint: Endpoint, upstream: Upstream, message: PKIMessage, device: tuple[str, str]
 ) -> tuple[InfoTypeAndValue, ...]:
     """Return generalInfo for the CA: the device's, but implicitConfirm as this endpoint and the CA have it.
 
-    What the original of a message was, the RA says or nobody: a sender could show what somebody else had sent.
+    What the original of a message was, and whose a device is, the RA says or nobody: a sender could show what somebody
+    else had sent.
     """
     items = message.header.general_info
-    info = tuple(item for item in items if item.info_type != OID.origPKIMessage)
+    info = tuple(item for item in items if item.info_type not in _SAID_BY_RA)
     asks = upstream.settings.certconf is CertConf.implicit and message.body_type in CERT_RESPONSE_TO
     if asks or endpoint.settings.implicit_confirm is ImplicitConfirm.deny:
         # A CA that granted it would not expect the certConf that the device is going to send.
         info = tuple(item for item in info if item.info_type != OID.implicitConfirm)
     if asks:
         info += (IMPLICIT_CONFIRM,)
+    if upstream.settings.device_info:
+        info += device_info(*device)
     if upstream.settings.orig_message:
         info += (InfoTypeAndValue(OID.origPKIMessage, asn1.tlv(0x30, message.der)),)
     return info

@@ -12,7 +12,7 @@ from typing import Final
 from ra_gateway.cmp.certificates import load_certificate
 from ra_gateway.errors import CMPError, MalformedMessage
 from ra_gateway.events import CertificateIssued, Component, Outcome
-from ra_gateway.ra import machine, unconfirmed
+from ra_gateway.ra import machine, transactions, unconfirmed
 from ra_gateway.ra.confirmation_records import certificate_key
 from ra_gateway.ra.context import RequestContext, event_of
 from ra_gateway.ra.services import Services
@@ -97,6 +97,7 @@ async def keep_alone(
         alone = machine.alone(transaction, transaction_id, certificate_der, now, expires_at)
         found = await services.store.create(alone)
     if found is None:
+        services.sink(transactions.changed(alone))
         services.sink(
             CertificateIssued(
                 Component.gateway, transaction_id.hex(), certificate_der, upstream.name

@@ -50,8 +50,16 @@ from ra_gateway.errors import (
     StatusUnavailable,
     TransactionInUse,
 )
-from ra_gateway.events import Outcome
-from ra_gateway.ra import approval, ca_exchange, forgiveness, nested, responses, retransmission
+from ra_gateway.events import Outcome, Stage
+from ra_gateway.ra import (
+    approval,
+    ca_exchange,
+    forgiveness,
+    nested,
+    responses,
+    retransmission,
+    transactions,
+)
 from ra_gateway.ra.authentication import authenticate_request, check_status, find_shared_secret
 from ra_gateway.ra.authorization import (
     AuthorizedOperation,
@@ -121,6 +129,7 @@ class Gateway:
             peer=peer,
             started=started,
         )
+        context.report.passed.append((Stage.decode, services.monotonic()))
         return Reply(await self._handled(context), understood=True)
 
     async def _handled(self, context: RequestContext) -> bytes:
@@ -184,11 +193,15 @@ async def _open(services: Services, context: RequestContext) -> bytes:
     """
     now = services.clock()
     context, authenticated, key = await authenticate_request(services, context, now)  # step 3
+    context.report.passed.append((Stage.authenticate, services.monotonic()))
     context, operation = await authorize_operation(services, context, authenticated, now)  # step 4
+    context.report.passed.append((Stage.authorize, services.monotonic()))
     live = await _check_time_and_status(services, context, authenticated, key, now)
     if live is not None:
         return await retransmission.respond(services, context, live)
+    context.report.passed.append((Stage.status, services.monotonic()))
     transaction = await _prepare(services, context, authenticated, key, operation, now)  # step 5
+    context.report.passed.append((Stage.sign, services.monotonic()))
     if authenticated.domain.forgives:
         await forgiveness.note_taken(services, context, authenticated, now)
     if operation.held:
@@ -197,6 +210,7 @@ async def _open(services: Services, context: RequestContext) -> bytes:
     live = await services.store.create(transaction, repeatable=repeatable)  # step 6
     if live is not None:
         return await retransmission.respond(services, context, live)
+    services.sink(transactions.changed(transaction))
     return await ca_exchange.ask(services, context, transaction)  # steps 7 to 10
 
 
@@ -269,6 +283,7 @@ async def _prepare(
             now,
             ids=ids,
             asked_type=asked_type,
+            device=(operation.vendor, operation.identity),
         )
         opening = Exchange(context.digest, upstream_der, upstream_nonce=upstream_nonce)
     lifetime = services.lifetime

@@ -14,7 +14,7 @@ from ra_gateway.cmp.header_checks import check_fresh_nonce
 from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.cmp.polling import poll_req_body, poll_req_content, polled_cert_req_id
 from ra_gateway.errors import HeaderRefused, PKIFailureInfo, UpstreamBroken, UpstreamUnavailable
-from ra_gateway.events import Outcome
+from ra_gateway.events import Outcome, Stage
 from ra_gateway.ra import ca_exchange, machine, responses, retransmission, transactions
 from ra_gateway.ra.authentication import find_transaction
 from ra_gateway.ra.context import RequestContext
@@ -210,9 +210,11 @@ async def _pass_on(
         recip_nonce=ca_nonce,
     )
     try:
+        context.report.passed.append((Stage.open, services.monotonic()))
         answer_der = await upstream.core.exchange(
             sent.der, path=upstream.settings.path, deadline_seconds=upstream.deadline_seconds
         )
+        context.report.passed.append((Stage.ca, services.monotonic()))
         secrets = await upstream.answer_credentials(answer_der) if upstream.secret else ()
         now, nonces = services.clock(), (taken.current.upstream_nonce, sent.sender_nonce)
         checked = validate(taken, answer_der, nonces, context.endpoint, upstream, now, secrets)

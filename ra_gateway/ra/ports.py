@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.mac import MACCredential, SharedSecret
@@ -84,6 +84,20 @@ class Schedule(Protocol):
 
     async def remove(self, key: TransactionKey) -> None:
         """Forget a transaction, if it is planned."""
+
+
+class Backlog(NamedTuple):
+    """How much waits in a store.
+
+    Args:
+        held: Requests that wait for an operator.
+        scheduled: Transactions of the schedule.
+        overdue: Those of them whose time has come.
+    """
+
+    held: int
+    scheduled: int
+    overdue: int
 
 
 class Approvals(Protocol):

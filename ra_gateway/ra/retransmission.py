@@ -261,6 +261,7 @@ async def _approved(
         now,
         ids=services.mapped_ids(held) if held.ca_transaction_id else None,
         asked_type=held.asked_type,
+        device=(operation.vendor, operation.identity),
     )
 
 

@@ -13,6 +13,7 @@ from ra_gateway.events import (
     Component,
     EventSink,
     Fact,
+    TransactionChanged,
 )
 from ra_gateway.ra.ports import TransactionStore
 from ra_gateway.ra.transaction import State, Transaction, TransactionKey
@@ -62,9 +63,16 @@ async def change(
                 return Overtaken(live)
             before = live
         else:
-            if after.state is not before.state and (fact := _fact(after)) is not None:
-                sink(fact)
+            if after.state is not before.state:
+                sink(changed(after))
+                if (fact := _fact(after)) is not None:
+                    sink(fact)
             return after
+
+
+def changed(after: Transaction) -> TransactionChanged:
+    """Return the fact that a transaction has its state from now on; told of a new one by whoever stored it."""
+    return TransactionChanged(after.key.transaction_id.hex(), after.upstream, after.state)
 
 
 def _fact(after: Transaction) -> Fact | None:

@@ -191,7 +191,7 @@ class _Connection(web.RequestHandler):
             self.enter(_HEADERS)
         self._lines += data.count(b"\r\n")
         if self._lines > _MAX_LINES:  # not parsed, and not answered: parsing is what costs
-            self._listener.counters.requests_refused += 1
+            self._listener.counters.refuse(None)
             self._listener.tell_refusal(self.peer, None, "more lines than a request has")
             assert self._wire is not None
             self._wire.abort()
@@ -435,6 +435,11 @@ class Listener(ABC):
     # --- Life -------------------------------------------------------------------------------------
 
     @property
+    def limits(self) -> tuple[int, int]:
+        """Most connections, and most requests in the handler."""
+        return self.room.limit, self._max_requests_in_flight
+
+    @property
     def connections_count(self) -> int:
         """Return how many connections are open."""
         return len(self.room.connections)
@@ -538,8 +543,8 @@ class Listener(ABC):
 
     def refuse_unreadable(self, connection: _Connection) -> web.StreamResponse:
         """Answer 400 to what is not HTTP, and close."""
-        self.counters.requests_refused += 1
         status = HTTPStatus.BAD_REQUEST
+        self.counters.refuse(status)
         self.tell_refusal(connection.peer, status, self.refusals[status])
         connection.enter(_CLOSING)
         response = self._refused(Refusal(HTTPStatus.BAD_REQUEST))
@@ -594,7 +599,7 @@ class Listener(ABC):
                     raise Refusal(HTTPStatus.SERVICE_UNAVAILABLE, **RETRY)
             response = await self.respond(request, peer)
         except Refusal as refusal:
-            self.counters.requests_refused += 1
+            self.counters.refuse(refusal.status)
             self.tell_refusal(peer, refusal.status, self.refusals[refusal.status], request)
             response = self._refused(refusal)
         keep = self._keeps(request)

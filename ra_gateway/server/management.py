@@ -27,7 +27,7 @@ class Exposition(NamedTuple):
 class ManagementHandler(Protocol):
     """Knows what is served."""
 
-    def metrics(self, accept: str) -> Exposition:
+    async def metrics(self, accept: str) -> Exposition:
         """Return all metrics.
 
         Args:
@@ -76,7 +76,7 @@ class ManagementListener(Listener):
 
     async def _answered(self, path: str, accept: str) -> web.Response:
         if path == METRICS_PATH:
-            body, content_type = self._handler.metrics(accept)
+            body, content_type = await self._handler.metrics(accept)
             return web.Response(body=body, headers={"Content-Type": content_type, **NOT_STORED})
         if path == LIVENESS_PATH:
             return web.Response(text="ok\n", headers=NOT_STORED)

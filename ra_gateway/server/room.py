@@ -36,8 +36,15 @@ class Counters:
     """Closed while they waited for their clients, to make room."""
     requests_refused: int = 0
     """Refused by HTTP status, before any code but the listener's saw them."""
+    refusals: dict[int | None, int] = field(default_factory=dict)
+    """Of those, how many by which status; None where the connection was closed without an answer."""
     refusals_untold: int = 0
     """Of those and of the connections refused, which no event was told of, since the last one that was."""
+
+    def refuse(self, status: int | None) -> None:
+        """Count a request that is refused."""
+        self.requests_refused += 1
+        self.refusals[status] = self.refusals.get(status, 0) + 1
 
 
 @dataclass(slots=True)
@@ -58,7 +65,7 @@ class Room(Generic[C]):
     """
 
     def __init__(self, limit: int, limit_per_address: int, counters: Counters) -> None:
-        self._limit = limit
+        self.limit = limit
         self._limit_per_address = limit_per_address
         self._counters = counters
         self.connections: set[C] = set()
@@ -68,7 +75,7 @@ class Room(Generic[C]):
     def take(self, connection: C) -> bool:
         """Return whether there is room for one more connection, made if need be, and count it if so."""
         if not self._has_room_of(connection.network) or not self._has_room(
-            len(self.connections), self._limit, self.waiting
+            len(self.connections), self.limit, self.waiting
         ):
             return False
         self._add(connection)

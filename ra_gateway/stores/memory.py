@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import count, islice
@@ -16,8 +17,8 @@ from typing import Final
 
 from ra_gateway.errors import StaleTransaction, StoreUnavailable
 from ra_gateway.ra.confirmation_records import ConfirmationNote, ConfirmationRecord
-from ra_gateway.ra.ports import Clock, DeviceRecord
-from ra_gateway.ra.transaction import Transaction, TransactionKey, too_many
+from ra_gateway.ra.ports import Backlog, Clock, DeviceRecord
+from ra_gateway.ra.transaction import State, Transaction, TransactionKey, too_many
 
 FIND_LIMIT: Final = 8
 """How many signers' transactions `find` returns (the port's limit)."""
@@ -190,6 +191,19 @@ class MemoryStore:
         listed = self._held.get(key.requester)
         if listed is not None and listed[0] == key:
             del self._held[key.requester]
+
+    async def backlog(self) -> Backlog:
+        """Return how much waits in the store (`Backlog`)."""
+        now = self._clock()
+        overdue = sum(due_at <= now for due_at in self._schedule.values())
+        return Backlog(len(await self.held()), len(self._schedule), overdue)
+
+    def states(self) -> Mapping[State, int]:
+        """Return how many live transactions have each state; takes a millisecond for some thousands of them."""
+        now = self._lifetimes()
+        return Counter(
+            slot.transaction.state for slot in self._slots.values() if slot.ends_at > now
+        )
 
     async def note_confirmation(
         self, certificate: bytes, note: ConfirmationNote, keep_until: datetime

@@ -32,22 +32,22 @@ import math
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
+from time import perf_counter
 from typing import Any, Final, TypeVar
 
 import structlog
-from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.connection import parse_url
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
+from redis.asyncio import Redis
 from redis.exceptions import ReadOnlyError, RedisError, ResponseError
 
 from ra_gateway.clocks import elapsed_seconds
+from ra_gateway.durations import Durations
 from ra_gateway.errors import StaleTransaction, StoreUnavailable, TransactionInUse
 from ra_gateway.events import Component, EventSink, StoreWatch, unheard
 from ra_gateway.ra.confirmation_records import ConfirmationNote, ConfirmationRecord
-from ra_gateway.ra.ports import Clock, DeviceRecord
+from ra_gateway.ra.ports import Backlog, Clock, DeviceRecord
 from ra_gateway.ra.transaction import Transaction, TransactionKey, too_many
 from ra_gateway.stores import redis_scripts as scripts
+from ra_gateway.stores.redis_pool import named, pool
 from ra_gateway.stores.sealing import NotSealed, Seals, packed, unpacked
 
 log = structlog.get_logger()
@@ -121,12 +121,14 @@ class RedisStore:
         self._seen: OrderedDict[str, tuple[_Age, float]] = OrderedDict()
         self._records: OrderedDict[str, tuple[int, ConfirmationRecord, float]] = OrderedDict()
         self._reported_at, self._unreported = -math.inf, 0
+        self.answered, self.failed = Durations(), Durations()
+        """How long round trips took."""
         self.not_believed = 0
         """How many records and entries of lists were found that no node wrote, or none with our keys."""
         self._prefix = key_prefix
         self._timeout_seconds = timeout_seconds
-        self._pool = _pool(url, password, timeout_seconds, max_connections)
-        self._name = _name(self._pool.connection_kwargs)
+        self._pool = pool(url, password, timeout_seconds, max_connections)
+        self._name = named(self._pool.connection_kwargs)
         self._client = Redis(connection_pool=self._pool)
         register = self._client.register_script
         self._reserve = register(scripts.RESERVE)
@@ -313,6 +315,15 @@ class RedisStore:
         """Take a request off the list, unless another one took its place."""
         args: list[Any] = [_requester(key), _member(key)]
         self._note_strange(await self._ask(lambda _: self._unhold(self._held_keys, args)))
+
+    async def backlog(self) -> Backlog:
+        """Return how much waits in the store (`Backlog`)."""
+        now, (_, until) = self._clock().timestamp(), self._held_keys
+        return Backlog(
+            await self._ask(lambda _: self._client.zcount(until, f"({now}", "+inf")),
+            await self._ask(lambda _: self._client.zcard(self._schedule)),
+            await self._ask(lambda _: self._client.zcount(self._schedule, "-inf", now)),
+        )
 
     async def note_confirmation(
         self, certificate: bytes, note: ConfirmationNote, keep_until: datetime
@@ -604,8 +615,15 @@ class RedisStore:
         try:
             if self._closed:
                 raise StoreUnavailable(f"{self._name}: the store is closed", rule="R95")
-            async with asyncio.timeout(self._timeout_seconds / 2):
-                done = await attempt(again)
+            started, durations = perf_counter(), self.answered
+            try:
+                async with asyncio.timeout(self._timeout_seconds / 2):
+                    done = await attempt(again)
+            except (RedisError, OSError, RuntimeError):
+                durations = self.failed
+                raise
+            finally:
+                durations.add(perf_counter() - started)
             self._watch.answered()
             return done
         # RuntimeError: so uvloop refuses to write to a connection that the peer has reset.
@@ -656,34 +674,3 @@ def _key(member: bytes) -> TransactionKey | None:
 
 def _lost() -> TransactionInUse:
     return TransactionInUse("what was stored under this transactionID is lost", rule="R95")
-
-
-def _pool(url: str, password: str | None, seconds: float, count: int) -> BlockingConnectionPool:
-    try:
-        options: dict[str, Any] = {"password": password, **parse_url(url)}
-        # Set last: replies in another shape cannot be read, and only `_ask` knows what a repetition
-        # means. `_ask` keeps the time, too: with a `socket_timeout`, redis-py on Python 3.11 lets
-        # a call go on that was cancelled while it was sending.
-        options |= {
-            "protocol": 2,
-            "decode_responses": False,
-            "retry": Retry(NoBackoff(), 0),
-            "socket_timeout": None,
-            "socket_connect_timeout": seconds,
-            "timeout": None,  # of waiting for a connection
-            "max_connections": count,
-        }
-        pool = BlockingConnectionPool(**options)
-        pool.make_connection()  # type: ignore[no-untyped-call]
-    except (ValueError, TypeError, RedisError):
-        raise ValueError(  # its text never contains the URL, because of the password
-            "not a Redis URL: expected redis://host:port/database, rediss:// or unix://,"
-            " with options as in redis-py"
-        ) from None
-    return pool
-
-
-def _name(options: dict[str, Any]) -> str:
-    """Return how log lines call this Redis: where it is, never the password."""
-    where = options.get("path") or f"{options.get('host', 'localhost')}:{options.get('port', 6379)}"
-    return f"redis {where}/{options.get('db', 0)}"

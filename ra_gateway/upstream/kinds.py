@@ -23,6 +23,8 @@ class BundledUpstream(UpstreamSettings, IssuingCAs):
     deadline_seconds: ClassVar[float] = 15.0
     kind: Literal["bundled"]
     """ "bundled": the CA of `[ca]`, in this process."""
+    device_info: bool = True
+    """Whether the ledger is told whose a base station is and what its vendor calls it, for `ca history`."""
     replays_repeats: bool = True
     """Whether the CA answers an identical repeat with the same answer; the bundled one does, so after a crash the
     gateway may ask it again.

@@ -99,6 +99,8 @@ class URLState:
             breaker is closed.
         consecutive_failures: Since the last answer.
         last_error: Of the last exchange or probe that failed, "" if none did; stays when it is healthy again.
+        answered, failed: How many exchanges went so, since the start.
+        openings: How often it was left out.
     """
 
     url: str
@@ -106,6 +108,9 @@ class URLState:
     opened_until: datetime | None
     consecutive_failures: int
     last_error: str
+    answered: int = 0
+    failed: int = 0
+    openings: int = 0
 
 
 class Breaker:
@@ -191,6 +196,7 @@ class _Member:
         self.answers_probes = True
         self.takes_connections = True
         self.last_error = ""
+        self.answered = self.failed = self.openings = 0
 
 
 class HttpPool:
@@ -231,6 +237,8 @@ class HttpPool:
         self._sleep = sleep
         self._random = random
         self._turn = 0
+        self.retries = 0
+        """How often an exchange turned to another URL, after one had failed."""
         self._probing: asyncio.Task[None] | None = None
         self._closed = False
         self._heard_at = -math.inf
@@ -249,6 +257,7 @@ class HttpPool:
             )
         end = self._monotonic() + deadline_seconds
         members = self._admitting()
+        tried = False
         repeatable = self._settings.replays_repeats or (len(members) > 1 and issues_nothing(der))
         failure: ServiceFailure | None = None
         delivered = False
@@ -261,6 +270,8 @@ class HttpPool:
             patience = (
                 left if number == len(members) else min(left, self._settings.try_deadline_seconds)
             )
+            self.retries += tried
+            tried = True
             try:
                 return await self._try(
                     member,
@@ -344,6 +355,7 @@ class HttpPool:
         return answer
 
     def _succeed(self, member: _Member) -> None:
+        member.answered += 1
         if member.breaker.opened_until is not None:
             log.info("upstream.url_back", url=member.ca.shown_url)
         member.breaker.succeed()
@@ -351,6 +363,7 @@ class HttpPool:
         self._heard_at = self._monotonic()
 
     def _fail(self, member: _Member, error: UpstreamUnavailable, trial: bool) -> None:
+        member.failed += 1
         member.last_error = error.detail
         self._heard_at = -math.inf
         pause = None
@@ -361,6 +374,7 @@ class HttpPool:
             self._monotonic(), reached=error.delivered, trial=trial, pause_seconds=pause
         )
         if opened:
+            member.openings += 1
             log.warning(
                 "upstream.url_left_out",
                 url=member.ca.shown_url,
@@ -390,6 +404,9 @@ class HttpPool:
             opened_until=until,
             consecutive_failures=breaker.failures,
             last_error=member.last_error,
+            answered=member.answered,
+            failed=member.failed,
+            openings=member.openings,
         )
 
     async def _probe_for_ever(self, seconds: float) -> None:

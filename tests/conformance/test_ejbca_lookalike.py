@@ -1630,7 +1630,7 @@ async def test_a_base_station_has_its_certificate_revoked(
     done = await run(world, world.enrollment(world.device()))
     certificate = done.certificate
     named = CertTemplate(issuer_der=certificate.issuer_der, serial_number=certificate.serial_number)
-    rr = await message(world, done.identity.credential, revocation(named, KEY_COMPROMISE))
+    rr = await message(world, done.identity.signing, revocation(named, KEY_COMPROMISE))
     answer = await world.ask(rr)
     assert (answer.body_type, status_of(answer).status) == (BodyType.rp, PKIStatus.accepted)
     assert ejbca_of(world).revoked == [(certificate, KEY_COMPROMISE)]

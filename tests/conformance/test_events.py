@@ -49,10 +49,12 @@ from ra_gateway.events import (
     RequestHandled,
     StoreFound,
     StoreLost,
+    TransactionChanged,
     UpstreamFailed,
 )
 from ra_gateway.logs import fan_out
 from ra_gateway.ra.endpoints import CertConf, Unconfirmed
+from ra_gateway.ra.transaction import State
 from ra_gateway.stores.redis import RedisStore
 from tests.support.desk import CONFIRM_WAIT_SECONDS, Desk, open_desk
 from tests.support.harness import MakeWorld, World
@@ -217,7 +219,12 @@ async def test_the_line_of_certificates_that_nobody_confirmed(
 def listened_to(world: World) -> list[Fact]:
     """The facts of a world's gateway, from now on."""
     facts: list[Fact] = []
-    node_of(world).sink = facts.append
+
+    def listen(event: Fact) -> None:
+        if not isinstance(event, TransactionChanged):  # of which there is a test of its own
+            facts.append(event)
+
+    node_of(world).sink = listen
     return facts
 
 
@@ -246,6 +253,20 @@ async def test_an_enrolment_at_the_gateway(world: World) -> None:
     assert taken(facts) == [CertificateConfirmed(*told), Outcome.confirmed]
     await operation.send()
     assert taken(facts) == [Outcome.replayed]
+
+
+async def test_the_states_of_a_transaction(world: World) -> None:
+    """Told when the store has them; nothing where none changes."""
+    facts: list[Fact] = []
+    node_of(world).sink = facts.append
+    operation = await Operation.begin(world, BodyType.ir)
+    for step in (operation.send, operation.send, operation.confirm, operation.send):
+        await step()
+    transaction_id, _ = named(world, operation)
+    assert [item for item in facts if isinstance(item, TransactionChanged)] == [
+        TransactionChanged(transaction_id, "scripted", state)
+        for state in (State.REQUESTED, State.ISSUED, State.CONFIRMING, State.CONFIRMED)
+    ]
 
 
 async def test_a_certificate_that_comes_while_its_device_waits(make_world: MakeWorld) -> None:
@@ -314,8 +335,10 @@ async def test_a_sink_that_fails(world: World) -> None:
     with capture_logs() as lines:
         answer = await operation.send()
     assert answer.body_type is BodyType.ip
-    assert len(facts) == 2
+    assert len(facts) == 4
     assert [(item["event"], item["fact"]) for item in lines] == [
+        ("event.sink_failed", "TransactionChanged"),
+        ("event.sink_failed", "TransactionChanged"),
         ("event.sink_failed", "CertificateIssued"),
         ("event.sink_failed", "RequestHandled"),
     ]

@@ -23,6 +23,7 @@ from ra_gateway.cmp.bodies import (
 )
 from ra_gateway.cmp.codes import BodyType, PKIStatus
 from ra_gateway.cmp.crmf import cert_req_messages
+from ra_gateway.cmp.device_info import device_info, device_of
 from ra_gateway.cmp.header_checks import HeaderRules
 from ra_gateway.cmp.messages import InfoTypeAndValue, PKIMessage, body
 from ra_gateway.cmp.names import directory_name
@@ -193,6 +194,24 @@ async def test_an_original_of_the_device_s_choice_does_not_go_up(
     info = world.ca.messages[0].header.general_info
     values = [item.value_der for item in info if item.info_type == OID.origPKIMessage]
     assert values == ([asn1.tlv(0x30, der)] if orig_message else [])
+
+
+@pytest.mark.requirement(79)
+@pytest.mark.parametrize("told", [False, True])
+async def test_whose_a_device_is_the_ra_says_or_nobody(make_world: MakeWorld, told: bool) -> None:
+    """A CA that is to know gets vendor and identity from the RA; what the device writes there does not go up."""
+    world = make_world(upstream={"device_info": told})
+    device = world.device()
+    made = PKIMessage.from_der(await world.enrollment(device).request())
+    header = replace(made.header, general_info=device_info("other", "SN-666"))
+    credential = cmp_credential(device)
+    der = await protect(header, made.body_der, credential, credential.certificates)
+    assert (await world.ask(der)).body_type is BodyType.ip
+    info = world.ca.messages[0].header.general_info
+    vendor, identity = device_of(info)
+    assert (vendor == "acme", identity != "") == (told, told)
+    assert identity != "SN-666"
+    assert len([item for item in info if item.info_type == OID.utf8Pairs]) == told
 
 
 @pytest.mark.requirement(30, 82)

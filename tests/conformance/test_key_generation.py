@@ -177,7 +177,7 @@ async def test_renewal_and_cr_with_a_key_of_the_ca(desk: Desk, vendor_pki: Vendo
             desk,
             enrollment(
                 desk,
-                done.identity.credential,
+                done.identity.signing,
                 None,
                 protection_key=done.private_key,
                 body_type=body_type,

@@ -233,7 +233,7 @@ async def test_a_device_gets_a_certificate_for_ml_kem(
         done = await operate(desk, enrollment(desk, credential, key, subject=None))
         assert done.certificate.spki_der == public(key)
         assert await desk.status(done.certificate) is CertificateStatus.confirmed
-        signer = done.identity.credential.signer
+        signer = done.identity.signing.signer
         assert isinstance(signer, EncryptionOnly)
         with pytest.raises(CMPError):
             await signer.sign(b"anything")
@@ -298,7 +298,7 @@ async def test_ml_dsa_from_device_to_root(tmp_path: Path, kind: KeyKind, pvno: i
             desk,
             enrollment(
                 desk,
-                done.identity.credential,
+                done.identity.signing,
                 pki.make_key(kind),
                 body_type=BodyType.kur,
                 pvno=pvno,
@@ -345,7 +345,7 @@ async def test_a_mixed_fleet_at_one_ca(tmp_path: Path, ca_kind: KeyKind) -> None
             other: KeyKind = "mldsa44" if kind != "mldsa44" else "p256"
             newer = await operate(
                 desk,
-                enrollment(desk, done.identity.credential, fresh(other), body_type=BodyType.kur),
+                enrollment(desk, done.identity.signing, fresh(other), body_type=BodyType.kur),
             )
             assert newer.certificate.subject_der == done.certificate.subject_der
         assert await desk.ledger.counts() == {

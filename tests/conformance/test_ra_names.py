@@ -27,7 +27,7 @@ from tests.support.answers import fail_names, status_of
 from tests.support.asserts import assert_refused, assert_served
 from tests.support.chain import ALL_TYPES, local_ra, nest, registered
 from tests.support.credentials import cmp_certificate, cmp_credential
-from tests.support.harness import Answer, World, make_gateway
+from tests.support.harness import Answer, World, changed, make_gateway
 from tests.support.pki import Credential, OperatorPKI, VendorPKI, make_key, other_operator
 
 SUBJECT = "CN=occm.core.example.net,O=Example Operator"
@@ -116,6 +116,25 @@ async def test_an_ra_renews_its_identity_and_goes_on(
         done = await world.ask(await requests.confirmation(world, signer, answer))
         assert done.body_type is BodyType.pkiconf
         signer = issued_in(operator_pki, key, answer)
+
+
+@pytest.mark.requirement(35, 123)
+@pytest.mark.parametrize("by_name", [False, True])
+async def test_an_ra_that_was_taken_out_confirms_nothing_that_it_began(
+    vendor_pki: VendorPKI, operator_pki: OperatorPKI, by_name: bool
+) -> None:
+    """Its request is nobody's then; where it is still registered, its certConf is taken."""
+    signer = occm(operator_pki) if by_name else local_ra(operator_pki)
+    known = registered(operator_pki, names=(OCCM,)) if by_name else registered(operator_pki, signer)
+    world = make(vendor_pki, operator_pki, endpoint={"registration_authorities": known})
+    subject = "CN=amf-1.nf.example.net"
+    answer = await assert_served(world, await asked_by(world, signer, subject))
+    confirming = await requests.confirmation(world, signer, answer)
+    others = registered(operator_pki, local_ra(operator_pki, "Other"))
+    endpoint = changed(world.endpoint, registration_authorities=others)
+    later = replace(world, endpoint=endpoint, gateway=world.second_gateway(endpoint))
+    await assert_refused(later, confirming, "badRequest", rule="R11")
+    assert (await world.ask(confirming)).body_type is BodyType.pkiconf
 
 
 @pytest.mark.requirement(128)

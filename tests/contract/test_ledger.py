@@ -94,7 +94,8 @@ async def status(ledger: Ledger, item: Operation, *, late: bool = False) -> Issu
 async def test_an_intent_then_a_certificate_then_a_confirmation(ledger: Ledger) -> None:
     """reserved, issued, confirmed; what is stored is what is found, field for field."""
     item = operation(signer_der=b"signer", old_serial_number=77, body_type=7, cert_req_id=1 << 70)
-    assert await ledger.reserve(item, intent(), NOW) is None
+    wanted = replace(intent(), vendor="acme", identity="SN1")
+    assert await ledger.reserve(item, wanted, NOW) is None
     assert await ledger.counts() == {S.reserved: 1}
     assert await ledger.certificate(item.serial_number, NOW) is None
     assert await found(ledger, item) == replace(item, answer=b"")
@@ -111,6 +112,8 @@ async def test_an_intent_then_a_certificate_then_a_confirmation(ledger: Ledger) 
         profile="ne_ipsec",
         requester="ra1",
         origin="ra1",
+        vendor="acme",
+        identity="SN1",
     )
     confirmed = await ledger.confirm(stored, accepted=True, digest=b"c", answer=b"ok", now=NOW)
     assert confirmed == replace(stored, confirm_digest=b"c", confirm_answer=b"ok")

@@ -215,6 +215,14 @@ TAMPERED: Final[dict[str, tuple[str, str]]] = {
         "UPDATE certificates SET origin = 'ra2' WHERE serial = '102'",
         "certificate 102: its row has another first requester than the audit trail",
     ),
+    "another vendor of its device": (
+        "UPDATE certificates SET vendor = 'evil' WHERE serial = '102'",
+        "certificate 102: its row has another vendor than the audit trail",
+    ),
+    "what its vendor calls another device": (
+        "UPDATE certificates SET identity = 'SN666' WHERE serial = '102'",
+        "certificate 102: its row has another identity at the vendor's than the audit trail",
+    ),
     "registered names for all": (
         "DELETE FROM withheld WHERE entity <> ''",
         "end entity Köln 1: others could have its names or its keys",

@@ -86,8 +86,20 @@ def test_the_list(config: Path, held: list[Transaction]) -> None:
     assert rows[1][3:5] == ["p10cr", "a shared secret (acme-radio)"]
 
 
+def test_the_list_for_programs(config: Path, held: list[Transaction]) -> None:
+    """The whole digest, and what a table has no room for."""
+    first, second = json.loads(approvals(config, "list", "--json").stdout)
+    assert first["request"] == request_digest(held[0])
+    assert first["transaction_id"] == held[0].key.transaction_id.hex()
+    assert (first["subject"], first["san"]) == ("CN=enb-1.ran.example.net", ["dns:enb-1"])
+    assert first["created_at"] == f"{held[0].created_at:%Y-%m-%dT%H:%M:%SZ}"
+    assert (second["type"], second["domain"]) == ("p10cr", "acme-radio")
+    assert second["requester"] == "a shared secret"
+
+
 def test_an_empty_list(config: Path) -> None:
-    """It says so."""
+    """It says so; to programs it is a list."""
+    assert approvals(config, "list", "--json").stdout == "[]\n"
     assert approvals(config, "list").stdout.splitlines()[-1] == "No request waits."
 
 

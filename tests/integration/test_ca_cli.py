@@ -7,11 +7,13 @@ import re
 import sqlite3
 import stat
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import pkcs12
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, pkcs12
 from typer.testing import CliRunner
 
 from ra_gateway.cli.main import app
@@ -296,6 +298,122 @@ def test_a_certificate_is_revoked_and_listed(config: Path) -> None:
     assert found.serial_number == int(first, 16)
 
 
+def sign(config: Path, name: str, *options: str) -> str:
+    """Have a base station's certificate issued by hand, and return its serial number."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name.from_rfc4514_string(f"CN={name},O=Example Operator")
+    names = x509.SubjectAlternativeName([x509.DNSName(f"{name}.ran.example.net")])
+    builder = x509.CertificateSigningRequestBuilder().subject_name(subject)
+    request = builder.add_extension(names, critical=False).sign(key, hashes.SHA256())
+    path = config.parent / f"{name}-{len(list(config.parent.glob('*.csr')))}.csr"
+    path.write_bytes(request.public_bytes(Encoding.PEM))
+    told = ca(config, "sign", path, "--out", path.with_suffix(".pem"), *options)
+    found = re.search(r"serial ([0-9a-f]+),", told)
+    assert found is not None
+    return found[1]
+
+
+def listed(config: Path, *arguments: str) -> Any:
+    """Return what a command prints as JSON."""
+    return json.loads(ca(config, *arguments, "--json"))
+
+
+def test_a_device_that_is_revoked_for_good_does_not_come_back(config: Path) -> None:
+    """Without --device it may, and that is told; with it the end entity is blocked, and all it holds revoked."""
+    first, second = sign(config, "enb-1"), sign(config, "enb-1")
+    name = "CN=enb-1,O=Example Operator"
+    other = sign(config, "enb-2")
+    told = ca(config, "revoke", first, "--reason", "keyCompromise")
+    assert f"The end entity {name} stays active and may have another certificate at once." in told
+    assert f"ra-gateway ca revoke {first} --reason keyCompromise --device" in told
+    third = sign(config, "enb-1")
+    held = sign(config, "enb-1")
+    ca(config, "revoke", held, "--reason", "certificateHold")
+    told = ca(config, "revoke", first, "--reason", "keyCompromise", "--device")
+    assert [line for line in told.splitlines() if line.startswith(("Blocked", "Revoked"))] == [
+        f"Blocked {name}; `ra-gateway ca entity unblock` lets it come back.",
+        *(f"Revoked {serial} (keyCompromise)." for serial in (second, third, held)),
+    ]
+    assert {row["serial"]: row["status"] for row in listed(config, "list")} == {
+        **dict.fromkeys((first, second, third, held), "revoked"),
+        other: "confirmed",
+    }
+    with pytest.raises(AssertionError):
+        sign(config, "enb-1")
+    assert "stays active" not in ca(config, "revoke", other, "--reason", "superseded", "--device")
+    refusals = [(first, "removeFromCRL"), ("1", "superseded")]
+    for serial, reason in refusals:
+        refused(config, "revoke", serial, "--reason", reason, "--device")
+
+
+def test_who_did_not_renew_is_listed(config: Path) -> None:
+    """Valid, the last of its kind, and expiring within so many days: the soonest first."""
+    late, soon = sign(config, "enb-1", "--days", "20"), sign(config, "enb-2", "--days", "10")
+    followed = sign(config, "enb-3", "--days", "10")
+    sign(config, "enb-3")
+    revoked = sign(config, "enb-4", "--days", "10")
+    ca(config, "revoke", revoked, "--reason", "superseded")
+    assert [row[0] for row in table(ca(config, "list", "--expires-within", "30"))] == [soon, late]
+    assert [row["serial"] for row in listed(config, "list", "--expires-within", "15")] == [soon]
+    assert followed in [row["serial"] for row in listed(config, "list")]
+    assert listed(config, "list", "--expires-within", "0") == []
+
+
+def test_every_list_is_there_for_programs(config: Path) -> None:
+    """JSON with names that stay, moments in RFC 3339, null for what is not there."""
+    serial = issue_ra(config)
+    moment = r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ"
+    (certificate,) = listed(config, "list")
+    assert re.fullmatch(moment, certificate.pop("not_before"))
+    assert re.fullmatch(moment, certificate.pop("not_after"))
+    assert certificate == {
+        "serial": serial,
+        "status": "confirmed",
+        "entity": "CN=Example Operator RA,O=Example Operator",
+        "profile": "ra",
+        "requester": certificate["requester"],
+        "vendor": "",
+        "identity": "",
+        "revoked_at": None,
+        "reason": None,
+    }
+    ca(config, "revoke", serial, "--reason", "keyCompromise")
+    shown = listed(config, "show", serial)
+    assert (shown["serial"], shown["reason"]) == (serial, "keyCompromise")
+    assert re.fullmatch(moment, shown["revoked_at"])
+    ca(
+        config,
+        "entity",
+        "add",
+        "enb1",
+        "--subject",
+        "CN=enb-ä",
+        "--san",
+        "dns:enb1.example.net",
+    )
+    (entity,) = [row for row in listed(config, "entity", "list") if row["name"] == "enb1"]
+    assert entity["names"] == ["dns:enb1.example.net"]
+    assert (entity["status"], entity["enroll_until"]) == ("active", None)
+    assert listed(config, "entity", "show", "enb1") == entity | {"certificates": []}
+    (role,) = listed(config, "role", "list")
+    assert (role["name"], role["others"]) == ("ra", False)
+    assert role["privileges"] == ["issue", "update", "revoke"]
+    assert listed(config, "role", "show", "ra") == role | {"members": ["gateway"]}
+    (authority,) = listed(config, "ra", "list")
+    assert (authority["name"], authority["status"], authority["certificates"]) == (
+        "gateway",
+        "active",
+        2,
+    )
+    assert len(listed(config, "ra", "show", "gateway")["certificates"]) == 2
+    profiles = {row["name"]: row for row in listed(config, "profiles")}
+    assert profiles["ne_ipsec"]["base"] is None
+    assert profiles["ne_ipsec"]["san_required"] in (True, False)
+    expiries = json.loads(succeeded("ca", "expiries", config.parent / "ca", "--json"))
+    assert {row["file"] for row in expiries} >= {"root.pem", "issuing.pem", "cmp.pem"}
+    assert all(re.fullmatch(moment, row["not_after"]) for row in expiries)
+
+
 def test_commands_work_beside_a_ca_that_serves(config: Path, tmp_path: Path) -> None:
     """Whoever serves keeps the ledger open, and every command does what it does."""
     with CAProcess(config):
@@ -456,7 +574,13 @@ def test_the_doctor_looks_at_a_ca_alone(config: Path) -> None:
     ended = run("doctor", "--json", "--config", alone)
     rows = json.loads(ended.stdout)
     assert (ended.exit_code, ended.stderr) == (0, "")
-    assert {row["subject"] for row in rows} == {"CA", "ledger", "safety", "codec"}
+    assert {row["subject"] for row in rows} == {
+        "CA",
+        "ledger",
+        "registered RAs",
+        "safety",
+        "codec",
+    }
     assert {row["tried"] for row in rows} >= {"validity of issuing.pem", "validity of ocsp.pem"}
     (warning,) = (row for row in rows if row["verdict"] == "warning")
     assert warning["tried"] == f"{config.parent}/ca/root.key"

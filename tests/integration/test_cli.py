@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 import socket
 import stat
 from collections.abc import Iterator
@@ -20,12 +21,14 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from ra_gateway import __version__
+from ra_gateway.app.running import Service
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.names import general_names
 from ra_gateway.keys import load_certificates, write_private_key
 from tests.support import dialogue
 from tests.support.commandline import PASSWORD, Ended, run, succeeded, wrong_settings
 from tests.support.pki import OperatorPKI, VendorPKI, make_key, make_root, write_certificates
+from tests.support.ports import free_port
 from tests.support.processes import GatewayProcess
 from tests.support.setups import edit, make_setup
 
@@ -255,6 +258,45 @@ def test_check_config_says_everything_that_is_wrong(tmp_path: Path) -> None:
     ]
 
 
+def test_the_file_is_an_argument_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with --config, but not both; settings stand above it, from the command line and the environment."""
+    path = tmp_path / "site" / "gateway.toml"
+    succeeded("init", path.parent)
+    assert succeeded("check-config", path).startswith(f"{path}: good.")
+    ended = run("check-config", path, "--config", path)
+    assert (ended.exit_code, "named twice" in ended.stderr) == (2, True)
+    ended = run("check-config", path, "--set", "server.listen_port=x")
+    assert (ended.exit_code, ended.stdout) == (2, "")
+    assert ended.stderr.startswith("server.listen_port (from --set): must be a whole number")
+    monkeypatch.setenv("RA_GATEWAY__LOG__LEVEL", "loud")
+    ended = run("check-config", path)
+    assert ended.stderr.startswith("log.level (from RA_GATEWAY__LOG__LEVEL): is not one of ")
+
+
+@pytest.mark.parametrize("command", [("serve",), ("ca", "serve")])
+def test_the_port_is_an_option(
+    command: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Several processes serve by one file."""
+    path = tmp_path / "site" / "gateway.toml"
+    succeeded("init", path.parent, "--port", "1")
+    free = free_port()
+    listened: list[int] = []
+
+    def briefly(service: Service, warnings: list[str]) -> None:
+        async def start_and_stop() -> None:
+            listened.append((await service.start())[1])
+            await service.stop()
+
+        asyncio.run(start_and_stop())
+
+    for module in ("serve", "ca"):
+        monkeypatch.setattr(f"ra_gateway.cli.{module}.serve_until_signalled", briefly)
+    settings = ("--set", f"ca.status.listen_port={free_port()}", "--set", "log.level=error")
+    ended = run(*command, "--port", str(free), "--config", path, *settings)
+    assert (ended.exit_code, ended.stderr, listened) == (0, "", [free])
+
+
 def test_check_config_of_a_file_that_is_not_there(tmp_path: Path) -> None:
     """The file is named, and what writes one."""
     missing = tmp_path / "nowhere.toml"
@@ -416,6 +458,48 @@ def test_enroll_then_renew(trusted: bool, site: Site, tmp_path: Path) -> None:
     ]
     assert read(first / "cert.pem").der != read(second / "cert.pem").der
     assert readable_by_others(tmp_path) == []
+
+
+def test_a_base_station_has_a_history(site: Site, tmp_path: Path) -> None:
+    """Found by what its vendor calls it, as the gateway has told the CA; a renewal keeps that."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    succeeded("enroll", *site.station, "--out", first, "--subject", "CN=enb-7,O=Op")
+    succeeded(
+        *("renew", "--url", site.gateway.url, "--cert", first / "cert.pem"),
+        *("--key", first / "key.pem", "--trusted", first / "root.pem", "--out", second),
+    )
+    config = ("--config", site.directory / "gateway.toml")
+    old, new = (f"{read(path / 'cert.pem').serial_number:x}" for path in (first, second))
+    name = "CN=enb-7,O=Op"
+    listed = json.loads(succeeded("ca", "list", "--entity", name, "--json", *config))
+    assert {(row["serial"], row["vendor"], row["identity"]) for row in listed} == {
+        (old, "acme", "SN-000001"),
+        (new, "acme", "SN-000001"),
+    }
+    for wanted in (name, name.upper(), "enb-7", old, f"0x{new.upper()}"):
+        shown = json.loads(succeeded("ca", "history", wanted, "--json", *config))
+        assert shown["devices"] == [{"vendor": "acme", "identity": "SN-000001"}]
+        assert [(item["name"], item["status"]) for item in shown["entities"]] == [(name, "active")]
+        assert [(event["action"], event["subject"]) for event in shown["events"]] == [
+            ("entity.add", name),
+            ("issue", old),
+            ("confirm", old),
+            ("issue", new),
+            ("confirm", new),
+        ]
+    assert shown["events"][3]["detail"]["renews"] == old
+    told = succeeded("ca", "history", name, "--limit", "1", *config).splitlines()
+    assert told[:2] == [f"{name}: active", "Device: acme: SN-000001"]
+    assert len(told) == 4
+    # A device may have several end entities; a part of a name is not to mean several.
+    succeeded("enroll", *site.station, "--out", tmp_path / "third", "--subject", "CN=enb-8")
+    shown = json.loads(succeeded("ca", "history", "sn-000001", "--json", *config))
+    assert {name, "CN=enb-8"} <= {item["name"] for item in shown["entities"]}
+    assert ("issue", "CN=enb-8") in {(item["action"], item["entity"]) for item in shown["events"]}
+    ended = run("ca", "history", "enb-", *config)
+    assert (ended.exit_code, ended.stdout) == (2, "")
+    assert "fits several end entities: CN=enb-7,O=Op; CN=enb-8. Give the name of" in ended.stderr
+    assert run("ca", "history", "nobody", *config).exit_code == 2
 
 
 def test_enroll_without_certconf(site: Site, tmp_path: Path) -> None:

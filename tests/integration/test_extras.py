@@ -86,7 +86,13 @@ def test_it_serves(remote: Path) -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [("ca", "list"), ("ca",), ("ca", "ra", "add", "x", "--role", "y"), ("init", "NEW"), ("demo",)],
+    [
+        ("ca", "list"),
+        ("ca", "ra", "list"),
+        ("ca", "sign", "x", "--out", "NEW"),
+        ("init", "NEW"),
+        ("demo",),
+    ],
 )
 def test_commands_of_the_bundled_ca_name_what_to_install(
     arguments: tuple[str, ...], tmp_path: Path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -94,6 +95,22 @@ async def test_a_vendor_that_is_added_can_enrol(config: Path, vendor_pki: Vendor
         await site.enrol(rivet, "R2")
         await site.enrol(vendor_pki, "A1")
     assert [type(fact) for fact in site.facts if isinstance(fact, ConfigurationReloaded)]
+
+
+async def test_vendors_that_went_are_not_counted_for_ever(config: Path) -> None:
+    """The metrics have the names of this configuration, and of the one before for what began with it."""
+    async with serving(config) as site:
+        before = config.read_text()
+        for number in range(3):
+            config.write_text(before)
+            vendor = other_vendor(config, f"rivet{number}")
+            await site.application.reload()
+            await site.enrol(vendor, "R1")
+        text = (await site.application.management.metrics("")).body.decode()
+    counted = re.findall(r'^ra_gateway_messages_total{.*domain="(rivet\d)"', text, re.MULTILINE)
+    assert set(counted) == {"rivet1", "rivet2"}
+    trusted = re.findall(r'^ra_gateway_certificate_expiry.*of="(rivet\d)"', text, re.MULTILINE)
+    assert trusted == ["rivet2"]
 
 
 def unreadable(config: Path) -> None:

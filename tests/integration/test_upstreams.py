@@ -370,7 +370,7 @@ async def test_a_base_station_has_its_certificate_revoked(opened: Open, kind: st
             identity = await by_pkcs10(site)
         else:
             identity = (await site.enrolled()).identity
-        certificate = identity.credential.certificate
+        certificate = identity.signing.certificate
         der = await site.message(identity.credential, rev_req_body(details(certificate)))
         answer = await site.ask(der)
         assert answer.body_type is BodyType.rp, site.event.detail

@@ -132,10 +132,50 @@ def test_the_command_line_is_documented(name: str) -> None:
     }
     rows = re.findall(r"^\| (`-.*?) \|", text, re.MULTILINE)
     documented = set(re.findall(r"`(--?[a-z-]+)`", " ".join(rows)))
-    assert documented - {"--help"} == options - {"--help"}
+    assert documented - {"--help", "-h"} == options
     for parameter in parameters:
         if parameter.param_type_name == "argument":
             assert parameter.name.upper() in text.splitlines()[0]
+
+
+def test_the_manual_and_the_completion_are_up_to_date() -> None:
+    """The committed files are what docs/manual.py writes from the commands."""
+    written = runpy.run_path(str(ROOT / "docs/manual.py"))["files"]()
+    assert sorted(written) == ["_ra-gateway", "ra-gateway.1", "ra-gateway.bash", "ra-gateway.fish"]
+    stale = [name for name in written if (ROOT / "deploy" / name).read_text() != written[name]]
+    assert stale == [], "run: python docs/manual.py"
+
+
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name != "ra-gateway"])
+def test_help_has_examples_and_no_types(name: str) -> None:
+    """Examples that the parser takes; values in capitals, or what may stand there; a sentence for each."""
+    command = COMMANDS[name]
+    lines = (command.epilog or "").replace("\\\n", " ").splitlines()[2:]
+    assert lines
+    assert all(f" {name.partition(' ')[2]} " in f"{line} " for line in lines)
+    assert [fault for line in lines for fault in faults(line, whole=True)] == []
+    context = command.context_class(command, info_name=name)
+    usage = command.get_usage(context)
+    assert not re.search(r"[<{]", usage), usage
+    for parameter in command.params:
+        assert parameter.help, parameter.name
+        if not getattr(parameter, "is_flag", False):
+            choices = parameter.type_descriptor.choices
+            assert choices or re.match(r"[A-Z_]{3,}|pkcs11:", parameter.metavar), parameter.name
+
+
+def test_every_list_can_be_printed_for_programs() -> None:
+    """What prints a table has --json."""
+    lists = [
+        name
+        for name in COMMANDS
+        if re.search(r" (list|show|history|profiles|expiries|revocation|doctor)$", name)
+    ]
+    assert len(lists) > 12
+    without = [
+        name for name in lists if all("--json" not in item.opts for item in COMMANDS[name].params)
+    ]
+    assert without == []
 
 
 def test_the_documents_name_files_that_exist() -> None:
@@ -223,14 +263,14 @@ def printed_commands() -> Iterator[tuple[str, str, bool]]:
     for path in (
         *ROOT.glob("*.md"),
         *ROOT.glob("docs/*.md"),
-        *ROOT.glob("deploy/*"),
+        *(path for path in ROOT.glob("deploy/**/*") if path.is_file()),
         *ROOT.glob("config/*.toml"),
         *ROOT.glob("ra_gateway/**/*.py"),
     ):
         text = path.read_text().replace("\\\n", " ")
         for found in re.findall(r"`([^`\n]*\bra-gateway [a-z-]+[^`\n]*)`", text):
             yield path.name, found, False
-        if path.suffix != ".py":
+        if path.suffix not in (".py", ".yaml", ".json"):  # there, indented lines are no commands
             for found in re.findall(
                 r"^(?:    |Exec\w+=)(.*\bra-gateway [a-z].*)$", text, re.MULTILINE
             ):
@@ -287,6 +327,6 @@ def test_commands_that_are_printed_can_be_run() -> None:
         f"{file}: {fault}" for file, line, whole in lines for fault in faults(line, whole=whole)
     ] == []
     assert len(lines) > 150
-    assert faults("ra-gateway check-config FILE", whole=False)
+    assert faults("ra-gateway check-config FILE OTHER", whole=False)
     assert faults("ra-gateway serve --colour red", whole=False)
     assert faults("x && ra-gateway init", whole=True)

@@ -126,7 +126,7 @@ def test_what_commands_print(terminal: bool, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(typer, "echo", lambda text: written.write(text + "\n"))
     output.say(EVIL)
     output.note(EVIL)
-    output.show_facts([("Subject", EVIL)])
+    output.show_facts({"subject": "Subject"}, {"subject": EVIL}, as_json=False)
     output.show_table(["Subject"], [[EVIL]])
     with pytest.raises(typer.Exit):
         output.fail([EVIL], 1)
@@ -135,3 +135,8 @@ def test_what_commands_print(terminal: bool, monkeypatch: pytest.MonkeyPatch) ->
     assert text.count("[red]x[/red]:boom:") == 5
     assert sum("forged" in line for line in text.splitlines()) == 5
     assert not any(line.startswith("ERROR forged") for line in text.splitlines())
+    written.truncate(0)
+    written.seek(0)
+    output.show_list({"subject": "Subject"}, [{"subject": EVIL}], as_json=True)
+    assert not UNWELCOME & set(written.getvalue())
+    assert json.loads(written.getvalue()) == [{"subject": EVIL}]

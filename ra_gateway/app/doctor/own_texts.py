@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import tomllib
 from dataclasses import dataclass
 from functools import cache
@@ -13,6 +12,9 @@ from typing import Any, Final
 from ra_gateway import errors
 from ra_gateway.app.doctor.known_errors import explain_text, known_errors
 from ra_gateway.errors import CMPError
+
+_LONGEST_LINE: Final = 65_536
+"""Characters that are looked at; our own lines have 4096 octets at most."""
 
 LEAST_LITERAL: Final = 8
 """Letters of a text that are the same whenever it is said; one with fewer is known by its rule or class alone."""
@@ -36,6 +38,15 @@ class OwnText:
     def length(self) -> int:
         """How many letters and digits are literal."""
         return sum(char.isalnum() for piece in self.pieces for char in piece)
+
+    def is_in(self, text: str) -> bool:
+        """Tell whether a text has all literal parts in their order; devices choose much of what is between."""
+        at = 0
+        for piece in self.pieces:
+            if (at := text.find(piece, at)) < 0:
+                return False
+            at += len(piece)
+        return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +72,8 @@ def own_texts() -> tuple[OwnText, ...]:
 
 
 @cache
-def _patterns() -> tuple[tuple[re.Pattern[str], OwnText], ...]:
-    return tuple(
-        (re.compile(".*?".join(map(re.escape, item.pieces)), re.DOTALL), item)
-        for item in own_texts()
-        if item.length >= LEAST_LITERAL
-    )
+def _telling() -> tuple[OwnText, ...]:
+    return tuple(item for item in own_texts() if item.length >= LEAST_LITERAL)
 
 
 @cache
@@ -81,7 +88,7 @@ def recognised(text: str, rule: str = "") -> OwnText | None:
     Args:
         rule: As the line tells it, "" if it does not: texts of this rule come first.
     """
-    found = [item for pattern, item in _patterns() if pattern.search(text)]
+    found = [item for item in _telling() if item.is_in(text)]
     of_rule = [item for item in found if rule and item.rule == rule]
     return next(iter(of_rule or found), None)
 
@@ -130,8 +137,8 @@ def explain_line(line: str) -> list[Meaning]:
     Args:
         line: Text; or JSON, of which detail, rule and fail_info count.
     """
-    fields = _fields(line)
-    text = fields.get("detail", line)
+    fields = _fields(line[:_LONGEST_LINE])
+    text = fields.get("detail", line[:_LONGEST_LINE])
     found = recognised(text, fields.get("rule", ""))
     own = explain_own(text, fields.get("rule", ""), fields.get("fail_info", ""))
     folded = text.casefold()

@@ -127,7 +127,7 @@ def hash_of(connection: Connection, number: int) -> bytes | None:
 def entries(connection: Connection, after: int, limit: int) -> list[AuditEntry]:
     """Return lines in their order, those behind line `after`."""
     rows = connection.execute(_ENTRIES, {"after": after, "most": limit})
-    return [_entry(row) for row in rows]
+    return [entry(row) for row in rows]
 
 
 def require_writable(connection: Connection) -> None:
@@ -139,7 +139,8 @@ def require_writable(connection: Connection) -> None:
     connection.execute(_LOCK_HEAD).one()
 
 
-def _entry(row: AnyRow) -> AuditEntry:
+def entry(row: AnyRow) -> AuditEntry:
+    """Return a row as a line."""
     return AuditEntry(
         number=row.number,
         at=moment(row.at),

@@ -70,6 +70,8 @@ def trail_differences(row: Row[Any], said: replay.Certificate) -> Iterator[str]:
         ("requester", row.requester, said.requester),
         ("first requester", row.origin or row.requester, said.origin),
         ("end entity", row.entity, said.entity),
+        ("vendor", row.vendor, said.vendor),
+        ("identity at the vendor's", row.identity, said.identity),
         ("profile", row.profile, said.profile),
         ("fingerprint", (row.fingerprint or b"").hex(), said.fingerprint),
         ("time of issuance", row.issued_at, said.issued_at),

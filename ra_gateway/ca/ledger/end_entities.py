@@ -37,8 +37,9 @@ from ra_gateway.ca.ledger.sql import (
 )
 from ra_gateway.ca.ledger.validity import living_or_held
 from ra_gateway.ca.records import EndEntity, EntityStatus
+from ra_gateway.cmp.hosts import fqdn_of
 from ra_gateway.cmp.names import NULL_DN, from_rfc4514, general_names, general_names_der
-from ra_gateway.cmp.x520 import alternative_name_text_faults, fqdn_of, subject_text_faults
+from ra_gateway.cmp.x520 import alternative_name_text_faults, subject_text_faults
 from ra_gateway.errors import ConfigError, Problem
 
 LONGEST_TEXT: Final = 200

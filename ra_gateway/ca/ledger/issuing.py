@@ -158,6 +158,10 @@ def _issue_act(row: AnyRow, item: Issued, answer: Mapping[str, Any]) -> Act:
     }
     if row.origin != operation.requester:
         detail["origin"] = row.origin
+    if row.vendor:
+        detail["vendor"] = row.vendor
+    if row.identity:
+        detail["identity"] = row.identity
     if operation.confirm_by is not None:
         detail["confirm_by"] = str(seconds(operation.confirm_by))
     if operation.old_serial_number is not None:
@@ -199,6 +203,8 @@ _RESERVED: Final = Prepared(
         _c.spki_digest,
         _c.unique_key,
         _c.origin,
+        _c.vendor,
+        _c.identity,
     ).where(_c.serial.in_(listed("these")), has_status("reserved"))
 )
 _STORE_ANSWERS: Final = Prepared(

@@ -87,7 +87,7 @@ class Ledger:
 
     def __init__(self, database: Database, sink: EventSink = unheard) -> None:
         self._sink = sink
-        self._database: Database = WatchedDatabase(database, sink)
+        self._database = self.watched = WatchedDatabase(database, sink)
         self.registry = Registry(self._database)
 
     async def open(self) -> None:
@@ -380,6 +380,8 @@ def _issued(row: AnyRow, now: int) -> IssuedCertificate:
         origin=row.origin or row.requester,
         revoked_at=revoked_at,
         reason=reason,
+        vendor=row.vendor,
+        identity=row.identity,
     )
 
 
@@ -393,6 +395,8 @@ _ISSUED: Final = select(
     _c.profile,
     _c.requester,
     _c.origin,
+    _c.vendor,
+    _c.identity,
     _c.revoked_at,
     _c.reason,
     _c.confirm_by,

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
-from sqlalchemy import ColumnElement, and_, func, or_, select, true
+from sqlalchemy import ColumnElement, and_, exists, func, literal, or_, select, true
 
 from ra_gateway.ca.ledger import schema
 from ra_gateway.ca.ledger.ledger import Ledger
 from ra_gateway.ca.ledger.sql import AnyRow, moment, seconds
-from ra_gateway.ca.ledger.validity import standing
-from ra_gateway.ca.records import CertificateStatus, Reason
+from ra_gateway.ca.ledger.validity import alive, living_or_held, standing
+from ra_gateway.ca.records import NO_ENTITY, CertificateStatus, Reason
 
 _c = schema.certificates.c
 
@@ -22,6 +22,7 @@ class Listed:
 
     Args:
         serial: Hexadecimal.
+        vendor, identity: Whose the device is, and what its vendor calls it.
         not_before, not_after, revoked_at: Aware UTC.
     """
 
@@ -34,6 +35,8 @@ class Listed:
     not_after: datetime
     revoked_at: datetime | None
     reason: Reason | None
+    vendor: str
+    identity: str
 
 
 async def newest(
@@ -43,14 +46,17 @@ async def newest(
     limit: int,
     entity: str = "",
     status: CertificateStatus | None = None,
+    expires_within_days: int | None = None,
 ) -> list[Listed]:
-    """Return the newest certificates.
+    """Return certificates, the newest first.
 
     Args:
         now: Aware UTC: what should have been confirmed by then counts as rejected.
         limit: How many at most.
         entity: Only those of this end entity.
         status: Only those that have it.
+        expires_within_days: Only those that count as valid, expire so soon, and were not followed by another one of
+            their end entity's and profile; then the soonest first.
 
     Raises:
         StoreUnavailable: The database does not answer.
@@ -62,6 +68,8 @@ async def newest(
             _c.entity,
             _c.profile,
             _c.requester,
+            _c.vendor,
+            _c.identity,
             _c.not_before,
             _c.not_after,
             _c.revoked_at,
@@ -72,12 +80,48 @@ async def newest(
             _c.der.is_not(None),
             _c.entity == entity if entity else true(),
             true() if status is None else _has(status, now),
+            true() if expires_within_days is None else _expiring(expires_within_days, now),
         )
-        .order_by(_c.id.desc())
+        .order_by(_c.id.desc() if expires_within_days is None else _c.not_after)
         .limit(limit)
     )
     rows = await ledger.database.read(lambda connection: connection.execute(statement).all())
     return [_listed(row, seconds(now)) for row in rows]
+
+
+async def held_by(ledger: Ledger, entity: str, now: datetime, *, even_on_hold: bool) -> list[str]:
+    """Return the serial numbers of all certificates of an end entity that count as valid.
+
+    Args:
+        even_on_hold: Those too that may be released.
+
+    Raises:
+        StoreUnavailable: The database does not answer.
+    """
+    holds = living_or_held if even_on_hold else alive
+    statement = select(_c.serial).where(_c.entity == entity, holds(literal(seconds(now))))
+    return await ledger.database.read(
+        lambda connection: list(connection.scalars(statement.order_by(_c.id)))
+    )
+
+
+def _expiring(days: int, now: datetime) -> ColumnElement[bool]:
+    """Valid, to expire within some days, and the last of its kind that its end entity has."""
+    until = seconds(now + timedelta(days=days))
+    later = schema.certificates.alias()
+    followed = select(later.c.id).where(
+        later.c.entity == _c.entity,
+        later.c.id > _c.id,
+        later.c.profile == _c.profile,
+        later.c.status == CertificateStatus.confirmed,
+        later.c.not_after > until,
+    )
+    return and_(
+        alive(literal(seconds(now))),
+        _c.status != CertificateStatus.superseded,
+        _c.not_after <= until,
+        or_(_c.entity == NO_ENTITY, ~exists(followed)),
+    )
 
 
 def _lapsed(now: datetime) -> ColumnElement[bool]:
@@ -107,4 +151,6 @@ def _listed(row: AnyRow, now: int) -> Listed:
         not_after=moment(row.not_after),
         revoked_at=revoked_at,
         reason=reason,
+        vendor=row.vendor,
+        identity=row.identity,
     )

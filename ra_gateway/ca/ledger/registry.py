@@ -48,6 +48,7 @@ from ra_gateway.ca.records import (
     Role,
 )
 from ra_gateway.cmp.certificates import Certificate
+from ra_gateway.cmp.hosts import fqdn_of
 from ra_gateway.cmp.names import (
     GENERAL_NAME_KINDS,
     plain_general_name,
@@ -55,7 +56,6 @@ from ra_gateway.cmp.names import (
     unfit_attribute,
     unfit_general_name,
 )
-from ra_gateway.cmp.x520 import fqdn_of
 from ra_gateway.errors import CMPError, ConfigError
 
 RESERVED_NAMES: Final = frozenset({CLIENT, "ca", "migration", "operator"})

@@ -53,6 +53,8 @@ class Certificate:
     held_from: str | None = None
     renews: str = ""
     origin: str = ""
+    vendor: str = ""
+    identity: str = ""
 
 
 @dataclass(slots=True)
@@ -142,6 +144,7 @@ class Replay:
             status, actor, said["entity"], said["profile"], said["fingerprint"], at, at, is_open,
             _number(said.get("row")), said.get("issuer"), confirm_by, _number(said.get("until")),
             renews=said.get("renews", ""), origin=said.get("origin", actor),
+            vendor=said.get("vendor", ""), identity=said.get("identity", ""),
         )  # fmt: skip
         self._answer(actor, serial, said)
         self._supersede(said, at)

@@ -216,6 +216,8 @@ class _Reserving:
                 "unique_key": int(intent.unique_key),
                 "reserved_at": now,
                 "origin": intent.origin or operation.requester,
+                "vendor": intent.vendor,
+                "identity": intent.identity,
             }
         )
         return None

@@ -25,7 +25,7 @@ from sqlalchemy import (
     text,
 )
 
-HEAD: Final = "0003"
+HEAD: Final = "0004"
 """Revision of the migrations that makes what is declared here."""
 
 # Only INTEGER is SQLite's own row number.
@@ -82,6 +82,9 @@ certificates: Final = Table(
     Column("der", Blob()),
     # Who vouched for the device at first; "": the requester.
     Column("origin", Text, nullable=False, server_default=""),
+    # Whose the device is, and what its vendor calls it; for people alone, and without an index: issuing pays for those.
+    Column("vendor", Text, nullable=False, server_default=""),
+    Column("identity", Text, nullable=False, server_default=""),
     UniqueConstraint("serial"),
     CheckConstraint("status = 'reserved' OR der IS NOT NULL", name="issued_has_der"),
     Index("certificates_by_entity", "entity", "id"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from time import perf_counter
 from typing import TypeVar
 
 from sqlalchemy import Connection
@@ -10,6 +11,7 @@ from sqlalchemy import Connection
 from ra_gateway.ca.ledger.batches import Batch
 from ra_gateway.ca.ledger.database import Database
 from ra_gateway.clocks import elapsed_seconds
+from ra_gateway.durations import Durations
 from ra_gateway.errors import StoreUnavailable
 from ra_gateway.events import Component, EventSink, StoreWatch
 
@@ -23,6 +25,9 @@ class WatchedDatabase:
     def __init__(self, database: Database, sink: EventSink) -> None:
         self._database = database
         self._watch = StoreWatch(sink, Component.ca, elapsed_seconds)
+        self.written = {durable: Durations() for durable in (False, True)}
+        """How long writing took, until it was committed, by whether it was flushed."""
+        self.read_durations = Durations()
         self.open, self.close, self.migrate = database.open, database.close, database.migrate
 
     @property
@@ -30,10 +35,16 @@ class WatchedDatabase:
         return self._database.commit_count
 
     async def submit(self, function: Batch[Item, T], item: Item, *, durable: bool) -> T:
-        return await self._watched(self._database.submit(function, item, durable=durable))
+        started = perf_counter()
+        done = await self._watched(self._database.submit(function, item, durable=durable))
+        self.written[durable].add(perf_counter() - started)
+        return done
 
     async def read(self, function: Callable[[Connection], T]) -> T:
-        return await self._watched(self._database.read(function))
+        started = perf_counter()
+        done = await self._watched(self._database.read(function))
+        self.read_durations.add(perf_counter() - started)
+        return done
 
     async def read_state(self, function: Callable[[Connection], T]) -> T:
         return await self._watched(self._database.read_state(function))

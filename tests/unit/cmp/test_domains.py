@@ -12,8 +12,9 @@ from ra_gateway.ca.clauses import host_of
 from ra_gateway.ca.cross import _subtree
 from ra_gateway.ca.derivation import derive
 from ra_gateway.ca.profiles import NE_IPSEC
+from ra_gateway.cmp.hosts import fqdn_of, is_domain, is_fqdn
 from ra_gateway.cmp.names import from_rfc4514, general_names_der
-from ra_gateway.cmp.x520 import fqdn_of, is_domain, is_fqdn, require_certifiable
+from ra_gateway.cmp.x520 import require_certifiable
 from ra_gateway.config.values import Domain
 from ra_gateway.errors import ConfigError, TemplateRefused
 from tests.support.commandline import run

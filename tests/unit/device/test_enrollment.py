@@ -202,7 +202,7 @@ async def test_cert_conf_without_extra_certs(
     operation = enrollment(vendor_device, **({"extra_certs_in_cert_conf": True} if again else {}))
     await complete(operation, ra)
     request, _, conf, _ = (PKIMessage.from_der(item.der) for item in operation.trace)
-    signer = vendor_device.credential
+    signer = vendor_device.signing
     assert request.extra_certs == signer.certificates
     assert conf.extra_certs == (signer.certificates if again else ())
     assert conf.header.sender_der == request.header.sender_der == signer.sender_der
@@ -296,9 +296,9 @@ def test_only_an_ir_does_without_a_root(vendor_device: DeviceIdentity, body_type
 
 
 def test_other_message_types_are_no_enrolment(vendor_device: DeviceIdentity) -> None:
-    """p10cr is not CRMF."""
-    with pytest.raises(ValueError, match="p10cr"):
-        enrollment(vendor_device, body_type=BodyType.p10cr)
+    """rr asks for no certificate."""
+    with pytest.raises(ValueError, match="rr"):
+        enrollment(vendor_device, body_type=BodyType.rr)
 
 
 # --- answers it does not believe ------------------------------------------------------------------------------

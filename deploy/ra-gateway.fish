@@ -1,0 +1,1 @@
+complete --command ra-gateway --no-files --arguments "(env _RA_GATEWAY_COMPLETE=complete_fish _TYPER_COMPLETE_FISH_ACTION=get-args _TYPER_COMPLETE_ARGS=(commandline -cp) ra-gateway)" --condition "env _RA_GATEWAY_COMPLETE=complete_fish _TYPER_COMPLETE_FISH_ACTION=is-args _TYPER_COMPLETE_ARGS=(commandline -cp) ra-gateway"

@@ -1,0 +1,69 @@
+"""What the metrics read at the bundled CA, whenever somebody scrapes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from ra_gateway.app.readings import SLOWLY_SECONDS, of_listener
+from ra_gateway.ca.crl import CRLPublisher
+from ra_gateway.ca.keys import expiries
+from ra_gateway.ca.ledger.ledger import Ledger
+from ra_gateway.ca.records import CertificateStatus
+from ra_gateway.events import Component
+from ra_gateway.metrics import Metrics, families
+from ra_gateway.metrics.collecting import Survey
+from ra_gateway.metrics.families import Reading
+from ra_gateway.server.status import StatusListener
+
+_MAX_CHARACTERS: Final = 128
+
+
+def meter_ca(
+    metrics: Metrics,
+    ledger: Ledger,
+    publisher: CRLPublisher,
+    status: StatusListener | None,
+    directory: Path,
+) -> None:
+    """Have the parts of the bundled CA read."""
+
+    def read() -> Iterator[Reading]:
+        watched = ledger.watched
+        yield Reading(families.STORE_UP, (Component.ca,), Component.ca not in metrics.lost)
+        for durable, durations in watched.written.items():
+            yield Reading(families.LEDGER_WRITE_SECONDS, (str(durable).lower(),), durations)
+        yield Reading(families.LEDGER_READ_SECONDS, (), watched.read_durations)
+        yield Reading(families.LEDGER_COMMITS, (), ledger.commit_count)
+        for crl, due_at in publisher.newest():
+            at = crl.issuer_id, "full" if crl.base_number is None else "delta"
+            yield Reading(families.CA_CRL_DUE, at, due_at.timestamp())
+            yield Reading(families.CA_CRL_NEXT_UPDATE, at, crl.next_update.timestamp())
+            yield Reading(families.CA_CRL_OCTETS, at, len(crl.der))
+        if status is not None:
+            yield from of_listener("status", status)
+
+    async def counts() -> list[Reading]:
+        found = await ledger.counts()
+        return [
+            Reading(families.LEDGER_CERTIFICATES, (status,), found.get(status, 0))
+            for status in CertificateStatus
+        ]
+
+    async def ends() -> list[Reading]:
+        soonest = await asyncio.to_thread(expiries, directory)
+        return [
+            Reading(
+                families.CA_EXPIRY,
+                (item.file, item.subject[:_MAX_CHARACTERS]),
+                item.not_after.timestamp(),
+            )
+            for item in reversed(soonest)  # of two alike, the one that ends first counts
+        ]
+
+    metrics.begin(Component.ca)
+    metrics.reads(read)
+    metrics.asks(Survey(counts, SLOWLY_SECONDS))
+    metrics.asks(Survey(ends, SLOWLY_SECONDS))

@@ -1,0 +1,87 @@
+"""What the command line imports: help, completion and a refusal need next to nothing of what the commands do."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final
+
+from ra_gateway.cli.output import KIND_NAMES
+from ra_gateway.keys import KEY_KINDS
+
+HEAVY: Final = frozenset(
+    (
+        *(
+            "aiohttp",
+            "alembic",
+            "asyncio",
+            "asyncpg",
+            "cryptography",
+            "greenlet",
+            "ldap3",
+            "pkcs11",
+        ),
+        *("pkilint", "pyasn1", "redis", "sqlalchemy", "structlog", "uvloop"),
+    )
+)
+
+_CODE: Final = """\
+import json, os, sys
+import typer.main
+from ra_gateway.cli.main import app
+
+program = typer.main.get_command(app)
+
+def imported(*arguments):
+    try:
+        program.main(arguments, standalone_mode=True, prog_name="ra-gateway")
+    except SystemExit as ended:
+        code = ended.code
+    return [code, sorted(sys.modules)]
+
+def walk(group, *names):
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from walk(command, *names, name)
+        yield (*names, name)
+
+found = {"--help": imported("--help")}
+for names in walk(program):
+    found[" ".join(names)] = imported(*names, "-h")
+os.environ.update(_RA_GATEWAY_COMPLETE="complete_bash", COMP_WORDS="ra-gateway ca li", COMP_CWORD="2",
+                  _TYPER_COMPLETE_ARGS="ra-gateway ca li")
+found["TAB"] = imported()
+del os.environ["_RA_GATEWAY_COMPLETE"]
+found["approvals list -c nowhere"] = imported("approvals", "list", "-c", "/nowhere/gateway.toml")
+json.dump(found, sys.stderr)
+"""
+
+
+def test_help_and_completion_import_nothing_of_the_gateway() -> None:
+    """Neither of all commands, of a group or of one; and the requests that wait are listed without SQL and linter."""
+    done = subprocess.run(
+        [sys.executable, "-c", _CODE],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=300,
+        cwd=Path(__file__).parents[3],
+    )
+    *_, last = done.stderr.splitlines()
+    found: dict[str, tuple[int, list[str]]] = json.loads(last)
+    *helps, (_, (code, modules)) = found.items()
+    assert len(helps) > 50
+    for name, (ended, imported) in helps:
+        assert (name, ended) == (name, 0)
+        assert (name, sorted(HEAVY.intersection(imported))) == (name, [])
+        assert len([item for item in imported if item.startswith("ra_gateway")]) < 30
+    assert "\nlist\n" in f"\n{done.stdout}"
+    assert code == 2
+    assert {"sqlalchemy", "pkilint", "alembic", "asyncpg", "pkcs11"}.isdisjoint(modules)
+
+
+def test_the_kinds_of_keys_are_those_that_can_be_made() -> None:
+    """They stand twice, since what makes them takes long to import."""
+    assert tuple(KEY_KINDS) == KIND_NAMES
