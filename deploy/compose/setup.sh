@@ -19,7 +19,7 @@ secret() { [ -e "$1" ] || openssl rand -hex 32 > "$1"; }
 
 mkdir -p "$site/ca" "$site/gateway/operator" "$site/gateway/vendors" "$site/gateway/ra"
 chmod 0755 "$site" "$site/ca" "$site/gateway" "$site/gateway/operator" "$site/gateway/vendors" "$site/gateway/ra"
-for name in redis.password postgres.password grafana.password transport.password gateway/seal.key; do
+for name in redis.password postgres.password grafana.password gateway/seal.key; do
   secret "$site/$name"
 done
 [ -e "$site/redis.conf" ] || cat > "$site/redis.conf" <<END
@@ -43,10 +43,12 @@ install -m 0644 "$vendor" "$site/gateway/vendors/acme.pem"
 }
 
 if [ ! -e "$site/ca/ca" ]; then
-  $run ca create "$inside/ca/ca" --organisation "Example Operator" --crl-url "http://ca.example.net:8082/crl/{issuer}.crl"
+  $run ca create "$inside/ca/ca" --organisation "Example Operator" \
+    --san dns:ca.example.net --crl-url "http://ca.example.net:8082/crl/{issuer}.crl"
 fi
 ca="--config $inside/ca/ca.toml"
 if [ ! -e "$site/gateway/ra/ra.key" ]; then
+  secret "$site/transport.password"
   $run ca migrate $ca
   $run ca role add ra --privilege issue --privilege update --privilege revoke $ca
   $run ca ra issue gateway --role ra --subject "CN=gateway.example.net,O=Example Operator" --san dns:gateway.example.net \

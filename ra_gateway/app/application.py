@@ -146,7 +146,13 @@ class Application:
             tls=self._tls.context_of("management.tls"),
         )
         self._metrics = metrics
-        meter_gateway(metrics, lambda: self._wiring, lambda: self._outgoing, self.listener)
+        meter_gateway(
+            metrics,
+            lambda: self._wiring,
+            lambda: self._outgoing,
+            self.listener,
+            lambda: self._store_probe.problem,
+        )
         metrics.reads(lambda: of_tls(self._tls))
         metrics.keep(names_of(self._wiring))
         if self._bundled is not None:

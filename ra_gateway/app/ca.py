@@ -284,7 +284,14 @@ class BundledService:
 
     def meter(self, metrics: Metrics) -> None:
         """Have metrics read what is here."""
-        meter_ca(metrics, self.ledger, self.publisher, self.status, self._config.directory_path)
+        meter_ca(
+            metrics,
+            self.ledger,
+            self.publisher,
+            self.status,
+            self._config.directory_path,
+            lambda: self.problem,
+        )
         metrics.reads(lambda: of_domains(self._domains))
         metrics.reads(lambda: of_revocation(self._revocation.states(), self._revocation_tables))
 

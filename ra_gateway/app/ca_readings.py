@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -27,12 +27,18 @@ def meter_ca(
     publisher: CRLPublisher,
     status: StatusListener | None,
     directory: Path,
+    problem: Callable[[], str],
 ) -> None:
-    """Have the parts of the bundled CA read."""
+    """Have the parts of the bundled CA read.
+
+    Args:
+        directory: Of its keys and certificates.
+        problem: Returns what is wrong with the ledger, "" if nothing is.
+    """
 
     def read() -> Iterator[Reading]:
         watched = ledger.watched
-        yield Reading(families.STORE_UP, (Component.ca,), Component.ca not in metrics.lost)
+        yield Reading(families.STORE_UP, (Component.ca,), not problem())
         for durable, durations in watched.written.items():
             yield Reading(families.LEDGER_WRITE_SECONDS, (str(durable).lower(),), durations)
         yield Reading(families.LEDGER_READ_SECONDS, (), watched.read_durations)

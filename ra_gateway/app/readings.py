@@ -229,12 +229,14 @@ def meter_gateway(
     wiring: Callable[[], Wiring],
     retiring: Callable[[], Iterable[Wiring]],
     listener: Listener,
+    store_problem: Callable[[], str],
 ) -> None:
     """Have the parts of a gateway read.
 
     Args:
         wiring: Returns the one in force.
         retiring: Returns those that answer their last messages.
+        store_problem: Returns what is wrong with the store, "" if nothing is.
     """
     known, digest = wiring().config, config_digest(wiring().config)
 
@@ -244,9 +246,7 @@ def meter_gateway(
         yield from of_listener("cmp", listener)
         in_flight = sum(item.in_flight_count for item in (now, *retiring()))
         yield Reading(families.IN_FLIGHT, (), in_flight)
-        yield Reading(
-            families.STORE_UP, (Component.gateway,), Component.gateway not in metrics.lost
-        )
+        yield Reading(families.STORE_UP, (Component.gateway,), not store_problem())
         yield from _of_wiring(now)
         if now.config is not known:
             known, digest = now.config, config_digest(now.config)

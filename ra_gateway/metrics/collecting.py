@@ -40,7 +40,6 @@ from ra_gateway.events import (
     InventoryRefused,
     ReloadRefused,
     RequestHandled,
-    StoreFound,
     StoreLost,
     TransactionChanged,
     UpstreamDown,
@@ -131,8 +130,6 @@ class Metrics:
         self._names: Mapping[str, frozenset[str]] = {}
         self._readers: list[Reader] = []
         self._surveys: list[Survey] = []
-        self.lost: set[Component] = set()
-        """Whose store does not answer."""
 
     def begin(self, by: Component) -> None:
         """Begin what a component counts at 0: what appears with its first value has not grown for Prometheus."""
@@ -177,10 +174,7 @@ class Metrics:
             case UpstreamDown():
                 self._count(families.UPSTREAM_DOWNS, (event.upstream,))
             case StoreLost():
-                self.lost.add(event.by)
                 self._count(families.STORE_LOSSES, (event.by,))
-            case StoreFound():
-                self.lost.discard(event.by)
             case CRLPublished():
                 crl = event.issuer_id, "full" if event.base_number is None else "delta"
                 self._count(families.CA_CRLS, crl)

@@ -145,6 +145,7 @@ class RedisStore:
             register, (scripts.HOLD, scripts.HELD, scripts.UNHOLD)
         )
         self._text, self._put_after = map(register, (scripts.TEXT, scripts.PUT_AFTER))
+        self._count = register(scripts.COUNT)
         self._mark, self._remark = map(register, (scripts.MARK, scripts.REMARK))
         self.mark_key = f"{key_prefix}:seal"
         self._max_per_signer = max_per_signer
@@ -318,11 +319,11 @@ class RedisStore:
 
     async def backlog(self) -> Backlog:
         """Return how much waits in the store (`Backlog`)."""
-        now, (_, until) = self._clock().timestamp(), self._held_keys
+        now, until = self._clock().timestamp(), self._held_keys[1]
         return Backlog(
-            await self._ask(lambda _: self._client.zcount(until, f"({now}", "+inf")),
-            await self._ask(lambda _: self._client.zcard(self._schedule)),
-            await self._ask(lambda _: self._client.zcount(self._schedule, "-inf", now)),
+            await self._ask(lambda _: self._count([until], [f"({now}", "+inf"])),
+            await self._ask(lambda _: self._count([self._schedule], ["-inf", "+inf"])),
+            await self._ask(lambda _: self._count([self._schedule], ["-inf", now])),
         )
 
     async def note_confirmation(

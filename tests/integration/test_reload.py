@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from ra_gateway.app import application
 from ra_gateway.app.application import Application
 from ra_gateway.config.reading import load
 from ra_gateway.device import client
@@ -119,6 +120,29 @@ async def test_vendors_that_went_are_not_counted_for_ever(config: Path) -> None:
     assert set(counted) == {"rivet1", "rivet2"}
     trusted = re.findall(r'^ra_gateway_certificate_expiry.*of="(rivet\d)"', text, re.MULTILINE)
     assert trusted == ["rivet2"]
+
+
+async def test_a_store_that_a_reload_brings_back_is_up(
+    tmp_path: Path, vendor_pki: VendorPKI, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The metrics tell of the store of now, not of what was told of the one before."""
+    monkeypatch.setattr(application, "LOOK_SECONDS", 0.01)
+    away = "redis://127.0.0.1:1/0"
+    config = make_setup(tmp_path, vendors={"acme": vendor_pki}, redis_url=away)
+
+    async with serving(config) as site:
+
+        async def is_up() -> bool:
+            text = (await site.application.management.metrics("")).body.decode()
+            (value,) = re.findall(
+                r'^ra_gateway_store_up{by="gateway"} (.*)$', text, flags=re.MULTILINE
+            )
+            return float(value) == 1
+
+        assert not await is_up()
+        edit(config, away, redis_url)
+        await site.application.reload()
+        await settled(is_up)
 
 
 def unreadable(config: Path) -> None:

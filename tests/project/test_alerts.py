@@ -163,14 +163,19 @@ CASES: Final = {
         (_growing(90),),
         (_growing(6),),
     ),
-    **{
-        alert: gauge(
-            f'ra_gateway_certificate_expiry_timestamp_seconds{{{AT},use="anchor",of="acme",subject="CN=A"}}',
-            SOON + days * DAY - 60,
-            SOON + days * DAY + 60,
-        )
-        for alert, days in (("RAGatewayCertificateExpires", 30), ("RAGatewayCertificateEndsNow", 2))
-    },
+    "RAGatewayCertificateExpires": Case(
+        tuple(
+            f'ra_gateway_certificate_expiry_timestamp_seconds{{{AT},use="{use}",of="acme",subject="CN=A"}}'
+            for use in ("anchor", "tls")
+        ),
+        (_always(SOON + 31 * DAY), _always(SOON + 13 * DAY)),
+        (_always(SOON + 30 * DAY + 60), _always(SOON + 15 * DAY)),
+    ),
+    "RAGatewayCertificateEndsNow": gauge(
+        f'ra_gateway_certificate_expiry_timestamp_seconds{{{AT},use="anchor",of="acme",subject="CN=A"}}',
+        SOON + 2 * DAY - 60,
+        SOON + 2 * DAY + 60,
+    ),
     **{
         alert: gauge(
             f'ra_gateway_ca_expiry_timestamp_seconds{{{AT},file="ocsp.pem",subject="CN=A"}}',
