@@ -12,7 +12,6 @@ from sqlalchemy import (
     Connection,
     Engine,
     NullPool,
-    Row,
     TableClause,
     column,
     create_engine,
@@ -60,7 +59,7 @@ class SQLInventory:
         self._config = config
         schema, _, name = config.table.rpartition(".")
         self._table: TableClause = table(name, *map(column, COLUMNS), schema=schema or None)
-        self._errors: tuple[type[Exception], ...] = ()
+        self._errors: tuple[type[Exception], ...] = (SQLAlchemyError, UnusableURL, OSError)
         self._engine: Engine | AsyncEngine
         if config.sqlite_path is not None:
             self._engine = _sqlite(config)
@@ -68,7 +67,7 @@ class SQLInventory:
             import asyncpg  # the extra `postgres`
 
             # What fails while a connection is made comes as it is.
-            self._errors = (asyncpg.PostgresError, asyncpg.InterfaceError)
+            self._errors += (asyncpg.PostgresError, asyncpg.InterfaceError)
             self._engine = _postgres(config)
 
     @property
@@ -205,12 +204,13 @@ class SQLInventory:
                 if isinstance(self._engine, Engine):
                     return await asyncio.to_thread(self._run_sqlite, self._engine, function, writes)
                 async with self._begun(self._engine, writes) as connection:
-                    return await connection.run_sync(function)
+                    result: T = await connection.run_sync(function)
+                    return result
         except TimeoutError as error:
             raise StoreUnavailable(
                 f"the inventory's {self.name} does not answer in time"
             ) from error
-        except (SQLAlchemyError, UnusableURL, OSError, *self._errors) as error:
+        except self._errors as error:
             raise StoreUnavailable(f"the inventory's {self.name}: {_reason(error)}") from error
 
     @staticmethod
@@ -290,7 +290,7 @@ def _parsed(text: str) -> PostgresURL:
     raise ConfigError.of(f"{_SETTING}.url_path", f"the URL of the database {what}", todo)
 
 
-def _entry(row: Row[Any]) -> InventoryEntry:
+def _entry(row: Any) -> InventoryEntry:
     """Return what a row says.
 
     Raises:
