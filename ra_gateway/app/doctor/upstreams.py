@@ -42,6 +42,7 @@ from ra_gateway.errors import (
 )
 from ra_gateway.ra.endpoints import CertConf, Upstream, Variant
 from ra_gateway.upstream.kinds import BundledUpstream, UpstreamConfig
+from ra_gateway.upstream.metered import MeteredCA
 from ra_gateway.upstream.plugins import PluginUpstream
 from ra_gateway.upstream.pool import CMPHTTPUpstream
 
@@ -182,7 +183,8 @@ class UpstreamExaminer:
         way = application.services.endpoints[_ENDPOINT].upstream
         try:
             if isinstance(upstream, BundledUpstream):
-                await cast("BundledCA", way.core).start()
+                core = way.core.core if isinstance(way.core, MeteredCA) else way.core
+                await cast("BundledCA", core).start()
             yield way, application.services.credential()
         finally:
             await application.stop()
