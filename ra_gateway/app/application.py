@@ -16,7 +16,7 @@ from ra_gateway.app.health import LOOK_SECONDS, Probe
 from ra_gateway.app.listener_tls import ListenerTLS, Loaded, tls_tables
 from ra_gateway.app.listener_tls import load as load_tls
 from ra_gateway.app.management import Management
-from ra_gateway.app.readings import meter_gateway, names_of
+from ra_gateway.app.readings import meter_gateway, names_of, of_tls
 from ra_gateway.app.running import cmp_listener, event_sink, listen, log_start, now
 from ra_gateway.clocks import unstepped
 from ra_gateway.cmp.selfcheck import require_codec
@@ -150,8 +150,10 @@ class Application:
             metrics,
             lambda: self._wiring,
             lambda: self._outgoing,
-            {"cmp": self.listener},
+            self.listener,
+            lambda: self._store_probe.problem,
         )
+        metrics.reads(lambda: of_tls(self._tls))
         metrics.keep(names_of(self._wiring))
         if self._bundled is not None:
             self._bundled.meter(metrics)

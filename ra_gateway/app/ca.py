@@ -17,7 +17,7 @@ from ra_gateway.app.listener_tls import ListenerTLS, ca_tls_tables
 from ra_gateway.app.listener_tls import load as load_tls
 from ra_gateway.app.management import Management
 from ra_gateway.app.profiles import ca_profiles, lacks_crl_url, unusable
-from ra_gateway.app.readings import of_domains, of_listener, of_revocation
+from ra_gateway.app.readings import of_domains, of_listener, of_revocation, of_tls
 from ra_gateway.app.revocation import revocation
 from ra_gateway.app.running import (
     STEADY,
@@ -284,7 +284,14 @@ class BundledService:
 
     def meter(self, metrics: Metrics) -> None:
         """Have metrics read what is here."""
-        meter_ca(metrics, self.ledger, self.publisher, self.status, self._config.directory_path)
+        meter_ca(
+            metrics,
+            self.ledger,
+            self.publisher,
+            self.status,
+            self._config.directory_path,
+            lambda: self.problem,
+        )
         metrics.reads(lambda: of_domains(self._domains))
         metrics.reads(lambda: of_revocation(self._revocation.states(), self._revocation_tables))
 
@@ -505,6 +512,7 @@ class CAService:
         metrics.reads(
             lambda: (
                 *of_listener("cmp", self.listener),
+                *of_tls(self._tls),
                 Reading(CONFIGURATION, (digest,), 1),
             )
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -27,19 +27,25 @@ def meter_ca(
     publisher: CRLPublisher,
     status: StatusListener | None,
     directory: Path,
+    problem: Callable[[], str],
 ) -> None:
-    """Have the parts of the bundled CA read."""
+    """Have the parts of the bundled CA read.
+
+    Args:
+        directory: Of its keys and certificates.
+        problem: Returns what is wrong with the ledger, "" if nothing is.
+    """
 
     def read() -> Iterator[Reading]:
         watched = ledger.watched
-        yield Reading(families.STORE_UP, (Component.ca,), Component.ca not in metrics.lost)
+        yield Reading(families.STORE_UP, (Component.ca,), not problem())
         for durable, durations in watched.written.items():
             yield Reading(families.LEDGER_WRITE_SECONDS, (str(durable).lower(),), durations)
         yield Reading(families.LEDGER_READ_SECONDS, (), watched.read_durations)
         yield Reading(families.LEDGER_COMMITS, (), ledger.commit_count)
-        for issuer_id, delta, crl in publisher.newest():
-            form = "delta" if delta else "full"
-            at = issuer_id, form
+        for crl, due_at in publisher.newest():
+            at = crl.issuer_id, "full" if crl.base_number is None else "delta"
+            yield Reading(families.CA_CRL_DUE, at, due_at.timestamp())
             yield Reading(families.CA_CRL_NEXT_UPDATE, at, crl.next_update.timestamp())
             yield Reading(families.CA_CRL_OCTETS, at, len(crl.der))
         if status is not None:

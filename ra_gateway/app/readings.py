@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import TYPE_CHECKING, Final
 
 from ra_gateway.app.changes import config_digest
+from ra_gateway.app.listener_tls import ListenerTLS
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.trust import TrustDomain
 from ra_gateway.config.tables import GatewayConfig
@@ -78,7 +79,7 @@ def _of_upstream(upstream: Upstream) -> Iterator[Reading]:
         return
     yield Reading(families.UPSTREAM_RETRIES, (name,), core.retries)
     for state in core.states():
-        at = name, state.url[:_MAX_CHARACTERS]
+        at = name, _without_secrets(state.url)
         yield Reading(families.UPSTREAM_HEALTHY, at, state.healthy)
         yield Reading(families.UPSTREAM_OPEN, at, state.opened_until is not None)
         yield Reading(families.UPSTREAM_OPENINGS, at, state.openings)
@@ -94,6 +95,12 @@ def _of_store(store: MemoryStore | RedisStore) -> Iterator[Reading]:
 
 
 # --- what ends --------------------------------------------------------------------------------------------------
+
+
+def of_tls(tls: ListenerTLS) -> Iterator[Reading]:
+    """Read when the certificates end that listeners show."""
+    for setting, certificate in tls.certificates.items():
+        yield _expiry("tls", setting, certificate)
 
 
 def _expiry(use: str, of: str, certificate: Certificate) -> Reading:
@@ -175,9 +182,11 @@ def source_label(source: str, named: Collection[str]) -> str:
     Args:
         named: The sources that the configuration names.
     """
-    if source not in named:
-        return LEARNED
-    url = source.partition("?")[0]
+    return _without_secrets(source) if source in named else LEARNED
+
+
+def _without_secrets(url: str) -> str:
+    url = url.partition("?")[0]
     scheme, separator, rest = url.partition("://")
     if separator:
         host, slash, path = rest.partition("/")
@@ -219,29 +228,28 @@ def meter_gateway(
     metrics: Metrics,
     wiring: Callable[[], Wiring],
     retiring: Callable[[], Iterable[Wiring]],
-    listeners: Mapping[str, Listener],
+    listener: Listener,
+    store_problem: Callable[[], str],
 ) -> None:
     """Have the parts of a gateway read.
 
     Args:
         wiring: Returns the one in force.
         retiring: Returns those that answer their last messages.
+        store_problem: Returns what is wrong with the store, "" if nothing is.
     """
-    digests: dict[int, str] = {}
+    known, digest = wiring().config, config_digest(wiring().config)
 
     def read() -> Iterator[Reading]:
+        nonlocal known, digest
         now = wiring()
-        for name, listener in listeners.items():
-            yield from of_listener(name, listener)
+        yield from of_listener("cmp", listener)
         in_flight = sum(item.in_flight_count for item in (now, *retiring()))
         yield Reading(families.IN_FLIGHT, (), in_flight)
-        yield Reading(
-            families.STORE_UP, (Component.gateway,), Component.gateway not in metrics.lost
-        )
+        yield Reading(families.STORE_UP, (Component.gateway,), not store_problem())
         yield from _of_wiring(now)
-        if (digest := digests.get(id(now.config))) is None:
-            digests.clear()
-            digest = digests[id(now.config)] = config_digest(now.config)
+        if now.config is not known:
+            known, digest = now.config, config_digest(now.config)
         yield Reading(families.CONFIGURATION, (digest,), 1)
 
     async def waiting() -> list[Reading]:

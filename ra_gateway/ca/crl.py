@@ -282,12 +282,12 @@ class CRLPublisher:
             self._current[key] = (moment + self._settings.check_seconds, crl)
             return crl
 
-    def newest(self) -> Iterator[tuple[str, bool, StoredCRL]]:
-        """Yield the newest CRLs as far as they were looked at here: issuing CA, whether it is a delta, and the CRL."""
-        for issuer_id, found in self._newest.items():
+    def newest(self) -> Iterator[tuple[StoredCRL, datetime]]:
+        """Yield the newest CRLs as far as they were looked at here, and when the next one is due."""
+        for found in self._newest.values():
             for delta in (False, True):
                 if (crl := found.of(delta)) is not None:
-                    yield issuer_id, delta, crl
+                    yield crl, crl.this_update + self._settings.interval(delta)
 
     async def publish(self, issuer: CRLIssuer, *, delta: bool = False) -> StoredCRL:
         """Make a CRL now, due or not, and return it, or the one that another process made meanwhile.

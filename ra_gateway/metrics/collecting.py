@@ -38,7 +38,6 @@ from ra_gateway.events import (
     Fact,
     ReloadRefused,
     RequestHandled,
-    StoreFound,
     StoreLost,
     TransactionChanged,
     UpstreamDown,
@@ -129,8 +128,6 @@ class Metrics:
         self._names: Mapping[str, frozenset[str]] = {}
         self._readers: list[Reader] = []
         self._surveys: list[Survey] = []
-        self.lost: set[Component] = set()
-        """Whose store does not answer."""
 
     def begin(self, by: Component) -> None:
         """Begin what a component counts at 0: what appears with its first value has not grown for Prometheus."""
@@ -172,15 +169,10 @@ class Metrics:
             case UpstreamDown():
                 self._count(families.UPSTREAM_DOWNS, (event.upstream,))
             case StoreLost():
-                self.lost.add(event.by)
                 self._count(families.STORE_LOSSES, (event.by,))
-            case StoreFound():
-                self.lost.discard(event.by)
             case CRLPublished():
                 crl = event.issuer_id, "full" if event.base_number is None else "delta"
                 self._count(families.CA_CRLS, crl)
-                self._set(families.CA_CRL_NEXT_UPDATE, crl, event.next_update.timestamp())
-                self._set(families.CA_CRL_OCTETS, crl, event.size_bytes)
             case CredentialChanged():
                 self._count(families.CREDENTIAL_CHANGES, ())
             case ConfigurationReloaded():

@@ -65,7 +65,7 @@ LABELS: Final = {
     "issuer": "key identifier (hex) of one of the CA's issuing CAs",
     "kind": "`CRL` or `OCSP`",
     "listener": "`cmp`, `management` or `status`",
-    "of": "whose it is: a domain, an upstream or an endpoint of the configuration",
+    "of": "whose it is: a domain, an upstream or an endpoint of the configuration, or the table of a listener's TLS",
     "outcome": "how it went: one of a fixed list",
     "part": "what has to work for a service to be ready, as in /readyz",
     "reason": "`refused` (too many), `timed_out` (the client was too slow) or `let_go` (for another one)",
@@ -328,6 +328,12 @@ CA_CRL_NEXT_UPDATE: Final = Family(
     "ra_gateway_ca_crl_next_update_timestamp_seconds",
     Kind.gauge,
     "nextUpdate of the CA's newest CRL, in Unix time.",
+    ("issuer", "form"),
+)
+CA_CRL_DUE: Final = Family(
+    "ra_gateway_ca_crl_due_timestamp_seconds",
+    Kind.gauge,
+    "When the CA is to make the next CRL, in Unix time; what is left until nextUpdate is for when it cannot.",
     ("issuer", "form"),
 )
 CA_CRL_OCTETS: Final = Family(

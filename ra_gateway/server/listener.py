@@ -31,8 +31,8 @@ from aiohttp import web
 from ra_gateway.errors import printable
 from ra_gateway.events import Component, EventSink, HTTPRefused, unheard
 from ra_gateway.peers import Networks, forwarded_client, network_of
-from ra_gateway.server.preface import Preface, TLSContext
-from ra_gateway.server.room import Counters, Room
+from ra_gateway.server.preface import Abortable, Preface, TLSContext
+from ra_gateway.server.room import PROXIES, Counters, Room
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -130,7 +130,7 @@ class _Connection(web.RequestHandler):
         )
         self._listener = listener
         self._room = listener.room
-        self._wire: asyncio.Transport | None = None
+        self._wire: Abortable | None = None
         self._lines = 0
         self.peer = ""
         self.network = b""
@@ -138,15 +138,18 @@ class _Connection(web.RequestHandler):
         self.since = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        if self.open(cast(asyncio.Transport, transport)):
-            super().connection_made(transport)
+        wire = cast(asyncio.Transport, transport)
+        if self._wire is None and not self.open(wire):
+            return
+        self._wire = wire
+        super().connection_made(transport)
 
     def open(self, wire: asyncio.Transport) -> bool:
         """Count the connection; False where there is no room, and it was closed."""
         # None if the client has gone already. A listener on "::" sees IPv4 as ::ffff:192.0.2.1.
         address = wire.get_extra_info("peername") or ("",)
         self.peer = str(address[0]).removeprefix("::ffff:")
-        self.network = network_of(self.peer)
+        self.network = self._listener.network_of(self.peer)
         if not self._listener.admit(self):
             # Nothing of this connection may reach aiohttp, not even its end.
             wire.set_protocol(asyncio.Protocol())
@@ -159,7 +162,7 @@ class _Connection(web.RequestHandler):
     def identify(self, peer: str) -> bool:
         """Count it as one of another address; False where that has no room, and it was closed."""
         self.peer = peer
-        if not self._room.move(self, network_of(peer)):
+        if not self._room.move(self, self._listener.network_of(peer)):
             self.refuse("too many connections")
             return False
         return True
@@ -175,13 +178,9 @@ class _Connection(web.RequestHandler):
         """Forget it: it ended before there was HTTP."""
         self._room.leave(self)
 
-    def speak(self, transport: asyncio.Transport, octets: bytes) -> None:
-        """Begin with HTTP, of which some may have come already."""
-        self._wire = transport
-        transport.set_protocol(self)
-        super().connection_made(transport)
-        if octets:
-            self.data_received(octets)
+    def begin(self, wire: Abortable) -> None:
+        """Note how to close it until it has a transport."""
+        self._wire = wire
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._room.leave(self)
@@ -531,6 +530,11 @@ class Listener(ABC):
             return False
         return True
 
+    def network_of(self, peer: str) -> bytes:
+        """Return what connections of an address are counted under."""
+        believes = self._proxy_protocol or self._forwarded_for
+        return PROXIES if believes and peer in self._trusted_proxies else network_of(peer)
+
     def refuse_connection(self, peer: str, reason: str) -> None:
         """Count and tell that a connection was not taken."""
         self.counters.connections_refused += 1
@@ -591,7 +595,7 @@ class Listener(ABC):
             if self._forwarded_for:
                 fields = request.headers.getall("X-Forwarded-For", ())
                 peer = forwarded_client(peer, fields, self._trusted_proxies)
-                if not self.room.move(connection, network_of(peer)):
+                if not self.room.move(connection, self.network_of(peer)):
                     raise Refusal(HTTPStatus.SERVICE_UNAVAILABLE, **RETRY)
             response = await self.respond(request, peer)
         except Refusal as refusal:

@@ -1,15 +1,20 @@
 """What comes on a connection before HTTP: the header of a balancer (PROXY protocol), TLS, or one after the other.
 
-Until both are over, HTTP's parser and its task do not exist: a connection that says nothing costs a socket and a few
-octets. It is counted as any other, and has the time for its headers in all.
+Until both are over, HTTP's parser and its task do not exist: a connection that says nothing costs a socket and a small
+task. It is counted as any other, and has the time for its headers in all.
+
+Nothing may be read that belongs to TLS. A transport reads what it can get, and may begin with that before a protocol
+can stop it (uvloop); so it is left for its own socket, of which nothing has been read yet.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 import ssl
 from collections.abc import Callable
-from typing import Final, Protocol, cast
+from typing import Any, Final, Protocol, cast
 
 from ra_gateway.server.proxy_protocol import Header, NotProxied
 
@@ -20,11 +25,21 @@ TLSContext = Callable[[], ssl.SSLContext]
 """Returns what the next connection is met with; certificates change while we run."""
 
 
+class Abortable(Protocol):
+    """A transport, or what becomes one."""
+
+    def abort(self) -> None:
+        """Close it now."""
+
+
 class Connection(Protocol):
-    """A connection that is counted, and speaks HTTP when it is told to."""
+    """A connection that is counted, and a protocol of asyncio."""
 
     def open(self, wire: asyncio.Transport) -> bool:
         """Count it; False where there is no room, and it was closed."""
+
+    def begin(self, wire: Abortable) -> None:
+        """Note how to close it until it has a transport."""
 
     def identify(self, peer: str) -> bool:
         """Count it as one of another address; False where that has no room, and it was closed."""
@@ -35,15 +50,12 @@ class Connection(Protocol):
     def lose(self) -> None:
         """Forget it: it ended before there was HTTP."""
 
-    def speak(self, transport: asyncio.Transport, octets: bytes) -> None:
-        """Begin with HTTP, of which some may have come already."""
 
-
-class Preface(asyncio.BufferedProtocol):
+class Preface(asyncio.Protocol):
     """Reads what comes before HTTP, and hands the connection over.
 
     Args:
-        connection: Whose it is.
+        connection: Whose it is; also what speaks HTTP then.
         is_proxied: Whether a PROXY header comes first.
         tls: None for none.
         seconds: For a TLS handshake.
@@ -53,86 +65,75 @@ class Preface(asyncio.BufferedProtocol):
         self, connection: Connection, is_proxied: bool, tls: TLSContext | None, seconds: float
     ) -> None:
         self._connection = connection
-        self._header = Header() if is_proxied else None
+        self._is_proxied = is_proxied
         self._tls = tls
         self._seconds = seconds
-        self._buffer = bytearray()
-        self._wire: asyncio.Transport
-        self._handshake: asyncio.Task[None] | None = None
+        self._task: asyncio.Task[None]
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._wire = cast(asyncio.Transport, transport)
-        if not self._connection.open(self._wire):
+        wire = cast(asyncio.Transport, transport)
+        if not self._connection.open(wire):
             return
-        if self._header is None:
-            self._go_on()
+        client = socket.socket(fileno=os.dup(wire.get_extra_info("socket").fileno()))
+        client.setblocking(False)
+        wire.set_protocol(asyncio.Protocol())
+        wire.abort()  # which closes one of two names of the socket, and sends nothing
+        self._task = asyncio.get_running_loop().create_task(self._run(client))
+        self._connection.begin(self)
 
-    def get_buffer(self, sizehint: int) -> bytearray:
-        # No octet more than belongs to the header: what follows may be TLS, which reads for itself.
-        self._buffer = bytearray(1 if self._header is None else self._header.wanted)
-        return self._buffer
+    def abort(self) -> None:
+        """Close the connection now."""
+        self._task.cancel()
 
-    def buffer_updated(self, nbytes: int) -> None:
-        header = self._header
-        if header is None or not header.wanted:  # it was refused
-            return
+    async def _run(self, client: socket.socket) -> None:
+        is_ours = True
         try:
-            header.feed(bytes(self._buffer[:nbytes]))
+            if self._is_proxied:
+                source = await _source(client)
+                if source and not self._connection.identify(source):
+                    return
+            is_ours = False
+            await self._hand_over(client)
         except NotProxied as error:
-            header.wanted = 0
             self._connection.refuse(str(error))
-            return
-        if not header.wanted and (not header.source or self._connection.identify(header.source)):
-            self._go_on()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._connection.lose()
-
-    def _go_on(self) -> None:
-        self._wire.pause_reading()
-        if self._tls is not None:
-            self._handshake = asyncio.ensure_future(self._shake_hands(self._tls()))
-            return
-        self._connection.speak(self._wire, b"")
-        self._wire.resume_reading()
-
-    async def _shake_hands(self, context: ssl.SSLContext) -> None:
-        early = _Early(self._connection)
-        try:
-            secured = await asyncio.get_running_loop().start_tls(
-                self._wire,
-                early,
-                context,
-                server_side=True,
-                ssl_handshake_timeout=self._seconds,
-                ssl_shutdown_timeout=_SHUTDOWN_SECONDS,
-            )
         except ssl.SSLError as error:
             self._connection.refuse(f"the TLS handshake failed: {_reason(error)}")
-            return
-        except (OSError, RuntimeError):  # the client has gone, or has been sent away
+        except OSError:  # the client has gone
             self._connection.lose()
-            return
-        if secured is None or early.is_lost or self._wire.is_closing():
+        except asyncio.CancelledError:
             self._connection.lose()
-            return
-        self._connection.speak(secured, bytes(early.octets))
+            raise
+        finally:
+            if is_ours:  # and not the transport's already
+                client.close()
+
+    async def _hand_over(self, client: socket.socket) -> None:
+        options: dict[str, Any] = {}
+        if self._tls is not None:
+            options = {
+                "ssl": self._tls(),
+                "ssl_handshake_timeout": self._seconds,
+                "ssl_shutdown_timeout": _SHUTDOWN_SECONDS,
+            }
+        await asyncio.get_running_loop().connect_accepted_socket(
+            lambda: cast(asyncio.Protocol, self._connection), client, **options
+        )
 
 
-class _Early(asyncio.Protocol):
-    """Keeps what comes with the end of the handshake, until HTTP begins in the next turn of the event loop."""
+async def _source(client: socket.socket) -> str:
+    """Return whom a balancer speaks for, "" if for itself; no octet behind its header is read.
 
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-        self.octets = bytearray()
-        self.is_lost = False
-
-    def data_received(self, data: bytes) -> None:
-        self.octets += data
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self.is_lost = True
-        self._connection.lose()
+    Raises:
+        NotProxied: There is no header.
+        OSError: The client has gone.
+    """
+    loop, header = asyncio.get_running_loop(), Header()
+    while header.wanted:
+        octets = await loop.sock_recv(client, header.wanted)
+        if not octets:
+            raise ConnectionResetError("the client has gone")
+        header.feed(octets)
+    return header.source
 
 
 def _reason(error: ssl.SSLError) -> str:

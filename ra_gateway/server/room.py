@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass, field
-from typing import Generic, Protocol, TypeVar
+from typing import Final, Generic, Protocol, TypeVar
 
 
 class Counted(Protocol):
     """A connection.
 
-    `network` is what it is counted under (`peers.network_of`).
+    `network` is what it is counted under: `peers.network_of`, or PROXIES.
     """
 
     network: bytes
@@ -20,6 +20,9 @@ class Counted(Protocol):
 
 
 C = TypeVar("C", bound=Counted)
+
+PROXIES: Final = b"proxies"
+"""What those are counted under who speak for many: of them there may be as many as of all."""
 
 
 @dataclass(slots=True)
@@ -119,8 +122,10 @@ class Room(Generic[C]):
 
     def _has_room_of(self, name: bytes) -> bool:
         network = self.networks.get(name)
-        return network is None or self._has_room(
-            network.count, self._limit_per_address, network.waiting
+        return (
+            network is None
+            or name == PROXIES
+            or self._has_room(network.count, self._limit_per_address, network.waiting)
         )
 
     def _has_room(self, count: int, limit: int, waiting: OrderedDict[C, None]) -> bool:

@@ -36,10 +36,7 @@ from time import perf_counter
 from typing import Any, Final, TypeVar
 
 import structlog
-from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.connection import parse_url
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
+from redis.asyncio import Redis
 from redis.exceptions import ReadOnlyError, RedisError, ResponseError
 
 from ra_gateway.clocks import elapsed_seconds
@@ -50,6 +47,7 @@ from ra_gateway.ra.confirmation_records import ConfirmationNote, ConfirmationRec
 from ra_gateway.ra.ports import Backlog, Clock, DeviceRecord
 from ra_gateway.ra.transaction import Transaction, TransactionKey, too_many
 from ra_gateway.stores import redis_scripts as scripts
+from ra_gateway.stores.redis_pool import named, pool
 from ra_gateway.stores.sealing import NotSealed, Seals, packed, unpacked
 
 log = structlog.get_logger()
@@ -129,8 +127,8 @@ class RedisStore:
         """How many records and entries of lists were found that no node wrote, or none with our keys."""
         self._prefix = key_prefix
         self._timeout_seconds = timeout_seconds
-        self._pool = _pool(url, password, timeout_seconds, max_connections)
-        self._name = _name(self._pool.connection_kwargs)
+        self._pool = pool(url, password, timeout_seconds, max_connections)
+        self._name = named(self._pool.connection_kwargs)
         self._client = Redis(connection_pool=self._pool)
         register = self._client.register_script
         self._reserve = register(scripts.RESERVE)
@@ -147,6 +145,7 @@ class RedisStore:
             register, (scripts.HOLD, scripts.HELD, scripts.UNHOLD)
         )
         self._text, self._put_after = map(register, (scripts.TEXT, scripts.PUT_AFTER))
+        self._count = register(scripts.COUNT)
         self._mark, self._remark = map(register, (scripts.MARK, scripts.REMARK))
         self.mark_key = f"{key_prefix}:seal"
         self._max_per_signer = max_per_signer
@@ -320,11 +319,11 @@ class RedisStore:
 
     async def backlog(self) -> Backlog:
         """Return how much waits in the store (`Backlog`)."""
-        now, (_, until) = self._clock().timestamp(), self._held_keys
+        now, until = self._clock().timestamp(), self._held_keys[1]
         return Backlog(
-            await self._ask(lambda _: self._client.zcount(until, f"({now}", "+inf")),
-            await self._ask(lambda _: self._client.zcard(self._schedule)),
-            await self._ask(lambda _: self._client.zcount(self._schedule, "-inf", now)),
+            await self._ask(lambda _: self._count([until], [f"({now}", "+inf"])),
+            await self._ask(lambda _: self._count([self._schedule], ["-inf", "+inf"])),
+            await self._ask(lambda _: self._count([self._schedule], ["-inf", now])),
         )
 
     async def note_confirmation(
@@ -676,34 +675,3 @@ def _key(member: bytes) -> TransactionKey | None:
 
 def _lost() -> TransactionInUse:
     return TransactionInUse("what was stored under this transactionID is lost", rule="R95")
-
-
-def _pool(url: str, password: str | None, seconds: float, count: int) -> BlockingConnectionPool:
-    try:
-        options: dict[str, Any] = {"password": password, **parse_url(url)}
-        # Set last: replies in another shape cannot be read, and only `_ask` knows what a repetition
-        # means. `_ask` keeps the time, too: with a `socket_timeout`, redis-py on Python 3.11 lets
-        # a call go on that was cancelled while it was sending.
-        options |= {
-            "protocol": 2,
-            "decode_responses": False,
-            "retry": Retry(NoBackoff(), 0),
-            "socket_timeout": None,
-            "socket_connect_timeout": seconds,
-            "timeout": None,  # of waiting for a connection
-            "max_connections": count,
-        }
-        pool = BlockingConnectionPool(**options)
-        pool.make_connection()  # type: ignore[no-untyped-call]
-    except (ValueError, TypeError, RedisError):
-        raise ValueError(  # its text never contains the URL, because of the password
-            "not a Redis URL: expected redis://host:port/database, rediss:// or unix://,"
-            " with options as in redis-py"
-        ) from None
-    return pool
-
-
-def _name(options: dict[str, Any]) -> str:
-    """Return how log lines call this Redis: where it is, never the password."""
-    where = options.get("path") or f"{options.get('host', 'localhost')}:{options.get('port', 6379)}"
-    return f"redis {where}/{options.get('db', 0)}"

@@ -198,3 +198,9 @@ REMARK: Final = """
 if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('SET', KEYS[1], ARGV[2]) end
 return 1
 """
+
+COUNT: Final = """
+if redis.call('TYPE', KEYS[1]).ok ~= 'zset' then return 0 end
+return redis.call('ZCOUNT', KEYS[1], ARGV[1], ARGV[2])
+"""
+"""Of what nobody of ours wrote, nothing counts; who reads the list next clears it away."""

@@ -268,6 +268,8 @@ async def test_hosts_that_subjects_name_are_withheld_after_a_migration(
             text("INSERT INTO withheld (identifier, entity) VALUES (:identifier, :entity)"),
             {"identifier": bytes(32), "entity": "enb1"},
         )
+        for column in ("vendor", "identity"):
+            connection.execute(text(f"ALTER TABLE certificates DROP COLUMN {column}"))
         connection.execute(text("UPDATE alembic_version SET version_num = '0002'"))
 
     async with opened(where) as ledger:

@@ -10,9 +10,12 @@ from collections.abc import AsyncIterator
 from datetime import timedelta
 
 import pytest
+from redis.asyncio import Redis
 
 from ra_gateway.errors import StoreUnavailable
+from ra_gateway.ra.ports import Backlog
 from ra_gateway.ra.transaction import TransactionKey
+from ra_gateway.stores.redis import RedisStore
 from tests.support.harness import ManualClock
 from tests.support.transactions import Node, nodes, system_clock
 
@@ -73,6 +76,29 @@ async def test_what_is_dropped_is_not_due(node: Node, clock: ManualClock) -> Non
     await node().remove(key(1))
     await node().remove(key(1))
     assert await node().due(clock(), limit=9) == [key(2)]
+
+
+async def test_the_backlog(node: Node, clock: ManualClock) -> None:
+    """What waits is counted for all nodes; what is over is not."""
+    assert await node().backlog() == (0, 0, 0)
+    for number in range(3):
+        await node().add(key(number), clock() + (number - 1) * HOUR)
+    await node().hold(key(7), clock() + HOUR)
+    await node().hold(key(8), clock() + 3 * HOUR)
+    assert await node().backlog() == Backlog(held=2, scheduled=3, overdue=2)
+    clock.move(hours=2)
+    assert await node().backlog() == Backlog(held=1, scheduled=3, overdue=3)
+
+
+async def test_what_somebody_else_wrote_is_no_backlog(redis_url: str, clock: ManualClock) -> None:
+    """And no reason to call the store lost."""
+    async with nodes(redis_url, clock) as node:
+        store, client = node(), Redis.from_url(redis_url)
+        assert isinstance(store, RedisStore)
+        for name in (store._schedule, *store._held_keys):
+            await client.set(name, "mine")
+        assert await store.backlog() == (0, 0, 0)
+        await client.aclose()
 
 
 @pytest.mark.parametrize("transaction_id", [b"", b"x", bytes(range(256)) * 4])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
 import ssl
 import tempfile
 from collections.abc import Callable
@@ -12,6 +14,7 @@ from typing import Any
 
 from ra_gateway.peers import Networks
 from tests.support.loops import on_uvloop, run_on_uvloop
+from tests.support.patience import PATIENCE_SECONDS
 from tests.support.pki import Authority, Credential, make_root
 from tests.support.raw_http import Client, Served, request, served, until
 
@@ -177,6 +180,17 @@ async def test_limits_count_the_clients_of_a_balancer() -> None:
     assert not gateway.listener.room.waiting
 
 
+async def test_a_balancer_may_open_many_connections_at_once() -> None:
+    """More than one address may have: until it is known for whom they are, they are nobody's."""
+    async with served(**PROXIED, max_connections_per_address=2) as gateway:
+        clients = [await gateway.connect() for _ in range(5)]
+        await until(lambda: len(gateway.listener.room.connections) == 5)
+        for number, client in enumerate(clients):
+            client.send(v2(f"192.0.2.{number}") + request(b"x"))
+        assert [(await client.response()).status for client in clients] == [200] * 5
+        assert gateway.listener.counters.connections_let_go == 0
+
+
 async def test_connections_without_a_header_shut_nobody_out() -> None:
     """For one too many, the one goes that has waited longest."""
     async with served(**PROXIED, max_connections=2) as gateway:
@@ -246,31 +260,46 @@ async def test_tls_alone_and_behind_a_header() -> None:
         assert peers(gateway) == ["192.0.2.1"] * 2
 
 
-async def test_a_handshake_in_the_packet_of_the_header() -> None:
-    """No octet of TLS is lost to whoever reads the header."""
-    async with served(tls=server_context, **PROXIED) as gateway:
-        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        tls = client_context().wrap_bio(incoming, outgoing, server_hostname="localhost")
-        client = await gateway.connect()
-        before = v1("192.0.2.1")
-        while True:
-            try:
-                tls.do_handshake()
-                break
-            except ssl.SSLWantReadError:
-                client.send(before + outgoing.read())
-                before = b""
-                incoming.write(await client.reader.read(65_536))
-        tls.write(request(b"x"))
-        client.send(outgoing.read())  # the end of the handshake and a request, at once
-        answer = b""
-        while not answer.endswith(b"0x"):
-            incoming.write(await client.reader.read(65_536))
-            try:
-                answer += tls.read(65_536)
-            except ssl.SSLWantReadError:
-                continue
-        assert answer.startswith(b"HTTP/1.1 200 ")
+async def received(reader: asyncio.StreamReader) -> bytes:
+    octets = await reader.read(65_536)
+    assert octets, "closed"
+    return octets
+
+
+async def shaken_at_once(port: int, before: bytes) -> bytes:
+    """Have the handshake begin before anybody can have seen the connection, and a request in its last packet."""
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls = client_context().wrap_bio(incoming, outgoing, server_hostname="localhost")
+    with contextlib.suppress(ssl.SSLWantReadError):
+        tls.do_handshake()
+    early = socket.create_connection(("127.0.0.1", port))
+    early.sendall(before + outgoing.read())
+    reader, writer = await asyncio.open_connection(sock=early)
+    while True:
+        incoming.write(await received(reader))
+        try:
+            tls.do_handshake()
+            break
+        except ssl.SSLWantReadError:
+            writer.write(outgoing.read())
+    tls.write(request(b"x"))
+    writer.write(outgoing.read())
+    answer = b""
+    while not answer.endswith(b"0x"):
+        incoming.write(await received(reader))
+        with contextlib.suppress(ssl.SSLWantReadError):
+            answer += tls.read(65_536)
+    writer.close()
+    return answer
+
+
+async def test_a_handshake_that_comes_at_once() -> None:
+    """With the header or alone, no octet of TLS is lost to who counts the connection and reads the header."""
+    for settings, before in (({}, b""), (PROXIED, v1("192.0.2.1")), (PROXIED, v2("192.0.2.1"))):
+        async with served(tls=server_context, **settings) as gateway:
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                answer = await shaken_at_once(gateway.port, before)
+            assert answer.startswith(b"HTTP/1.1 200 ")
 
 
 async def test_who_shakes_no_hands_is_closed() -> None:

@@ -14,7 +14,7 @@ from ra_gateway.config.service_tables import ManagementConfig
 from tests.support.nodes import running
 from tests.support.old_device import OldDevice
 from tests.support.pki import VendorPKI
-from tests.support.setups import edit, make_setup
+from tests.support.setups import edit, http_upstream, make_setup
 
 
 async def get(application: Application, path: str, method: str = "GET") -> tuple[int, str]:
@@ -48,6 +48,52 @@ async def test_messages_are_counted(tmp_path: Path, vendor_pki: VendorPKI) -> No
     counted = values(text, "ra_gateway_messages_total")
     assert counted[("gateway", "acme", "ran", "", "issued", "", "ir")] == 1
     assert counted[("gateway", "acme", "ran", "", "confirmed", "", "certConf")] == 1
+
+
+async def test_every_value_stands_there_once(tmp_path: Path, vendor_pki: VendorPKI) -> None:
+    """Prometheus refuses a whole scrape with one that does not. Gateway, bundled CA and all listeners are there."""
+    config = make_setup(tmp_path, vendors={"acme": vendor_pki})
+    config.write_text(f"{config.read_text()}\n[ca.status]\nlisten_port = 0\n")
+    async with running(config) as node:
+        _, text = await get(node.application, "/metrics")
+    samples = [
+        (sample.name, *sorted(sample.labels.items()))
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    ]
+    assert len(set(samples)) == len(samples)
+    connections = values(text, "ra_gateway_http_connections")
+    assert set(connections) == {("cmp",), ("management",), ("status",)}
+    expiries = values(text, "ra_gateway_certificate_expiry_timestamp_seconds")
+    uses = {(of, use) for _, of, _, use in expiries}
+    assert uses >= {("acme", "anchor"), ("operator", "anchor"), ("ra", "ra"), ("ra", "ra_chain")}
+    files = {file for file, _ in values(text, "ra_gateway_ca_expiry_timestamp_seconds")}
+    assert files >= {"root.pem", "issuing.pem", "cmp.pem", "ocsp.pem"}
+    for by in ("gateway", "ca"):
+        assert values(text, "ra_gateway_store_losses_total")[by,] == 0
+    assert set(values(text, "ra_gateway_ready").values()) == {1}
+
+
+async def test_no_secret_is_told(tmp_path: Path, vendor_pki: VendorPKI) -> None:
+    upstream = http_upstream("http://127.0.0.1:1/cmp?token=hush", probe_seconds=0)
+    config = make_setup(tmp_path, vendors={"acme": vendor_pki}, upstream=upstream)
+    async with running(config) as node:
+        _, text = await get(node.application, "/metrics")
+    assert values(text, "ra_gateway_upstream_url_healthy") == {
+        ("bundled", "http://127.0.0.1:1/cmp"): 1
+    }
+    assert "hush" not in text
+
+
+async def test_refusals_are_counted_by_status(tmp_path: Path, vendor_pki: VendorPKI) -> None:
+    """All of them, however few the log is told of."""
+    async with running(make_setup(tmp_path, vendors={"acme": vendor_pki})) as node:
+        for _ in range(25):
+            await get(node.application, "/nowhere")
+        await get(node.application, "/metrics", "POST")
+        _, text = await get(node.application, "/metrics")
+    refused = values(text, "ra_gateway_http_refused_total")
+    assert refused == {("management", "404"): 25, ("management", "405"): 1}
 
 
 @pytest.mark.parametrize(

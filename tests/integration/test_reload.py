@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from ra_gateway.app import application
 from ra_gateway.app.application import Application
 from ra_gateway.config.reading import load
 from ra_gateway.device import client
@@ -22,6 +24,7 @@ from ra_gateway.events import ConfigurationReloaded, Fact, ReloadRefused
 from ra_gateway.keys import load_certificates
 from tests.support.credentials import cmp_credential
 from tests.support.pki import VendorPKI, make_key, make_vendor_pki, write_certificates
+from tests.support.polling import settled
 from tests.support.processes import GatewayProcess
 from tests.support.setups import edit, make_setup
 
@@ -94,6 +97,45 @@ async def test_a_vendor_that_is_added_can_enrol(config: Path, vendor_pki: Vendor
         await site.enrol(rivet, "R2")
         await site.enrol(vendor_pki, "A1")
     assert [type(fact) for fact in site.facts if isinstance(fact, ConfigurationReloaded)]
+
+
+async def test_vendors_that_went_are_not_counted_for_ever(config: Path) -> None:
+    """The metrics have the names of this configuration, and of the one before for what began with it."""
+    async with serving(config) as site:
+        before = config.read_text()
+        for number in range(3):
+            config.write_text(before)
+            vendor = other_vendor(config, f"rivet{number}")
+            await site.application.reload()
+            await site.enrol(vendor, "R1")
+        text = (await site.application.management.metrics("")).body.decode()
+    counted = re.findall(r'^ra_gateway_messages_total{.*domain="(rivet\d)"', text, re.MULTILINE)
+    assert set(counted) == {"rivet1", "rivet2"}
+    trusted = re.findall(r'^ra_gateway_certificate_expiry.*of="(rivet\d)"', text, re.MULTILINE)
+    assert trusted == ["rivet2"]
+
+
+async def test_a_store_that_a_reload_brings_back_is_up(
+    tmp_path: Path, vendor_pki: VendorPKI, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The metrics tell of the store of now, not of what was told of the one before."""
+    monkeypatch.setattr(application, "LOOK_SECONDS", 0.01)
+    away = "redis://127.0.0.1:1/0"
+    config = make_setup(tmp_path, vendors={"acme": vendor_pki}, redis_url=away)
+
+    async with serving(config) as site:
+
+        async def is_up() -> bool:
+            text = (await site.application.management.metrics("")).body.decode()
+            (value,) = re.findall(
+                r'^ra_gateway_store_up{by="gateway"} (.*)$', text, flags=re.MULTILINE
+            )
+            return float(value) == 1
+
+        assert not await is_up()
+        edit(config, away, redis_url)
+        await site.application.reload()
+        await settled(is_up)
 
 
 def unreadable(config: Path) -> None:

@@ -187,6 +187,12 @@ async def test_the_path_is_appended_at_every_url() -> None:
         assert targets == ["/cmp/ran", "/cmp/ran"]
 
 
+def counts(ca: HttpPool) -> tuple[int | tuple[int, int, int], ...]:
+    """Return how many retries there were; then, of each URL, exchanges answered and failed, and openings."""
+    states = ca.states()
+    return ca.retries, *((item.answered, item.failed, item.openings) for item in states)
+
+
 # --- Trying the next one --------------------------------------------------------------------------
 
 
@@ -197,6 +203,7 @@ async def test_what_was_not_delivered_goes_to_the_next() -> None:
         await nodes[0].die()
         assert await ask(ca, IR) == ANSWER
         assert nodes[1].visits_count == 1
+        assert counts(ca) == (1, (0, 1, 0), (1, 0, 0))
 
 
 @pytest.mark.requirement(90)
@@ -384,6 +391,7 @@ async def test_the_breaker_opens_and_closes() -> None:
         assert [item.visits_count for item in nodes] == [4, 1]
         assert ca.states()[0].healthy
         assert ca.states()[0].opened_until is None
+        assert counts(ca) == (0, (1, 3, 1), (1, 0, 0))
 
 
 async def test_one_exchange_is_the_trial() -> None:

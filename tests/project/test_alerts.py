@@ -162,14 +162,19 @@ CASES: Final = {
         (_growing(90),),
         (_growing(6),),
     ),
-    **{
-        alert: gauge(
-            f'ra_gateway_certificate_expiry_timestamp_seconds{{{AT},use="anchor",of="acme",subject="CN=A"}}',
-            SOON + days * DAY - 60,
-            SOON + days * DAY + 60,
-        )
-        for alert, days in (("RAGatewayCertificateExpires", 30), ("RAGatewayCertificateEndsNow", 2))
-    },
+    "RAGatewayCertificateExpires": Case(
+        tuple(
+            f'ra_gateway_certificate_expiry_timestamp_seconds{{{AT},use="{use}",of="acme",subject="CN=A"}}'
+            for use in ("anchor", "tls")
+        ),
+        (_always(SOON + 31 * DAY), _always(SOON + 13 * DAY)),
+        (_always(SOON + 30 * DAY + 60), _always(SOON + 15 * DAY)),
+    ),
+    "RAGatewayCertificateEndsNow": gauge(
+        f'ra_gateway_certificate_expiry_timestamp_seconds{{{AT},use="anchor",of="acme",subject="CN=A"}}',
+        SOON + 2 * DAY - 60,
+        SOON + 2 * DAY + 60,
+    ),
     **{
         alert: gauge(
             f'ra_gateway_ca_expiry_timestamp_seconds{{{AT},file="ocsp.pem",subject="CN=A"}}',
@@ -186,10 +191,13 @@ CASES: Final = {
     "RAGatewayRevocationFails": gauge(
         f'ra_gateway_revocation_sources{{{AT},domain="acme",kind="CRL",state="failing"}}', 1, 0
     ),
-    "RAGatewayCACRLLate": gauge(
-        f'ra_gateway_ca_crl_next_update_timestamp_seconds{{{AT},issuer="ab",form="full"}}',
-        SOON + 3000,
-        SOON + 3660,
+    "RAGatewayCACRLLate": Case(
+        (
+            f'ra_gateway_ca_crl_next_update_timestamp_seconds{{{AT},issuer="ab",form="full"}}',
+            f'ra_gateway_ca_crl_due_timestamp_seconds{{{AT},issuer="ab",form="full"}}',
+        ),
+        (_always(SOON + 1000), _always(SOON - 2000)),
+        (_always(SOON + 3000), _always(SOON - 2000)),
     ),
     "RAGatewayLedgerSlow": slow(
         "ra_gateway_ca_ledger_write_duration_seconds", "1", f'{AT},durable="true"'
