@@ -17,7 +17,7 @@ FLOORS := cmp:96 ra:96 ca:79
 .DEFAULT_GOAL := help
 # The tests start hundreds of processes: compiled modules save each of them a second or more.
 unexport PYTHONDONTWRITEBYTECODE
-.PHONY: FORCE help setup lock dist bench-ledger bench-strangers openssl newer-openssl softhsm slapd postgresql haproxy prometheus deploy-tools systemd rolling-restarts install-check fmt lint types contracts test coverage fuzz fuzz-cost demo bench clean
+.PHONY: FORCE help setup lock dist sbom bench-ledger bench-strangers openssl newer-openssl softhsm slapd postgresql haproxy prometheus deploy-tools systemd rolling-restarts install-check fmt lint types contracts test coverage fuzz fuzz-cost demo bench clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -96,6 +96,9 @@ dist:  ## Build what a machine in production installs, into dist/: the wheel and
 	@build/wheel/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-build.lock
 	@rm -rf dist && build/wheel/bin/python -m hatchling build -t wheel -d dist
 	@cp requirements.lock requirements-all.lock dist/
+
+sbom: deploy-tools  ## Write dist/sbom.cdx.json, the bill of materials (CycloneDX) of requirements-all.lock
+	@$(BIN)/python -m tests.support.deploy_tools dist/sbom.cdx.json
 
 fmt: setup  ## Format the code and apply the safe fixes
 	$(BIN)/ruff format .

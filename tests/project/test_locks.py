@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 from pathlib import Path
@@ -10,6 +11,9 @@ from typing import Final
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+from ra_gateway import __version__
+from tests.support.deploy_tools import write_bill_of_materials
 
 ROOT: Final = Path(__file__).parents[2]
 PROJECT: Final = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -86,3 +90,19 @@ def test_cryptography_is_a_range_of_its_series() -> None:
     assert range_.specifier.contains("50.0.9")
     assert not range_.specifier.contains("51.0.0")
     assert not range_.specifier.contains("50.0.1")
+
+
+def test_the_bill_of_materials_is_that_of_the_lock(tmp_path: Path) -> None:
+    """Every package with its release and hashes, and nothing else; it is told of which release of ours."""
+    write_bill_of_materials(tmp_path / "sbom.json")
+    bill = json.loads((tmp_path / "sbom.json").read_text())
+    assert bill["bomFormat"] == "CycloneDX"
+    own = bill["metadata"]["component"]
+    assert (own["name"], own["version"]) == ("ra-gateway", __version__)
+    found = {item["name"]: item for item in bill["components"]}
+    assert {canonicalize_name(name): f"=={item['version']}" for name, item in found.items()} == {
+        name: str(pin.specifier) for name, pin in locked("requirements-all.lock").items()
+    }
+    for item in found.values():
+        hashes = item["externalReferences"][0]["hashes"]
+        assert {entry["alg"] for entry in hashes} == {"SHA-256"}

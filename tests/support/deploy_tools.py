@@ -1,6 +1,7 @@
-"""Strangers' programs that read what is in deploy/: Helm, and the schemas of Kubernetes and compose.
+"""Strangers' programs around deploy/ and the lock files: Helm, schemas of Kubernetes and compose, CycloneDX.
 
-    python -m tests.support.deploy_tools    # fetch them, unless they are there: what `make deploy-tools` runs
+    python -m tests.support.deploy_tools         # fetch them, unless they are there: what `make deploy-tools` runs
+    python -m tests.support.deploy_tools FILE    # write the bill of materials: what `make sbom` runs
 
 They are large and have libraries of their own, so they are in an environment below `build/`, beside that of the tests.
 """
@@ -11,10 +12,13 @@ import fcntl
 import json
 import subprocess
 import sys
+import tempfile
 import venv
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
+
+from ra_gateway import __version__
 
 ROOT: Final = Path(__file__).parents[2]
 DIRECTORY: Final = ROOT / "build" / "deploy-tools"
@@ -24,6 +28,7 @@ _PACKAGES: Final = (
     "helm-python-sdk==0.2.2",
     "kubernetes-validate==1.37.0",
     "check-jsonschema==0.39.0",
+    "cyclonedx-bom==7.5.0",
     "PyYAML==6.0.4",
 )
 
@@ -104,6 +109,23 @@ def rendered(
     return found
 
 
+def write_bill_of_materials(path: Path) -> None:
+    """Write what an installation with all extras consists of, by the lock file, as CycloneDX in JSON."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as directory:
+        # The version stands in the package; the tool looks for it here.
+        project = Path(directory) / "pyproject.toml"
+        text = (ROOT / "pyproject.toml").read_text()
+        dynamic = 'dynamic = ["version"]'
+        assert dynamic in text
+        project.write_text(text.replace(dynamic, f'version = "{__version__}"'))
+        _run(
+            *(python().with_name("cyclonedx-py"), "requirements", ROOT / "requirements-all.lock"),
+            *("--pyproject", project, "--mc-type", "application", "--output-reproducible"),
+            *("--validate", "-o", path),
+        )
+
+
 def _run(*command: str | Path) -> str:
     done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
@@ -111,4 +133,7 @@ def _run(*command: str | Path) -> str:
 
 
 if __name__ == "__main__":
-    python()
+    if sys.argv[1:]:
+        write_bill_of_materials(Path(sys.argv[1]))
+    else:
+        python()
