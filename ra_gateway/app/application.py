@@ -221,6 +221,8 @@ class Application:
         """
         async with self._reloading:
             try:
+                if self._state == "draining":
+                    raise ConfigError.of("process", "is about to end", "Start it again")
                 fresh, tls = await self._rewired()
             except ConfigError as error:
                 self._sink(ReloadRefused(Component.gateway, tuple(map(str, error.problems))))
@@ -249,9 +251,15 @@ class Application:
             if store is not old.store:
                 await store.close()
             raise
-        with suppress(StoreUnavailable):  # which is told elsewhere
-            await self._compare_seals(store)
-        await fresh.start()
+        try:
+            if store is not old.store:
+                await self._compare_seals(store)
+            await fresh.start()
+        except BaseException:  # the process is to end: what was begun is not left open
+            await fresh.stop(0.0)
+            if store is not old.store:
+                await store.close()
+            raise
         return fresh, tls
 
     async def _retire(self, wiring: Wiring) -> None:
@@ -260,8 +268,8 @@ class Application:
             await wiring.stop(wiring.config.server.drain_seconds)
         finally:
             self._outgoing.remove(wiring)
-        if wiring.store is not self.store:
-            await wiring.store.close()
+            if wiring.store is not self.store:
+                await wiring.store.close()
 
     async def _watch_store(self) -> None:
         while True:
@@ -271,16 +279,23 @@ class Application:
     async def _look_at_store(self) -> None:
         await self._store_probe.once()
         if not self._store_probe.problem and not self._seals_compared:
-            with suppress(StoreUnavailable):
-                await self._compare_seals(self.store)
-                self._seals_compared = True
+            await self._compare_seals(self.store)
 
     async def _compare_seals(self, store: MemoryStore | RedisStore) -> None:
         """Tell when other gateways seal by a key that this one has not; each goes on with what it can open itself.
 
-        Whoever can write to Redis can change the mark, and is not to keep a gateway from starting by that.
+        Whoever can write to Redis can change the mark, and is not to keep a gateway from starting by that. Where it
+        does not answer, they are compared when it is back.
         """
-        if isinstance(store, RedisStore) and not await store.has_our_mark():
+        is_ours = True
+        try:
+            if isinstance(store, RedisStore):
+                is_ours = await store.has_our_mark()
+        except StoreUnavailable:  # which is told elsewhere
+            self._seals_compared = False
+            return
+        self._seals_compared = True
+        if isinstance(store, RedisStore) and not is_ours:
             log.error(
                 "store.other_seal_key",
                 key=store.mark_key,
@@ -292,6 +307,8 @@ class Application:
     async def stop(self) -> None:
         """Be unready for a while, answer what was accepted, then close everything."""
         is_serving, self._state = not self._state, "draining"
+        async with self._reloading:  # one that has begun ends; none begins any more
+            pass
         if is_serving:
             await asyncio.sleep(self.config.server.lame_duck_seconds)
         background, self._background = self._background, []
