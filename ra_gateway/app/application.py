@@ -145,6 +145,7 @@ class Application:
             self._parts,
             tls=self._tls.context_of("management.tls"),
         )
+        self.management.configuration = config_digest(config)
         self._metrics = metrics
         meter_gateway(metrics, lambda: self._wiring, lambda: self._outgoing, self.listener)
         metrics.reads(lambda: of_tls(self._tls))
@@ -225,7 +226,9 @@ class Application:
                     raise ConfigError.of("process", "is about to end", "Start it again")
                 fresh, tls = await self._rewired()
             except ConfigError as error:
-                self._sink(ReloadRefused(Component.gateway, tuple(map(str, error.problems))))
+                problems = tuple(map(str, error.problems))
+                self.management.reloaded(config_digest(self.config), problems)
+                self._sink(ReloadRefused(Component.gateway, problems))
                 raise
             old, self._wiring = self._wiring, fresh
             self._tls.take_up(tls)
@@ -234,7 +237,9 @@ class Application:
             retiring = asyncio.create_task(self._retire(old))
             self._retiring.add(retiring)
             retiring.add_done_callback(self._retiring.discard)
-        self._sink(ConfigurationReloaded(Component.gateway, config_digest(fresh.config)))
+        digest = config_digest(fresh.config)
+        self.management.reloaded(digest)
+        self._sink(ConfigurationReloaded(Component.gateway, digest))
 
     async def _rewired(self) -> tuple[Wiring, dict[str, Loaded]]:
         old = self._wiring

@@ -29,10 +29,11 @@ from ra_gateway.events import ConfigurationReloaded, Fact, ReloadRefused
 from ra_gateway.keys import load_certificates
 from ra_gateway.revocation.refreshing import Revocation
 from ra_gateway.stores.secrets import SecretFile
-from tests.support.commandline import succeeded
+from tests.support.commandline import run, succeeded
 from tests.support.credentials import cmp_credential
 from tests.support.mac import pbm
 from tests.support.pki import VendorPKI, make_key, make_vendor_pki, write_certificates
+from tests.support.ports import free_port
 from tests.support.processes import GatewayProcess
 from tests.support.raw_http import until
 from tests.support.redis_server import RedisServer
@@ -451,3 +452,26 @@ def test_sighup_reloads_and_ends_nothing(config: Path) -> None:
         refused = gateway.await_event("config.reload_refused")
         assert refused["problems"][0].startswith("server.max_connections: has changed")
         assert gateway.stop() == 0
+
+
+def test_the_command_says_what_came_of_a_reload(config: Path) -> None:
+    """Taken up, refused by the gateway, wrong from the outset, and nobody there."""
+    config.write_text(f"{config.read_text()}\n[management]\nlisten_port = {free_port()}\n")
+
+    def told(code: int) -> str:
+        ended = run("reload", "--config", config)
+        assert ended.exit_code == code, ended
+        return ended.stdout + ended.stderr
+
+    assert "no gateway answers at http://127.0.0.1:" in told(1)
+    with GatewayProcess(config) as gateway:
+        other_vendor(config, "rivet")
+        assert f"Reloaded: the process {gateway.pid} goes by configuration " in told(0)
+        edit(config, "[server]\n", "[server]\nmax_connections = 9\n")
+        refused = told(1)
+        assert "server.max_connections: has changed" in refused
+        assert "goes on with its old configuration" in refused
+        unreadable(config)
+        told(2)
+        reloads = [event for event in gateway.events if event["event"].startswith("config.reload")]
+    assert [event["event"] for event in reloads] == ["config.reloaded", "config.reload_refused"]
