@@ -145,6 +145,7 @@ class Application:
             self._parts,
             tls=self._tls.context_of("management.tls"),
         )
+        self.management.configuration = config_digest(config)
         self._metrics = metrics
         meter_gateway(
             metrics,
@@ -227,9 +228,13 @@ class Application:
         """
         async with self._reloading:
             try:
+                if self._state == "draining":
+                    raise ConfigError.of("process", "is about to end", "Start it again")
                 fresh, tls = await self._rewired()
             except ConfigError as error:
-                self._sink(ReloadRefused(Component.gateway, tuple(map(str, error.problems))))
+                problems = tuple(map(str, error.problems))
+                self.management.reloaded(config_digest(self.config), problems)
+                self._sink(ReloadRefused(Component.gateway, problems))
                 raise
             old, self._wiring = self._wiring, fresh
             self._tls.take_up(tls)
@@ -238,7 +243,9 @@ class Application:
             retiring = asyncio.create_task(self._retire(old))
             self._retiring.add(retiring)
             retiring.add_done_callback(self._retiring.discard)
-        self._sink(ConfigurationReloaded(Component.gateway, config_digest(fresh.config)))
+        digest = config_digest(fresh.config)
+        self.management.reloaded(digest)
+        self._sink(ConfigurationReloaded(Component.gateway, digest))
 
     async def _rewired(self) -> tuple[Wiring, dict[str, Loaded]]:
         old = self._wiring
@@ -255,9 +262,15 @@ class Application:
             if store is not old.store:
                 await store.close()
             raise
-        with suppress(StoreUnavailable):  # which is told elsewhere
-            await self._compare_seals(store)
-        await fresh.start()
+        try:
+            if store is not old.store:
+                await self._compare_seals(store)
+            await fresh.start()
+        except BaseException:  # the process is to end: what was begun is not left open
+            await fresh.stop(0.0)
+            if store is not old.store:
+                await store.close()
+            raise
         return fresh, tls
 
     async def _retire(self, wiring: Wiring) -> None:
@@ -266,8 +279,8 @@ class Application:
             await wiring.stop(wiring.config.server.drain_seconds)
         finally:
             self._outgoing.remove(wiring)
-        if wiring.store is not self.store:
-            await wiring.store.close()
+            if wiring.store is not self.store:
+                await wiring.store.close()
 
     async def _watch_store(self) -> None:
         while True:
@@ -277,16 +290,23 @@ class Application:
     async def _look_at_store(self) -> None:
         await self._store_probe.once()
         if not self._store_probe.problem and not self._seals_compared:
-            with suppress(StoreUnavailable):
-                await self._compare_seals(self.store)
-                self._seals_compared = True
+            await self._compare_seals(self.store)
 
     async def _compare_seals(self, store: MemoryStore | RedisStore) -> None:
         """Tell when other gateways seal by a key that this one has not; each goes on with what it can open itself.
 
-        Whoever can write to Redis can change the mark, and is not to keep a gateway from starting by that.
+        Whoever can write to Redis can change the mark, and is not to keep a gateway from starting by that. Where it
+        does not answer, they are compared when it is back.
         """
-        if isinstance(store, RedisStore) and not await store.has_our_mark():
+        is_ours = True
+        try:
+            if isinstance(store, RedisStore):
+                is_ours = await store.has_our_mark()
+        except StoreUnavailable:  # which is told elsewhere
+            self._seals_compared = False
+            return
+        self._seals_compared = True
+        if isinstance(store, RedisStore) and not is_ours:
             log.error(
                 "store.other_seal_key",
                 key=store.mark_key,
@@ -298,6 +318,8 @@ class Application:
     async def stop(self) -> None:
         """Be unready for a while, answer what was accepted, then close everything."""
         is_serving, self._state = not self._state, "draining"
+        async with self._reloading:  # one that has begun ends; none begins any more
+            pass
         if is_serving:
             await asyncio.sleep(self.config.server.lame_duck_seconds)
         background, self._background = self._background, []

@@ -508,7 +508,7 @@ class CAService:
             tls=self._tls.context_of("management.tls"),
         )
         self._bundled.meter(metrics)
-        digest = config_digest(config)
+        self.management.configuration = digest = config_digest(config)
         metrics.reads(
             lambda: (
                 *of_listener("cmp", self.listener),
@@ -552,10 +552,13 @@ class CAService:
             require_unchanged(self._config, config)
             tls = await asyncio.to_thread(load_tls, ca_tls_tables(config))
         except ConfigError as error:
-            self._sink(ReloadRefused(Component.ca, tuple(map(str, error.problems))))
+            problems = tuple(map(str, error.problems))
+            self.management.reloaded(config_digest(self._config), problems)
+            self._sink(ReloadRefused(Component.ca, problems))
             raise
         self._config = config
         self._tls.take_up(tls)
+        self.management.reloaded(config_digest(config))
         self._sink(ConfigurationReloaded(Component.ca, config_digest(config)))
 
     async def stop(self) -> None:

@@ -141,10 +141,14 @@ def _route(
     )
 
 
-def _secret_file(config: MACConfig, before: SecretFile | None) -> SecretFile:
+def _secret_file(name: str, config: MACConfig, before: Mapping[str, SecretFile]) -> SecretFile:
+    """Return the secrets of an endpoint, which go on from those of before: from the same files, under whatever name."""
+    files = before.values()
+    same = [item for item in files if item.used_path and item.used_path == config.used_path]
+    same = same or [item for item in files if item.path == config.secrets_path]
     return SecretFile(
         config.secrets_path,
-        before=before,
+        before=same[0] if same else before.get(name),
         clock=now,
         used_path=config.used_path,
         lockout_failures=config.lockout_failures,
@@ -381,7 +385,7 @@ class Wiring:
         ]
         self.upstreams = upstreams = {name: metered(item) for name, item in upstreams.items()}
         self._secrets: dict[str, SecretFile] = {
-            name: _secret_file(endpoint.mac, None if before is None else before._secrets.get(name))
+            name: _secret_file(name, endpoint.mac, {} if before is None else before._secrets)
             for name, endpoint in config.endpoints.items()
             if endpoint.mac is not None
         }
@@ -490,6 +494,8 @@ class Wiring:
 
     async def start(self) -> None:
         """Fetch CRLs, so that no device waits for them, and begin what goes on beside the messages."""
+        for secret_file in self._secrets.values():
+            secret_file.take_up()
         await all_of([self.revocation.start(), *(probe.once() for probe in self._probes)])
         watched = [("ra.credential", self._ra.watch)]
         watched += [("upstream.secret", secret.watch) for secret in self._ca_secrets.values()]

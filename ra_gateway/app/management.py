@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
 
 from ra_gateway import __version__
 from ra_gateway.app.readings import of_listener
@@ -46,7 +48,22 @@ class Management:
         )
         self.url = ""
         """Of the listener, once it listens."""
+        self.configuration = ""
+        """Digest of the configuration in force."""
+        self._reloads: dict[str, Any] = {"count": 0, "refused": 0, "last": None}
         metrics.reads(self._readings)
+
+    def reloaded(self, configuration: str, problems: Iterable[str] = ()) -> None:
+        """Count a reload, for `status`.
+
+        Args:
+            configuration: Digest of the one that is in force now.
+            problems: Why it was refused, if it was.
+        """
+        self.configuration, problems = configuration, list(problems)
+        self._reloads["refused" if problems else "count"] += 1
+        outcome = "refused" if problems else "reloaded"
+        self._reloads["last"] = {"outcome": outcome, "problems": problems}
 
     async def start(self) -> None:
         """Listen, if that is wanted.
@@ -80,3 +97,8 @@ class Management:
     def readiness(self) -> dict[str, str]:
         """Return every part and what is wrong with it (`ManagementHandler`)."""
         return dict(self._parts())
+
+    def status(self) -> dict[str, Any]:
+        """Return which process this is and what came of its reloads (`ManagementHandler`)."""
+        own = {"pid": os.getpid(), "version": __version__, "configuration": self.configuration}
+        return {**own, "reloads": self._reloads}

@@ -17,6 +17,7 @@ from ra_gateway.cli.device import enroll, renew
 from ra_gateway.cli.doctor import doctor
 from ra_gateway.cli.inventory import inventory_app
 from ra_gateway.cli.output import Commands, out, run, say
+from ra_gateway.cli.reload import reload
 from ra_gateway.cli.revocation import revocation
 from ra_gateway.cli.samples import samples
 from ra_gateway.cli.serve import check_config, init, serve
@@ -56,6 +57,7 @@ app.command(
     )
 )(serve)
 app.command("check-config", examples=("ra-gateway check-config site/gateway.toml",))(check_config)
+app.command(examples=("ra-gateway reload --config site/gateway.toml",))(reload)
 app.command(examples=("cd $( ra-gateway samples ) && ls deploy config docs",))(samples)
 app.command(
     examples=(

@@ -3,6 +3,7 @@
 GET /metrics    what Prometheus scrapes
 GET /livez      200 while the process answers at all
 GET /readyz     200 while devices should be sent here, else 503; the body says which part is missing
+GET /status     which process, version and configuration this is, and what came of its reloads
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from http import HTTPStatus
-from typing import ClassVar, Final, NamedTuple, Protocol, Unpack
+from typing import Any, ClassVar, Final, NamedTuple, Protocol, Unpack
 
 from aiohttp import web
 
@@ -37,10 +38,14 @@ class ManagementHandler(Protocol):
     def readiness(self) -> Mapping[str, str]:
         """Return every part that has to work, with what is wrong with it; "" where nothing is."""
 
+    def status(self) -> Mapping[str, Any]:
+        """Return which process this is, as JSON has it."""
+
 
 METRICS_PATH: Final = "/metrics"
 LIVENESS_PATH: Final = "/livez"
 READINESS_PATH: Final = "/readyz"
+STATUS_PATH: Final = "/status"
 
 
 class ManagementListener(Listener):
@@ -54,7 +59,7 @@ class ManagementListener(Listener):
     serves: ClassVar[str] = "metrics and health"
     refusals: ClassVar[Mapping[HTTPStatus, str]] = {
         HTTPStatus.BAD_REQUEST: "This is not an HTTP request.\n",
-        HTTPStatus.NOT_FOUND: "There are /metrics, /livez and /readyz.\n",
+        HTTPStatus.NOT_FOUND: "There are /metrics, /livez, /readyz and /status.\n",
         HTTPStatus.METHOD_NOT_ALLOWED: "Ask with GET or HEAD.\n",
         HTTPStatus.REQUEST_TIMEOUT: "The body did not arrive in time.\n",
         HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "The body is too large.\n",
@@ -68,7 +73,7 @@ class ManagementListener(Listener):
 
     async def respond(self, request: web.BaseRequest, peer: str) -> web.Response:
         path = request.raw_path.partition("?")[0]
-        if path not in (METRICS_PATH, LIVENESS_PATH, READINESS_PATH):
+        if path not in (METRICS_PATH, LIVENESS_PATH, READINESS_PATH, STATUS_PATH):
             raise Refusal(HTTPStatus.NOT_FOUND)
         if request.method not in ("GET", "HEAD"):
             raise Refusal(HTTPStatus.METHOD_NOT_ALLOWED, Allow="GET, HEAD")
@@ -80,6 +85,12 @@ class ManagementListener(Listener):
             return web.Response(body=body, headers={"Content-Type": content_type, **NOT_STORED})
         if path == LIVENESS_PATH:
             return web.Response(text="ok\n", headers=NOT_STORED)
+        if path == STATUS_PATH:
+            return web.Response(
+                text=json.dumps(self._handler.status()) + "\n",
+                content_type="application/json",
+                headers=NOT_STORED,
+            )
         parts = self._handler.readiness()
         ready = not any(parts.values())
         return web.Response(

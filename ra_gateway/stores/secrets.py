@@ -73,9 +73,9 @@ class _Buckets:
     def __len__(self) -> int:
         return len(self._buckets)
 
-    def take(self, others: _Buckets) -> None:
-        """Begin with what others have counted."""
-        self._buckets = others._buckets.copy()
+    def share(self, others: _Buckets) -> None:
+        """Count together with others: what they still count until they are gone counts here, too."""
+        self._buckets = others._buckets
 
     def level(self, key: tuple[bytes, bytes], now: datetime) -> float:
         """Return how many failures there are still."""
@@ -102,7 +102,7 @@ class _UsedSecrets:
 
     def __init__(self, path: Path | None) -> None:
         self.path = path
-        self.users = 1
+        self.users: set[SecretFile] = set()
         self._holders: dict[str, str] = {}
         self._file: int | None = None
         self._writing = asyncio.Lock()
@@ -140,9 +140,9 @@ class _UsedSecrets:
                 raise _unavailable(error) from error
             del self._holders[key]
 
-    async def close(self) -> None:
+    async def close(self, user: SecretFile) -> None:
         """Let another process have the file, once the last user has closed it."""
-        self.users -= 1
+        self.users.discard(user)
         async with self._writing:
             if not self.users and self._file is not None:
                 os.close(self._file)
@@ -201,6 +201,7 @@ class SecretFile:
         lockout_seconds: float = 900.0,
         before: SecretFile | None = None,
     ) -> None:
+        self.path, self.used_path = path, used_path
         self._clock = clock
         self._lockout_failures = lockout_failures
         self._secrets: dict[bytes, SharedSecret] = {}
@@ -209,13 +210,11 @@ class SecretFile:
         self._by_network = _Buckets(drain_seconds / _NETWORK_SHARE)
         self._used = _UsedSecrets(used_path)
         if before is not None:
-            self._by_reference.take(before._by_reference)
-            self._by_network.take(before._by_network)
+            self._by_reference.share(before._by_reference)
+            self._by_network.share(before._by_network)
             if before._used.path == used_path:
                 self._used = before._used
         refuse(list(self._read(path)))
-        if before is not None and self._used is before._used:
-            self._used.users += 1
 
     def __repr__(self) -> str:
         return f"SecretFile({len(self._secrets)} secrets)"
@@ -282,9 +281,13 @@ class SecretFile:
         """
         await self._used.release(reference_fingerprint(reference).hex(), holder)
 
+    def take_up(self) -> None:
+        """Keep the record open until this one closes it, whoever shares it."""
+        self._used.users.add(self)
+
     async def close(self) -> None:
         """Close the record, unless who took this one's place still writes it."""
-        await self._used.close()
+        await self._used.close(self)
 
 
 def _holders(text: str) -> dict[str, str]:

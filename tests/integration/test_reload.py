@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import secrets
+import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from ra_gateway.app import application
 from ra_gateway.app.application import Application
+from ra_gateway.cmp.mac import MACBounds, MACCredential, SharedSecret, mac_parameters
+from ra_gateway.cmp.messages import PKIMessage
+from ra_gateway.cmp.protection import Credential as CMPCredential
 from ra_gateway.config.reading import load
 from ra_gateway.device import client
 from ra_gateway.device.enrollment import Enrollment
-from ra_gateway.device.errors import EnrollmentRefused
-from ra_gateway.device.values import DeviceIdentity, RequestOptions, operator_trust
+from ra_gateway.device.errors import AnswerUntrusted, EnrollmentRefused
+from ra_gateway.device.values import DeviceIdentity, Done, RequestOptions, Send, operator_trust
 from ra_gateway.errors import ConfigError
 from ra_gateway.events import (
     ConfigurationReloaded,
@@ -28,11 +34,18 @@ from ra_gateway.events import (
     ReloadRefused,
 )
 from ra_gateway.keys import load_certificates
+from ra_gateway.revocation.refreshing import Revocation
 from ra_gateway.stores import inventory
+from ra_gateway.stores.secrets import SecretFile
+from tests.support.commandline import run, succeeded
 from tests.support.credentials import cmp_credential
+from tests.support.mac import pbm
 from tests.support.pki import VendorPKI, make_key, make_vendor_pki, write_certificates
 from tests.support.polling import settled
+from tests.support.ports import free_port
 from tests.support.processes import GatewayProcess
+from tests.support.raw_http import until
+from tests.support.redis_server import RedisServer
 from tests.support.setups import edit, make_setup
 
 
@@ -51,18 +64,32 @@ class Site:
         )
         self.url = ""
 
-    async def enrol(self, vendor: VendorPKI, serial: str) -> None:
-        """Have a base station enrol and confirm, over HTTP."""
+    def enrollment(self, credential: CMPCredential | MACCredential, host: str = "A1") -> Enrollment:
+        """Return what a base station with a certificate or a shared secret sends, message by message."""
         root = load_certificates(self.config.parent / "operator" / "root.pem", "root")
-        enrollment = Enrollment(
-            DeviceIdentity(cmp_credential(vendor.device(serial)), operator_trust(*root)),
+        return Enrollment(
+            DeviceIdentity(credential, operator_trust(*root)),
             make_key("p256"),
-            RequestOptions(subject=f"CN={serial}.example.net,O=Example Operator"),
+            RequestOptions(subject=f"CN={host}.example.net,O=Example Operator"),
             clock=lambda: datetime.now(UTC),
             random_octets=secrets.token_bytes,
         )
+
+    async def run(self, enrollment: Enrollment, path: str = "/.well-known/cmp") -> None:
+        """Have a base station enrol and confirm, over HTTP."""
         async with client.open_session() as session:
-            await client.run(enrollment, self.url, session)
+            await client.run(enrollment, f"{self.url}{path}", session)
+
+    async def enrol(self, vendor: VendorPKI, serial: str) -> None:
+        """Have a base station of a vendor enrol and confirm, over HTTP."""
+        await self.run(self.enrollment(cmp_credential(vendor.device(serial)), serial))
+
+    async def receive(
+        self, enrollment: Enrollment, der: bytes, path: str = "/.well-known/cmp"
+    ) -> Send | Done:
+        """Have a base station send one message and read the answer."""
+        async with client.open_session() as session:
+            return await enrollment.receive(await client.post(session, f"{self.url}{path}", der))
 
 
 @asynccontextmanager
@@ -70,7 +97,7 @@ async def serving(config: Path) -> AsyncIterator[Site]:
     """Serve a configuration."""
     site = Site(config)
     host, port = await site.application.start()
-    site.url = f"http://{host}:{port}/.well-known/cmp"
+    site.url = f"http://{host}:{port}"
     try:
         yield site
     finally:
@@ -217,6 +244,237 @@ async def test_under_load_nothing_fails(config: Path, vendor_pki: VendorPKI) -> 
     assert all(counts)
 
 
+MAC = """
+[endpoints.mac]
+paths = ["/mac"]
+upstream = "bundled"
+strictness = "lenient"
+body_types = ["ir"]
+
+[endpoints.mac.mac]
+secrets_path = "secrets.csv"
+used_path = "used"
+lockout_failures = 2
+"""
+
+
+def by_secret(reference: str, secret: str) -> MACCredential:
+    """What protects the messages of a base station that has a shared secret."""
+    parameters = mac_parameters(pbm(), MACBounds())
+    shared = SharedSecret(reference.encode(), secret.encode(), b"\x30\x00")
+    return MACCredential(shared, parameters, parameters.derive(secret.encode()))
+
+
+@pytest.fixture
+def mac_config(config: Path) -> Path:
+    """A gateway that takes two shared secrets for single use as well."""
+    file = config.with_name("secrets.csv")
+    file.touch(0o600)
+    rows = (f'{name},{SECRET},"CN={name}.example.net,O=Example Operator",,true,' for name in "ab")
+    file.write_text("\n".join(("reference,secret,subject,san,single_use,expires", *rows)) + "\n")
+    config.write_text(config.read_text() + MAC)
+    return config
+
+
+SECRET = "correct horse battery staple"
+
+
+def rename(config: Path) -> None:
+    config.write_text(config.read_text().replace("[endpoints.mac", "[endpoints.fresh"))
+
+
+def nothing(config: Path) -> None:
+    pass
+
+
+def refused_once(config: Path) -> None:
+    """Change what is read after the secrets, to something that cannot be used."""
+    config.write_text(f'{config.read_text()}\n[inventory]\ncsv_path = "devices.csv"\n')
+    config.with_name("devices.csv").write_text("what is this\n")
+
+
+@pytest.mark.parametrize("change", [nothing, rename])
+async def test_a_secret_for_single_use_is_used_once(
+    mac_config: Path, change: Callable[[Path], None]
+) -> None:
+    """Begun before the reload, it is confirmed after it; and nobody begins with it once more, the other one is good."""
+    async with serving(mac_config) as site:
+        first = site.enrollment(by_secret("a", SECRET), "a")
+        step = await site.receive(first, await first.request(), "/mac")
+        assert isinstance(step, Send)
+        change(mac_config)
+        await site.application.reload()
+        with pytest.raises(EnrollmentRefused):
+            await site.run(site.enrollment(by_secret("a", SECRET), "a"), "/mac")
+        await site.run(site.enrollment(by_secret("b", SECRET), "b"), "/mac")
+        if change is nothing:  # a transaction keeps to the endpoint that it began with
+            assert isinstance(await site.receive(first, step.der, "/mac"), Done)
+
+
+async def test_the_record_of_used_secrets_is_let_go_in_the_end(mac_config: Path) -> None:
+    """Reloads that were refused hold it no longer than others: another gateway then has it."""
+    async with serving(mac_config) as site:
+        await site.run(site.enrollment(by_secret("a", SECRET), "a"), "/mac")
+        before = mac_config.read_text()
+        refused_once(mac_config)
+        with pytest.raises(ConfigError):
+            await site.application.reload()
+        mac_config.write_text(before)
+        await site.application.reload()
+    async with serving(mac_config) as site:
+        with pytest.raises(EnrollmentRefused):
+            await site.run(site.enrollment(by_secret("a", SECRET), "a"), "/mac")
+        await site.run(site.enrollment(by_secret("b", SECRET), "b"), "/mac")
+
+
+@pytest.mark.parametrize("change", [nothing, rename])
+async def test_who_guessed_too_often_is_locked_out_still(
+    mac_config: Path, change: Callable[[Path], None]
+) -> None:
+    async with serving(mac_config) as site:
+        for _ in range(2):
+            with pytest.raises((EnrollmentRefused, AnswerUntrusted)):
+                await site.run(site.enrollment(by_secret("a", "wrong" * 5), "a"), "/mac")
+        change(mac_config)
+        await site.application.reload()
+        with pytest.raises((EnrollmentRefused, AnswerUntrusted)):
+            await site.run(site.enrollment(by_secret("a", SECRET), "a"), "/mac")
+        await site.run(site.enrollment(by_secret("b", SECRET), "b"), "/mac")
+
+
+async def test_guesses_count_while_a_reload_is_under_way(mac_config: Path) -> None:
+    """It takes as long as CRLs are fetched: what is guessed meanwhile, and what was asked before it, is no gift."""
+    clock = lambda: datetime.now(UTC)  # noqa: E731
+    file = mac_config.with_name("secrets.csv")
+    before = SecretFile(file, clock=clock, used_path=file.with_name("used"), lockout_failures=2)
+    after = SecretFile(
+        file, clock=clock, used_path=file.with_name("used"), lockout_failures=2, before=before
+    )
+    for _ in range(2):
+        await before.failed(b"a", "192.0.2.1")
+    assert await after.find(b"a", "192.0.2.1") is None
+    assert await after.find(b"b", "192.0.2.1") is not None
+
+
+SAME_RA = ("--subject", "CN=ra,O=Example Operator")
+
+
+async def test_a_transaction_keeps_the_credential_that_it_began_with(
+    config: Path, vendor_pki: VendorPKI
+) -> None:
+    """Another file has the RA's certificate now: the one of before still signs what was begun with it."""
+    async with serving(config) as site:
+        first = site.enrollment(cmp_credential(vendor_pki.device("A1")))
+        step = await site.receive(first, await first.request())
+        assert isinstance(step, Send)
+        old = site.application.services.credential().certificate
+        directory = config.parent
+        await asyncio.to_thread(
+            succeeded, "ca", "issue-ra", directory / "ca", directory / "next", *SAME_RA
+        )
+        added = ("--certificate", directory / "next" / "ra.pem", "--config", config)
+        await asyncio.to_thread(succeeded, "ca", "ra", "add", "gateway", *added)
+        config.write_text(config.read_text().replace('"ra/', '"next/'))
+        await site.application.reload()
+        await site.application.reload()
+        assert site.application.services.credential().certificate != old
+        async with client.open_session() as session:
+            answer = await client.post(session, f"{site.url}/.well-known/cmp", step.der)
+        assert PKIMessage.from_der(answer).header.sender_kid == old.subject_key_identifier
+        assert isinstance(await first.receive(answer), Done)
+        await site.enrol(vendor_pki, "A2")
+
+
+async def test_seal_keys_are_changed_without_a_restart(
+    tmp_path: Path, vendor_pki: VendorPKI, redis_url: str
+) -> None:
+    """Added behind, put in front, the old one removed: what was begun before the last step is confirmed at each."""
+    config = make_setup(tmp_path, vendors={"acme": vendor_pki}, redis_url=redis_url)
+    config.with_name("next.key").touch(0o600)
+    config.with_name("next.key").write_text(secrets.token_hex(32))
+    keys = ['["seal.key", "next.key"]', '["next.key", "seal.key"]', '["next.key"]']
+    async with serving(config) as site:
+        for before, after in pairwise(['["seal.key"]', *keys]):
+            first = site.enrollment(cmp_credential(vendor_pki.device("A1")))
+            step = await site.receive(first, await first.request())
+            assert isinstance(step, Send)
+            edit(config, f"seal_key_paths = {before}", f"seal_key_paths = {after}")
+            await site.application.reload()
+            assert isinstance(await site.receive(first, step.der), Done)
+
+
+async def test_a_reload_while_redis_is_down(
+    tmp_path: Path, vendor_pki: VendorPKI, own_redis_server: RedisServer
+) -> None:
+    """It is taken up, and the gateway is whole once Redis is back; seals are compared then."""
+    config = make_setup(tmp_path, vendors={"acme": vendor_pki}, redis_url=own_redis_server.url)
+    async with serving(config) as site:
+        own_redis_server.kill()
+        rivet = other_vendor(config, "rivet")
+        await site.application.reload()
+        with pytest.raises(EnrollmentRefused):
+            await site.enrol(rivet, "R1")
+        own_redis_server.start()
+        await site.enrol(rivet, "R2")
+        await until(lambda: own_redis_server.command("EXISTS ra_gateway:seal") == b":1\r\n")
+
+
+async def test_two_reloads_at_once_come_one_after_the_other(
+    config: Path, vendor_pki: VendorPKI
+) -> None:
+    async with serving(config) as site:
+        rivet = other_vendor(config, "rivet")
+        await asyncio.gather(*(site.application.reload() for _ in range(3)))
+        await site.enrol(rivet, "R1")
+        await site.enrol(vendor_pki, "A1")
+    assert len([fact for fact in site.facts if isinstance(fact, ConfigurationReloaded)]) == 3
+
+
+async def test_the_end_waits_for_a_reload_and_admits_no_other(config: Path) -> None:
+    """Whatever a reload has opened is closed with the rest."""
+    async with serving(config) as site:
+        first = asyncio.create_task(site.application.reload())
+        await asyncio.sleep(0)
+        ending = asyncio.create_task(site.application.stop())
+        await asyncio.sleep(0)
+        with pytest.raises(ConfigError, match="is about to end"):
+            await site.application.reload()
+        await first
+        await ending
+    assert not [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+
+
+async def test_a_reload_that_is_broken_off_leaves_nothing_open(
+    config: Path, vendor_pki: VendorPKI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the signal that ends the process, while CRLs are fetched."""
+    async with serving(config) as site:
+        tasks = asyncio.all_tasks()
+        is_fetching = asyncio.Event()
+
+        async def endless(_: Revocation) -> None:
+            is_fetching.set()
+            await asyncio.Event().wait()
+
+        monkeypatch.setattr(Revocation, "start", endless)
+        reloading = asyncio.create_task(site.application.reload())
+        await is_fetching.wait()
+        reloading.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await reloading
+        assert asyncio.all_tasks() == tasks
+        await site.enrol(vendor_pki, "A1")
+
+
+def test_sighup_during_the_drain_ends_nothing(config: Path) -> None:
+    edit(config, "[server]\n", "[server]\nlame_duck_seconds = 1\n")
+    with GatewayProcess(config) as gateway:
+        os.kill(gateway.pid, signal.SIGTERM)
+        gateway.await_event("draining")
+        gateway.hang_up()
+        assert gateway.stop() == 0
+
+
 def test_sighup_reloads_and_ends_nothing(config: Path) -> None:
     with GatewayProcess(config) as gateway:
         gateway.hang_up()
@@ -255,3 +513,26 @@ async def test_a_line_of_the_inventory_holds_without_a_reload(
         devices.write_text(f"{header}acme,A1,,,false\nacme,A2,,,perhaps\n")
         await has_told(InventoryRefused)
         await site.enrol(vendor_pki, "A1")
+
+
+def test_the_command_says_what_came_of_a_reload(config: Path) -> None:
+    """Taken up, refused by the gateway, wrong from the outset, and nobody there."""
+    config.write_text(f"{config.read_text()}\n[management]\nlisten_port = {free_port()}\n")
+
+    def told(code: int) -> str:
+        ended = run("reload", "--config", config)
+        assert ended.exit_code == code, ended
+        return ended.stdout + ended.stderr
+
+    assert "no gateway answers at http://127.0.0.1:" in told(1)
+    with GatewayProcess(config) as gateway:
+        other_vendor(config, "rivet")
+        assert f"Reloaded: the process {gateway.pid} goes by configuration " in told(0)
+        edit(config, "[server]\n", "[server]\nmax_connections = 9\n")
+        refused = told(1)
+        assert "server.max_connections: has changed" in refused
+        assert "goes on with its old configuration" in refused
+        unreadable(config)
+        told(2)
+        reloads = [event for event in gateway.events if event["event"].startswith("config.reload")]
+    assert [event["event"] for event in reloads] == ["config.reloaded", "config.reload_refused"]
