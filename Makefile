@@ -17,7 +17,7 @@ FLOORS := cmp:96 ra:96 ca:79
 .DEFAULT_GOAL := help
 # The tests start hundreds of processes: compiled modules save each of them a second or more.
 unexport PYTHONDONTWRITEBYTECODE
-.PHONY: FORCE help setup lock dist sbom bench-ledger bench-strangers openssl newer-openssl softhsm slapd postgresql haproxy prometheus deploy-tools systemd rolling-restarts install-check fmt lint types contracts test coverage fuzz fuzz-cost demo bench clean
+.PHONY: FORCE help setup lock dist sbom bench-ledger bench-strangers openssl newer-openssl softhsm slapd postgresql haproxy prometheus deploy-tools systemd rolling-restarts install-check deploy-check fmt lint types contracts test coverage fuzz fuzz-cost demo bench clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -114,7 +114,7 @@ types: setup  ## Check types (mypy strict)
 contracts: setup  ## Check which module may import which
 	$(BIN)/lint-imports --no-cache
 
-test: setup openssl newer-openssl softhsm slapd postgresql haproxy prometheus deploy-tools systemd lint types contracts  ## Run every check and every test (PYTEST_ARGS="-k word" for some)
+test: setup openssl newer-openssl softhsm slapd postgresql haproxy prometheus systemd lint types contracts  ## Run every check and every test (PYTEST_ARGS="-k word" for some)
 	$(BIN)/python -m pytest -n auto --dist worksteal $(PYTEST_ARGS)
 
 coverage: setup openssl softhsm slapd postgresql  ## Measure which lines and branches the unit and conformance tests run; fails below a floor
@@ -156,6 +156,9 @@ rolling-restarts: setup haproxy  ## Restart gateways behind HAProxy under load, 
 
 install-check: setup openssl  ## Install the wheel with pipx, all libraries from the package index, and enrol by openssl
 	@INSTALL_FROM_INDEX=1 $(BIN)/python -m pytest -q tests/integration/test_installed.py
+
+deploy-check: deploy-tools haproxy prometheus  ## Check chart, compose file and bill of materials by the tools of Helm, Kubernetes and CycloneDX
+	$(BIN)/python -m pytest -q tests/deploy/check_chart.py tests/deploy/check_compose.py tests/deploy/check_sbom.py
 
 clean:  ## Remove .venv, caches and build results
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

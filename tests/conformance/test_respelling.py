@@ -182,4 +182,4 @@ async def test_a_registered_ra_is_known_in_every_spelling_and_not_as_another(
             operator_pki.ra.certificate.subject, "p256", eku=[pki.CMC_RA]
         )
         refused = await desk.refused(await desk.request(signer=cmp_credential(namesake)))
-        assert refused == (BodyType.ip, PKIFailureInfo.notAuthorized)
+        assert refused == (BodyType.error, PKIFailureInfo.signerNotTrusted)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import tomllib
 from pathlib import Path
@@ -12,8 +11,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from ra_gateway import __version__
-from tests.support.deploy_tools import write_bill_of_materials
+from tests.support.locks import locked
 
 ROOT: Final = Path(__file__).parents[2]
 PROJECT: Final = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -28,22 +26,6 @@ WANTED: Final = {
     ],
     "requirements-build.lock": BUILD,
 }  # fmt: skip
-
-
-def locked(name: str) -> dict[str, Requirement]:
-    """Return what a lock file installs; each line of it is understood, and has hashes."""
-    text = (ROOT / name).read_text().replace("\\\n", " ")
-    found: dict[str, Requirement] = {}
-    for line in filter(None, (line.partition("#")[0].strip() for line in text.splitlines())):
-        pin, *hashes = re.split(r"\s+--hash=", line)
-        assert hashes, f"{name}: {pin} has no hash"
-        assert all(re.fullmatch(r"sha256:[0-9a-f]{64}", item) for item in hashes), line
-        requirement = Requirement(pin)
-        assert requirement.url is None
-        assert re.fullmatch(r"==[^*,]+", str(requirement.specifier)), pin
-        assert canonicalize_name(requirement.name) not in found
-        found[canonicalize_name(requirement.name)] = requirement
-    return found
 
 
 @pytest.mark.parametrize("name", WANTED)
@@ -90,19 +72,3 @@ def test_cryptography_is_a_range_of_its_series() -> None:
     assert range_.specifier.contains("50.0.9")
     assert not range_.specifier.contains("51.0.0")
     assert not range_.specifier.contains("50.0.1")
-
-
-def test_the_bill_of_materials_is_that_of_the_lock(tmp_path: Path) -> None:
-    """Every package with its release and hashes, and nothing else; it is told of which release of ours."""
-    write_bill_of_materials(tmp_path / "sbom.json")
-    bill = json.loads((tmp_path / "sbom.json").read_text())
-    assert bill["bomFormat"] == "CycloneDX"
-    own = bill["metadata"]["component"]
-    assert (own["name"], own["version"]) == ("ra-gateway", __version__)
-    found = {item["name"]: item for item in bill["components"]}
-    assert {canonicalize_name(name): f"=={item['version']}" for name, item in found.items()} == {
-        name: str(pin.specifier) for name, pin in locked("requirements-all.lock").items()
-    }
-    for item in found.values():
-        hashes = item["externalReferences"][0]["hashes"]
-        assert {entry["alg"] for entry in hashes} == {"SHA-256"}
