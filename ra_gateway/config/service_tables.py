@@ -95,7 +95,7 @@ class ServerConfig(ListenerConfig):
 
 
 class ManagementConfig(Table):
-    """Metrics (/metrics), health (/livez, /readyz) and /status, on a listener of their own that base stations do not reach."""
+    """Metrics (/metrics), health (/livez, /readyz) and /status, on a listener that base stations do not reach."""
 
     enabled: bool = True
     """Whether it listens."""
