@@ -6,7 +6,6 @@ while both are registered, so that the gateway may be loaded anew at any time in
 
 from __future__ import annotations
 
-import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime
@@ -242,7 +241,7 @@ def _replace(contents: Mapping[Path, bytes], *, secret: Path) -> None:
     for path, octets in contents.items():
         beside = path.with_name(f"{path.name}.new")
         beside.unlink(missing_ok=True)  # of an attempt that was interrupted
-        write_new(beside, octets, 0o600 if path == secret else 0o644)
+        write_new(beside, octets, 0o600 if path == secret else 0o644, like=path)
         _keep(path, octets)
     for path in contents:
         path.with_name(f"{path.name}.new").replace(path)
@@ -262,7 +261,7 @@ def _keep(path: Path, coming: bytes) -> None:
             return
         number += 1
     if octets != coming:
-        write_new(kept, octets, stat.S_IMODE(path.stat().st_mode))
+        write_new(kept, octets, like=path)
 
 
 def _unwritable(path: Path, error: OSError) -> ConfigError:

@@ -43,6 +43,7 @@ INTERFACE: Final = (
     "vendor/device.key",
     "operator/root.pem",
     "gateway.toml",
+    "management_url",
     "url",
 )
 
