@@ -26,9 +26,10 @@ LABEL: Final = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 """Pattern of one label of a host name (RFC 1123 2.1)."""
 
 _DOMAIN: Final = re.compile(
-    rf"(?=.{{2,253}}\Z)(?:{LABEL}\.)*(?!0[xX][0-9A-Fa-f]*\Z)(?=[0-9-]*[A-Za-z])(?=..){LABEL}"
+    rf"(?=.{{2,253}}\Z)(?:{LABEL}\.)*(?!0[xX][0-9A-Fa-f]*\Z)(?=..){LABEL}(?<=[A-Za-z])"
 )
-"""Its last label is no number, which would make it an address (RFC 1123 2.1), and no single letter."""
+"""Its last label ends with a letter, as all that the root has do: linters take others for no domain. It is no number,
+which would make it an address (RFC 1123 2.1), and no single letter."""
 
 _MOST_CHARACTERS: Final = 255
 _HOST: Final = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*")

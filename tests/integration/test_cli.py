@@ -648,10 +648,8 @@ def test_something_that_is_no_url(site: Site, tmp_path: Path) -> None:
     ended = run(
         *("enroll", *site.station, "--url", "gateway", "--out", tmp_path, "--subject", "CN=e")
     )
-    assert (ended.exit_code, ended.stderr) == (
-        1,
-        "'gateway' is not a URL. Give one such as http://127.0.0.1:8080/.well-known/cmp.\n",
-    )
+    assert ended.exit_code == 2
+    assert "'gateway' is no URL. Write it like http://gateway/.well-known/cmp\n" in ended.stderr
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from ra_gateway.errors import ConfigError
 from ra_gateway.upstream.tls import tls_context
 from tests.support.commandline import Ended, run
 from tests.support.pki import OperatorPKI, VendorPKI
+from tests.support.processes import CAProcess, GatewayProcess, ServerProcess
 from tests.support.setups import keep_in_file, make_setup, set_upstream
 
 _PUBLIC: Final = {".pem"}
@@ -122,6 +123,7 @@ def test_keys_of_sessions_go_into_no_file(tmp_path: Path, monkeypatch: pytest.Mo
     assert not log.exists()
 
 
+NOBODY_THERE: Final = f"postgresql://ca:{SECRET}@127.0.0.1:1/ledger"
 URLS: Final = (
     f"postgresql://ca:x/{SECRET}@127.0.0.1:1/ledger",
     f"postgresql://ca:{SECRET}#x@127.0.0.1:1/ledger",
@@ -130,7 +132,7 @@ URLS: Final = (
     f"postgresql://ca:{SECRET}%@127.0.0.1:1/ledger",
     f"postgresql://ca@127.0.0.1:{SECRET}/ledger",
     f"postgresql://ca:{SECRET}@127.0.0.1:1/ledger?x={SECRET}",
-    f"postgresql://ca:{SECRET}@127.0.0.1:1/ledger",
+    NOBODY_THERE,
 )
 
 
@@ -141,14 +143,30 @@ def test_no_command_prints_the_password_of_the_ledger(
     """Whatever is wrong with the URL; and there is a sentence instead of a traceback."""
     config = make_setup(tmp_path / "site", vendors={"acme": vendor_pki})
     keep_in_file(config, 'ledger_path = "ca/ledger.sqlite"', "ledger_url_path", url + "\n")
-    for command in (("check-config",), ("serve",), ("doctor",), ("ca", "list"), ("ca", "serve")):
+    commands: list[tuple[str, ...]] = [("check-config",), ("doctor",), ("ca", "list")]
+    if url != NOBODY_THERE:  # a service waits for whom it cannot reach
+        commands += [("serve",), ("ca", "serve")]
+    for command in commands:
         ended = cli(*command, "--config", config)
         said = ended.stdout + ended.stderr
         assert SECRET not in said, command
         assert "Traceback" not in said, said
-        if command[0] != "doctor" and not url.endswith("@127.0.0.1:1/ledger"):
+        if command[0] != "doctor" and url != NOBODY_THERE:
             assert ended.exit_code == 2, said
             assert "ca.ledger_url_path" in said
+
+
+@pytest.mark.parametrize("process", [GatewayProcess, CAProcess])
+def test_no_service_that_waits_for_its_ledger_logs_the_password(
+    tmp_path: Path, vendor_pki: VendorPKI, process: type[ServerProcess]
+) -> None:
+    config = make_setup(tmp_path / "site", vendors={"acme": vendor_pki})
+    keep_in_file(config, 'ledger_path = "ca/ledger.sqlite"', "ledger_url_path", f"{NOBODY_THERE}\n")
+    with process(config) as service:
+        assert service.await_event("store.down")["detail"].startswith("ledger: ")
+        assert service.stop() == 0
+        assert SECRET not in service.log
+        assert "Traceback" not in service.log
 
 
 @pytest.mark.parametrize(

@@ -19,9 +19,9 @@ from ra_gateway.config.values import Domain
 from ra_gateway.errors import ConfigError, TemplateRefused
 from tests.support.commandline import run
 
-GOOD: Final = ("ran.example.net", "ran.5g", "ran.op1", "ran.5g-op", "RAN.Example.NET", "a.xn--p1ai")
+GOOD: Final = ("ran.example.net", "ran.5g", "ran.5g-op", "RAN.Example.NET", "a.xn--p1ai")
 BAD: Final = (
-    *("ran.123", "10.1.2.3", "ran.0x1f", "ran.x", "ran..net", ".net", "-a.net", "a-.net", "a.net-", "a_b.net"),
+    *("ran.123", "ran.op1", "net.enb-1", "10.1.2.3", "ran.0x1f", "ran.x", "ran..net", ".net", "-a.net", "a-.net", "a.net-", "a_b.net"),
     *("*.net", "a b.net", "a.net\n", "", ".", "z\u00fcrich.net", f"{'x' * 64}.net", f"{'x.' * 126}net"),
 )  # fmt: skip
 
