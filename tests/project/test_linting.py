@@ -63,9 +63,13 @@ def test_of_nothing():
 
 
 @pytest.fixture
-def asked_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+def asked_anew(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Nothing was asked before, and what is asked in the test is none of the others' business."""
     monkeypatch.setattr(linting, "_known", set())
+    monkeypatch.setattr(linting, "_shared", None)
+    linting.share(
+        tmp_path_factory.mktemp("anew")
+    )  # where no other process takes what a command made
     monkeypatch.setattr(linting, "_is_first", lambda _: True)
 
 
