@@ -17,7 +17,7 @@ FLOORS := cmp:96 ra:96 ca:79
 .DEFAULT_GOAL := help
 # The tests start hundreds of processes: compiled modules save each of them a second or more.
 unexport PYTHONDONTWRITEBYTECODE
-.PHONY: FORCE help setup lock dist sbom bench-ledger bench-strangers openssl newer-openssl softhsm slapd postgresql haproxy prometheus deploy-tools systemd rolling-restarts install-check deploy-check fmt lint types contracts test coverage fuzz fuzz-cost demo bench clean
+.PHONY: FORCE help setup lock dist sbom bench-ledger bench-strangers openssl newer-openssl softhsm slapd postgresql haproxy prometheus deploy-tools systemd rolling-restarts install-check deploy-check lint-each fmt lint types contracts test coverage fuzz fuzz-cost demo bench clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -159,6 +159,9 @@ install-check: setup openssl  ## Install the wheel with pipx, all libraries from
 
 deploy-check: deploy-tools haproxy prometheus  ## Check chart, compose file and bill of materials by the tools of Helm, Kubernetes and CycloneDX
 	$(BIN)/python -m pytest -q tests/deploy/check_chart.py tests/deploy/check_compose.py tests/deploy/check_sbom.py
+
+lint-each:  ## Run the tests with every certificate and CRL linted that is made in them, not one of each shape
+	@$(MAKE) test PYTEST_ARGS=--lint-each
 
 clean:  ## Remove .venv, caches and build results
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -11,6 +11,7 @@ Left out is what tests make with tools of their own, for it is not issued by the
 what `tests.support.pki` signs (its usual certificates are linted in `test_support`), CAs that are hostile or another
 product's, and samples for the linter itself. So are programs that are typed as an operator would; `test_demo` reads
 what its own leave behind. Of a shape the first one is looked at: what only a value makes wrong, another may hide.
+`make lint-each` asks about every single one (pytest --lint-each).
 """
 
 from __future__ import annotations
@@ -196,12 +197,16 @@ def _sort(der: bytes, tag: int, start: int, end: int) -> str:
 _LARGEST_OCTETS: Final = 100_000
 """Of larger CRLs nothing is asked: they are of the shape of smaller ones, and take the linter minutes."""
 
+_EACH: Final = "each"
+"""A file that tells processes which are no tests' to deliver every single one."""
+
 _made: Final[list[Made]] = []
 _known: Final[set[str]] = set()
 _profiles: Final[dict[bytes, Profile]] = {}
 """By TBSCertificate, of what is about to be signed."""
 _shared: Path | None = None
 _delivered_to: Path | None = None
+_is_about_each = False
 
 
 def watch() -> None:
@@ -262,21 +267,29 @@ def _remember(made: Made) -> None:
         return
     if _delivered_to is None:
         _made.append(made)
-    elif (shape := made.shape) not in _known:
+    elif (shape := _asked_for(made)) not in _known:
         _known.add(shape)
         whole = _delivered_to / f"{shape}.{os.getpid()}"
         whole.write_bytes(pickle.dumps(made))
         whole.rename(_delivered_to / shape)  # it may be killed at any time
 
 
-def share(directory: Path) -> None:
+def _asked_for(made: Made) -> str:
+    """Return what is asked about once in a run: the shape, or this very one."""
+    return hashlib.sha256(made.der).hexdigest() if _is_about_each else made.shape
+
+
+def share(directory: Path, *, each: bool = False) -> None:
     """Have processes share what was asked already, and take what those of `deliver` write.
 
     Args:
         directory: One for all processes of the run; there.
+        each: Ask about every single certificate and CRL, not about one of each shape.
     """
-    global _shared
-    _shared = directory
+    global _shared, _is_about_each
+    _shared, _is_about_each = directory, each
+    if each:
+        (directory / _EACH).touch()
     for name in ("asked", "delivered"):
         (directory / name).mkdir(exist_ok=True)
 
@@ -288,8 +301,9 @@ def delivery() -> Path | None:
 
 def deliver(directory: Path | None) -> None:
     """In a process that is no test's: write what it makes for a test's process to ask about."""
-    global _delivered_to
+    global _delivered_to, _is_about_each
     _delivered_to = directory
+    _is_about_each = directory is not None and (directory.parent / _EACH).exists()
 
 
 def new_errors() -> list[str]:
@@ -299,7 +313,7 @@ def new_errors() -> list[str]:
     _profiles.clear()
     found = []
     for item in made:
-        shape = item.shape
+        shape = _asked_for(item)
         if shape not in _known:
             _known.add(shape)
             if _is_first(shape) and (errors := item.errors()):
