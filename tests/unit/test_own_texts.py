@@ -134,3 +134,21 @@ def test_a_text_of_nobody_is_not_blamed_on_the_ca() -> None:
     ended = run("doctor", "--explain", "hello")
     assert ended.exit_code == 1
     assert "none of ours" in ended.stderr
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "no path from CN=enb-1 to an anchor of acme",  # as the help has it
+        "no path from ... to an anchor of acme: CN=acme Root CA",
+        "is 7199 s ahead of our clock; 300 s are allowed",
+    ],
+)
+def test_a_line_as_somebody_recalls_it_is_known(text: str) -> None:
+    (meaning,) = explain_line(text)
+    assert meaning.todo
+
+
+@pytest.mark.parametrize("text", ["", "no", "nobody knows this one", "CN=enb-1"])
+def test_a_few_words_are_no_text_of_ours(text: str) -> None:
+    assert explain_line(text) == []

@@ -16,6 +16,10 @@ from ra_gateway.errors import CMPError
 _LONGEST_LINE: Final = 65_536
 """Characters that are looked at; our own lines have 4096 octets at most."""
 
+_AROUND_WORDS: Final = " ,.:;()'\""
+_LEAST_SHARE: Final = 0.6
+"""Of the literal letters, for a text that has not all of them to be taken for one of ours."""
+
 LEAST_LITERAL: Final = 8
 """Letters of a text that are the same whenever it is said; one with fewer is known by its rule or class alone."""
 
@@ -47,6 +51,16 @@ class OwnText:
                 return False
             at += len(piece)
         return True
+
+    def share_in(self, text: str) -> float:
+        """Return which part of the literal letters a text has, in order: people quote lines as they recall them."""
+        at = had = 0
+        for piece in self.pieces:
+            words = piece.strip(_AROUND_WORDS)
+            if words and (found := text.find(words, at)) >= 0:
+                at = found + len(words)
+                had += sum(map(str.isalnum, words))
+        return had / self.length
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,10 +161,20 @@ def explain_line(line: str) -> list[Meaning]:
     quotes = found is not None and (found.error.startswith("Upstream") or "CA" in found.pieces[0])
     if own is not None and not (of_cas and (quotes or found is None)):
         return [own]
-    return [
+    said = [
         Meaning("ca", row.cause, row.setting.replace("{name}", "<name>"))
         for row in explain_text(text)
     ]
+    return said or _recalled(text)
+
+
+def _recalled(text: str) -> list[Meaning]:
+    """Return what a text of ours is about of which parts are missing."""
+    share, found = max(
+        ((item.share_in(text), item) for item in _telling()), key=lambda pair: pair[0]
+    )
+    own = meaning(found.error, found.rule, text) if share >= _LEAST_SHARE else None
+    return [] if own is None else [own]
 
 
 def _fields(line: str) -> dict[str, str]:
