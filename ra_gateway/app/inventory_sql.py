@@ -255,14 +255,7 @@ def _postgres(config: InventorySQLConfig) -> AsyncEngine:
 
     async def connect() -> Any:
         return await asyncpg.connect(
-            host=list(url.hosts) or None,
-            port=list(url.ports) or None,
-            user=url.user,
-            password=url.password,
-            passfile=url.password_file,
-            database=url.database,
-            target_session_attrs=url.session,
-            ssl=url.tls_context() or False,
+            **url.connection(),
             timeout=config.timeout_seconds,
             server_settings={"application_name": "ra-gateway inventory"},
         )

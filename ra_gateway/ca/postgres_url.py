@@ -12,7 +12,7 @@ import re
 import ssl
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Literal, TypeAlias, cast, get_args
+from typing import Any, Final, Literal, TypeAlias, cast, get_args
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 TLSMode: TypeAlias = Literal["disable", "require", "verify-ca", "verify-full"]
@@ -99,6 +99,23 @@ class PostgresURL:
                 "may pose as the server, and be given the password: its certificate is not checked"
             )
         return "may pose as the server with any certificate of the same CA: its name is not checked"
+
+    def connection(self) -> dict[str, Any]:
+        """Return what asyncpg is told of the server, the user and TLS.
+
+        Raises:
+            UnusableURL: As of `tls_context`.
+        """
+        return {
+            "host": list(self.hosts) or None,
+            "port": list(self.ports) or None,
+            "user": self.user,
+            "password": self.password,
+            "passfile": self.password_file,
+            "database": self.database,
+            "target_session_attrs": self.session,
+            "ssl": self.tls_context() or False,
+        }
 
     def tls_context(self) -> ssl.SSLContext | None:
         """Return how TLS is spoken, None without; what SSLKEYLOGFILE names gets no keys.

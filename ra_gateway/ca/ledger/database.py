@@ -601,18 +601,11 @@ def _postgres_connector(
         import asyncpg
 
         try:
-            tls = url.tls_context()
+            connection = url.connection()
         except UnusableURL as error:
             raise _unusable_url(error) from None
         return await asyncpg.connect(
-            host=list(url.hosts) or None,
-            port=list(url.ports) or None,
-            user=url.user,
-            password=url.password,
-            passfile=url.password_file,
-            database=url.database,
-            target_session_attrs=url.session,
-            ssl=tls or False,
+            **connection,
             timeout=connect_seconds,
             command_timeout=command_seconds,
             server_settings={
