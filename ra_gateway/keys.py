@@ -9,6 +9,7 @@ import shlex
 import stat
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
@@ -44,6 +45,7 @@ from ra_gateway.cmp.certificates import (
 from ra_gateway.cmp.pem import PEMRefused, looks_like, pem_blocks
 from ra_gateway.cmp.protection import Credential
 from ra_gateway.errors import CMPError, ConfigError, MalformedMessage, missing_extra
+from ra_gateway.owners import directory_at, file_at
 
 HSM_SCHEME: Final = b"pkcs11:"
 """What the one line of a key file begins with when the key is in an HSM."""
@@ -476,36 +478,54 @@ def make_directory(path: Path) -> None:
         OSError: It cannot be made.
     """
     for missing in reversed([item for item in (path, *path.parents) if not item.exists()]):
-        missing.mkdir(mode=0o700, exist_ok=True)
-        if (owner := _owner_for(missing)) is not None:
-            os.chown(missing, *owner)
+        with directory_at(missing.parent) as parent:
+            with suppress(FileExistsError):
+                os.mkdir(missing.name, 0o700, dir_fd=parent)
+            if (owner := _other_owner(parent)) is not None:
+                flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+                made = os.open(missing.name, flags, dir_fd=parent)
+                try:
+                    if not os.listdir(made):  # and so what was made just now
+                        os.fchown(made, *owner)
+                finally:
+                    os.close(made)
     if not path.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
 
 
-def _owner_for(path: Path, like: Path | None = None) -> tuple[int, int] | None:
-    """Return to whom (user, group) root has to give what it made; None where that is nobody else.
+def _other_owner(directory: int) -> tuple[int, int] | None:
+    """Return to whom (user, group) root has to give what it makes in a directory; None where that is nobody else."""
+    status = os.fstat(directory)
+    return (status.st_uid, status.st_gid) if os.geteuid() == 0 and status.st_uid else None
 
-    Args:
-        like: A file that it takes the place of; without one, the directory says whose it is.
+
+def read_with_status(path: Path) -> tuple[bytes, os.stat_result]:
+    """Return what is in a file, and whose it is; as root, not by a link of somebody else's.
+
+    Raises:
+        OSError: It cannot be read, or is no file.
     """
-    if os.geteuid() != 0:
-        return None
-    if like is not None and like.exists():
-        status = like.stat()
-        return status.st_uid, status.st_gid
-    status = path.parent.stat()
-    return (status.st_uid, status.st_gid) if status.st_uid else None
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
+    with (
+        file_at(path) as (directory, name),
+        os.fdopen(os.open(name, flags, dir_fd=directory), "rb") as file,
+    ):
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "is not a file", str(path))
+        return file.read(), status
 
 
-def write_new(path: Path, octets: bytes, mode: int = 0o600, *, like: Path | None = None) -> None:
+def write_new(
+    path: Path, octets: bytes, mode: int = 0o600, *, like: os.stat_result | None = None
+) -> None:
     """Write a new file with just this mode, whatever the umask, to the disk; its directory is made if need be.
 
     Root writes for the services of others: a file of root's alone would take a key from the service that it is for.
 
     Args:
-        like: A file whose place it will take, and whose owner, group and mode it gets if that is there; what is
-            for its owner alone by `mode` stays so.
+        like: Of a file whose place it will take, and whose owner, group and mode it gets; what is for its owner alone
+            by `mode` stays so.
 
     Raises:
         FileExistsError: The file is there already; nothing is ever overwritten.
@@ -514,12 +534,18 @@ def write_new(path: Path, octets: bytes, mode: int = 0o600, *, like: Path | None
     make_directory(path.parent)
     # Created with its mode, not given it afterwards: there is no moment at which others can open it.
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-    with os.fdopen(os.open(path, flags, mode), "wb") as file:
-        if (owner := _owner_for(path, like)) is not None:
+    with (
+        directory_at(path.parent) as directory,
+        os.fdopen(os.open(path.name, flags, mode, dir_fd=directory), "wb") as file,
+    ):
+        owner = _other_owner(directory)
+        if like is not None and os.geteuid() == 0:
+            owner = like.st_uid, like.st_gid
+        if owner is not None:
             os.fchown(file.fileno(), *owner)
-        if like is not None and like.exists():
+        if like is not None:
             private = mode & (stat.S_IRWXG | stat.S_IRWXO) == 0
-            mode = stat.S_IMODE(like.stat().st_mode) & (stat.S_IRWXU if private else 0o777)
+            mode = stat.S_IMODE(like.st_mode) & (stat.S_IRWXU if private else 0o777)
         os.fchmod(file.fileno(), mode)
         file.write(octets)
         file.flush()

@@ -26,6 +26,7 @@ from ra_gateway.ca.ledger import audit
 from ra_gateway.ca.ledger.database import write
 from ra_gateway.ca.ledger.ledger import Ledger
 from ra_gateway.errors import ConfigError
+from ra_gateway.owners import directory_at
 
 CHECKPOINTS: Final = "checkpoints"
 """Usual name of the file."""
@@ -130,9 +131,11 @@ class Checkpoints:
     def _append(self, checkpoint: Checkpoint) -> None:
         key = self._key(make=True)
         flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-        with os.fdopen(os.open(self.path, flags, 0o600), "a+b") as file:
-            os.fchmod(file.fileno(), 0o600)
-            _hand_over(file.fileno(), self.path.parent)
+        with (
+            directory_at(self.path.parent) as directory,
+            os.fdopen(os.open(self.path.name, flags, 0o600, dir_fd=directory), "a+b") as file,
+        ):
+            _hand_over(file.fileno(), directory)
             # Two processes may append: each line's HMAC covers that of the line before.
             fcntl.flock(file, fcntl.LOCK_EX)
             file.seek(0)
@@ -168,8 +171,13 @@ class Checkpoints:
             if self.path.exists() and self.path.stat().st_size:
                 raise self._wrong(f"has checkpoints, and their key {self._key_path} is gone")
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-            with os.fdopen(os.open(self._key_path, flags, 0o600), "wb") as file:
-                _hand_over(file.fileno(), self._key_path.parent)
+            with (
+                directory_at(self._key_path.parent) as directory,
+                os.fdopen(
+                    os.open(self._key_path.name, flags, 0o600, dir_fd=directory), "wb"
+                ) as file,
+            ):
+                _hand_over(file.fileno(), directory)
                 file.write(secrets.token_bytes(_KEY_OCTETS))
                 file.flush()
                 os.fsync(file.fileno())
@@ -194,10 +202,16 @@ class Checkpoints:
         )
 
 
-def _hand_over(descriptor: int, directory: Path) -> None:
+def _hand_over(descriptor: int, directory: int) -> None:
     """Give a file that root makes to the owner of its directory: the CA has to append to it."""
+    status = os.fstat(descriptor)
+    if (
+        status.st_uid != os.geteuid() or status.st_nlink != 1
+    ):  # somebody else's, or in another place as well
+        return
+    os.fchmod(descriptor, 0o600)
     if os.geteuid() == 0:
-        owner = directory.stat()
+        owner = os.fstat(directory)
         os.fchown(descriptor, owner.st_uid, owner.st_gid)
 
 
