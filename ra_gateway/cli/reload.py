@@ -6,7 +6,10 @@ import json
 import os
 import signal
 import time
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
 
 from ra_gateway.cli.output import CONFIG, ConfigOption, fail, say
 
@@ -17,6 +20,9 @@ _PATIENCE_SECONDS: Final = 120.0
 """CRLs are fetched and keys in an HSM are tried out before a configuration holds."""
 
 _MAX_STATUS_BYTES: Final = 1_000_000
+
+_LISTENS: Final = "0A"
+"""State of a socket, as the kernel's tables have it."""
 
 
 def reload(config: ConfigOption = CONFIG) -> None:
@@ -31,9 +37,10 @@ def reload(config: ConfigOption = CONFIG) -> None:
     before = _status(url)
     pid = before["pid"]
     try:
-        # Whoever else listens there is not to name a process that a hangup ends.
-        if not os.path.samefile(f"/proc/{pid}/exe", "/proc/self/exe"):
-            fail([f"{url} names the process {pid}, which is none of this program."], 1)
+        # Whoever else listens there is not to name a process that a hangup ends: every Python has this program's file.
+        is_ours = os.path.samefile(f"/proc/{pid}/exe", "/proc/self/exe")
+        if not is_ours or not _listens(pid, urlsplit(url).port):
+            fail([f"{url} names the process {pid}, which is no gateway that listens there."], 1)
         os.kill(pid, signal.SIGHUP)
     except OSError as error:
         fail([f"the process {pid} cannot be told: {error.strerror}. Run this as its user"], 1)
@@ -47,6 +54,25 @@ def reload(config: ConfigOption = CONFIG) -> None:
         problems = last["problems"] if last else ["the process has ended meanwhile"]
         fail([*problems, f"The process {pid} goes on with its old configuration."], 1)
     say(f"Reloaded: the process {pid} goes by configuration {now['configuration']}.")
+
+
+def _listens(pid: int, port: int | None) -> bool:
+    """Tell whether a process listens on a TCP port of this machine.
+
+    Raises:
+        OSError: There is no such process, or it is of another user.
+    """
+    sockets = set()
+    for table in map(Path, ("/proc/net/tcp", "/proc/net/tcp6")):
+        for line in table.read_text().splitlines()[1:] if table.exists() else ():
+            _, local, _, state, *rest = line.split()
+            if state == _LISTENS and int(local.rpartition(":")[2], 16) == port:
+                sockets.add(f"socket:[{rest[5]}]")
+    for item in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # closed meanwhile
+            if os.readlink(item) in sockets:
+                return True
+    return False
 
 
 def _status_url(settings: GatewayConfig) -> str:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 import secrets
 import signal
+import subprocess
+import sys
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from itertools import pairwise
 from pathlib import Path
 
@@ -536,3 +541,44 @@ def test_the_command_says_what_came_of_a_reload(config: Path) -> None:
         told(2)
         reloads = [event for event in gateway.events if event["event"].startswith("config.reload")]
     assert [event["event"] for event in reloads] == ["config.reloaded", "config.reload_refused"]
+
+
+class NamesAnother(BaseHTTPRequestHandler):
+    """Stands where the management listener would, and names a process of somebody else's."""
+
+    pid = 0
+
+    def do_GET(self) -> None:
+        body = json.dumps({"pid": self.pid, "reloads": {"count": 0, "refused": 0, "last": None}})
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(body.encode())
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+def test_the_command_hangs_up_nobody_else(config: Path) -> None:
+    """While no gateway runs, any user of the machine may listen there; and all that is Python is one file."""
+    script = "import sys; print(flush=True); sys.stdin.read()"
+    with (
+        HTTPServer(("127.0.0.1", 0), NamesAnother) as server,
+        subprocess.Popen(
+            [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        ) as bystander,
+    ):
+        assert bystander.stdout is not None
+        bystander.stdout.readline()
+        NamesAnother.pid = bystander.pid
+        asked = threading.Thread(target=server.serve_forever)
+        asked.start()
+        config.write_text(
+            f"{config.read_text()}\n[management]\nlisten_port = {server.server_port}\n"
+        )
+        ended = run("reload", "--config", config)
+        server.shutdown()
+        asked.join()
+        bystander.communicate()
+    assert ended.exit_code == 1
+    assert f"names the process {bystander.pid}, which is no gateway" in ended.stderr
+    assert bystander.returncode == 0
