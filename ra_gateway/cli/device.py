@@ -217,11 +217,15 @@ def enroll(
     asks = request in (Request.rr, Request.genm)
     credential: Credential | MACCredential
     if secret_file is not None:
-        if asks:
-            raise typer.BadParameter(f"{request} is signed: give --cert and --key")
-        if cert or key or not reference or subject is None:
+        if (
+            key
+            or not reference
+            or (cert is None) is (request is Request.rr)
+            or (subject is None and not asks)
+        ):
             raise typer.BadParameter(
-                "--secret-file goes with --reference and --subject, and without --cert and --key"
+                "--secret-file goes with --reference and --subject, and without --cert and --key; for rr, --cert is "
+                "what is to be revoked"
             )
         credential = _shared_secret(reference, secret_file, mac)
     elif cert is None or key is None:
@@ -229,7 +233,7 @@ def enroll(
     else:
         credential = _base_station(line, cert, key, key_password, *(chain or ()))
     roots = () if trusted is None else load_certificates(trusted, "--trusted")
-    if not roots and request is not Request.ir:
+    if not roots and request is not Request.ir and not (asks and secret_file):
         raise typer.BadParameter(f"{request} needs --trusted: only an ir brings the root")
     identity = DeviceIdentity(credential, operator_trust(*roots) if roots else None)
     if asks:

@@ -160,6 +160,27 @@ def test_a_shared_secret_in_place_of_a_certificate(
     assert "badMessageCheck" in ended.stderr or "wrongIntegrity" in ended.stderr
 
 
+@pytest.mark.parametrize("request_type", ["genm", "rr"])
+def test_questions_under_a_shared_secret(request_type: str, lab: Lab, tmp_path: Path) -> None:
+    """They are sent so, and this gateway takes them signed only: what it says is believed by the secret."""
+    saved = tmp_path / "messages"
+    own = ("--cert", lab.directory / "acme" / "device.pem") if request_type == "rr" else ()
+    options = (
+        "enroll",
+        "--url",
+        lab.gateway.url,
+        "--request",
+        request_type,
+        "--reference",
+        "enb-9",
+    )
+    secret = ("--secret-file", lab.directory / "secret")
+    ended = run(*options, *own, *secret, "--save-messages", saved)
+    assert (ended.exit_code, "wrongIntegrity" in ended.stderr) == (1, True), ended.stderr
+    sent = PKIMessage.from_der((saved / f"1-{request_type}.der").read_bytes())
+    assert sent.header.sender_kid == b"enb-9"
+
+
 def test_https(tmp_path: Path, vendor_pki: VendorPKI) -> None:
     """The listener's root is trusted where it is given, and none without; a certificate is shown if it wants one."""
     config = make_setup(tmp_path, vendors={"acme": vendor_pki})
