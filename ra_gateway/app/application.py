@@ -144,6 +144,7 @@ class Application:
             metrics,
             self._parts,
             tls=self._tls.context_of("management.tls"),
+            sink=self._sink,
         )
         self.management.configuration = config_digest(config)
         self._metrics = metrics

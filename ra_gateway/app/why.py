@@ -95,7 +95,7 @@ class LogReader:
                 self._take(found)
 
     def _take(self, line: Line) -> None:
-        if line.get("event") == "http.refused":
+        if line.get("event") == "http.refused" and line.get("listener", "cmp") == "cmp":
             self.below_cmp += 1
             self.last_below_cmp = line
         # What has no transactionID is a matter of its own.

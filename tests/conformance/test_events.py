@@ -519,6 +519,7 @@ async def test_a_service_tells_what_its_http_refuses(
         "event": "http.refused",
         "log_level": "warning",
         "by": by,
+        "listener": "cmp",
         "peer": "127.0.0.1",
         "method": "POST",
         "path": "/cmp",

@@ -21,7 +21,7 @@ from ra_gateway.app.warnings import warnings
 from ra_gateway.cmp.oids import OID
 from ra_gateway.config.reading import load, load_ca
 from ra_gateway.errors import ConfigError
-from ra_gateway.events import ConfigurationReloaded, Fact, ReloadRefused
+from ra_gateway.events import ConfigurationReloaded, Fact, HTTPRefused, ReloadRefused
 from ra_gateway.keys import write_private_key
 from tests.support.patience import PATIENCE_SECONDS
 from tests.support.pki import Credential, VendorPKI, make_root, write_certificates
@@ -115,6 +115,19 @@ async def test_services_speak_tls(config: Path, serve: Callable[[Path], object])
         for stranger in (None, make_root("another").issue("stranger")):
             with pytest.raises((aiohttp.ClientError, OSError)):
                 await get(url, client(stranger))
+
+
+async def test_whom_management_does_not_let_in_is_told(config: Path) -> None:
+    """Else nobody would find out why Prometheus has nothing of a gateway; and it is no base station's failure."""
+    facts: list[Fact] = []
+    async with gateway(config, facts) as (service, _):
+        url = f"{service.management.url}/metrics"
+        with pytest.raises((aiohttp.ClientError, OSError)):
+            await get(url, client())
+        await until(lambda: any(isinstance(fact, HTTPRefused) for fact in facts), "telling")
+    told, *_ = (fact for fact in facts if isinstance(fact, HTTPRefused))
+    assert (told.listener, told.peer) == ("management", "127.0.0.1")
+    assert told.reason == "the TLS handshake failed: peer did not return a certificate"
 
 
 @pytest.mark.parametrize("serve", [gateway, ca])
