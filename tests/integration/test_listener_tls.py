@@ -117,6 +117,18 @@ async def test_services_speak_tls(config: Path, serve: Callable[[Path], object])
                 await get(url, client(stranger))
 
 
+async def test_one_issuing_ca_lets_in_whom_it_issued_for(config: Path) -> None:
+    """And nobody else below its root: where that has issued for base stations, these are not monitoring."""
+    monitoring = ROOT.issue_ca("monitoring CA")
+    write_certificates(config.parent / "tls-root.pem", monitoring.certificate)
+    async with gateway(config) as (service, _):
+        url = f"{service.management.url}/livez"
+        assert await get(url, client(monitoring.issue("prometheus"))) == 200
+        for other in (certificate("station"), ROOT.issue_ca("monitoring CA").issue("prometheus")):
+            with pytest.raises((aiohttp.ClientError, OSError)):
+                await get(url, client(other))
+
+
 async def test_whom_management_does_not_let_in_is_told(config: Path) -> None:
     """Else nobody would find out why Prometheus has nothing of a gateway; and it is no base station's failure."""
     facts: list[Fact] = []
