@@ -65,6 +65,20 @@ def file_at(path: Path) -> Iterator[tuple[int, str]]:
     raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
 
 
+def is_roots_alone(path: Path) -> bool:
+    """Tell whether nobody but root can write to a file, or put something else in its place."""
+    try:
+        with file_at(path) as (directory, name):
+            places = (os.fstat(directory), os.stat(name, dir_fd=directory, follow_symlinks=False))
+        descriptor, other = _opened(path.resolve().parent)
+    except OSError:
+        return False
+    os.close(descriptor)
+    return other is None and not any(
+        status.st_uid or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH) for status in places
+    )
+
+
 @contextmanager
 def as_owner(path: Path) -> Iterator[None]:
     """As root, do what follows with the rights of whoever else has a directory, or else the last of what leads there.

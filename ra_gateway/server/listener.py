@@ -573,7 +573,9 @@ class Listener(ABC):
         refused = self.counters.requests_refused + self.counters.connections_refused
         status = None if status is None else int(status)
         self._sink(
-            HTTPRefused(self._by, self.name, peer, method, path, status, reason.strip(), refused, untold)
+            HTTPRefused(
+                self._by, self.name, peer, method, path, status, reason.strip(), refused, untold
+            )
         )
 
     # --- One request ------------------------------------------------------------------------------

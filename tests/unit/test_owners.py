@@ -12,7 +12,9 @@ import pytest
 from ra_gateway import keys
 from ra_gateway.ca.files import changing
 from ra_gateway.ca.ledger import checkpoints
-from ra_gateway.owners import as_ourselves, as_owner, directory_at
+from ra_gateway.owners import as_ourselves, as_owner, directory_at, is_roots_alone
+from ra_gateway.pkcs11 import token
+from ra_gateway.pkcs11.reference import Trouble
 from ra_gateway.stores.files import replace_file
 from tests.support.owners import THEIRS, Owners
 
@@ -159,6 +161,26 @@ def test_a_change_of_a_ca_has_no_more_rights_than_its_owner(service: Path, owner
     assert owners.rights == [0, THEIRS[0], 0, THEIRS[0], 0]
     with as_owner(service.parent / "etc" / "not" / "yet"):
         assert os.geteuid() == 0
+
+
+def test_root_runs_no_library_of_a_service(service: Path, owners: Owners) -> None:
+    """A key file, which is the service's, says which one is loaded."""
+    etc = service.parent / "etc"
+    (service / "evil.so").touch()
+    (service / "link.so").symlink_to(etc / "shadow")
+    (etc / "link.so").symlink_to(service / "evil.so")
+    (etc / "hsm.so").touch(0o755)
+    (etc / "ours.so").symlink_to("hsm.so")
+    (etc / "loose.so").touch()
+    (etc / "loose.so").chmod(0o664)
+    (etc / "theirs.so").touch()
+    owners.theirs(etc / "theirs.so", service / "evil.so")
+    safe = [path.name for path in sorted(etc.glob("*.so")) if is_roots_alone(path)]
+    assert safe == ["hsm.so", "ours.so"]
+    refused = (service / "evil.so", service / "link.so", etc / "link.so", etc / "nowhere.so")
+    assert not any(map(is_roots_alone, refused))
+    with pytest.raises(Trouble, match="belongs to others than root"):
+        token._library(service / "evil.so")
 
 
 def test_root_gives_no_file_away_that_is_in_two_places(service: Path, owners: Owners) -> None:
