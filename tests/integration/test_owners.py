@@ -18,10 +18,12 @@ from tests.support.commands import run_command
 from tests.support.load import under_load
 from tests.support.pki import VendorPKI
 from tests.support.processes import GatewayProcess
-from tests.support.setups import make_setup
+from tests.support.setups import edit, make_setup
 from tests.support.stations import Station, until
 from tests.support.users import (
+    IS_ROOT,
     RUNS_AS,
+    give_to_root,
     hand_over,
     open_directory,
     taken_away,
@@ -97,3 +99,39 @@ async def test_root_rolls_the_ra_of_a_service_under_load(
         assert await enrolled(gateway, vendor_pki, "enb-again") == fresh
     assert taken_away(site) == []
     assert [stat.S_IMODE(path.stat().st_mode) for path in ra] == modes
+
+
+def test_what_root_makes_for_a_service_is_the_services(config: Path) -> None:
+    """A ledger that root brings back, or is the first to open; what commands write beside it; and the CA's files."""
+    site = config.parent
+    typed("ca", "backup", site / "dump", "--config", config)
+    (site / "ca" / "ledger.sqlite").unlink()
+    typed("ca", "list", "--config", config)
+    (site / "ca" / "ledger.sqlite").unlink()
+    typed("ca", "restore", site / "dump", "--config", config)
+    typed("ca", "verify", "--config", config)
+    typed("ca", "root-crl", site / "ca", "--first")
+    typed("ca", "renew-signers", site / "ca")
+    assert taken_away(site) == []
+
+
+async def test_root_changes_the_ca_of_a_service_whose_directory_is_roots(
+    config: Path, vendor_pki: VendorPKI
+) -> None:
+    """What takes the place of a file, and what is kept of it, is the service's, who starts with it."""
+    site = config.parent
+    (site / "var").mkdir()
+    (site / "ca" / "ledger.sqlite").rename(site / "var" / "ledger.sqlite")
+    edit(config, '"ca/ledger.sqlite"', '"var/ledger.sqlite"')
+    hand_over(site)
+    give_to_root(site / "ca")
+    (site / "ca" / "issuing.key").chmod(0o400)
+    typed("ca", "verify", "--config", config)
+    typed("ca", "roll-issuing", site / "ca")
+    typed("ca", "renew-signers", site / "ca")
+    assert stat.S_IMODE((site / "ca" / "issuing.key").stat().st_mode) == 0o400
+    assert taken_away(site) == (["ca"] if IS_ROOT else [])
+    both = '["operator/issuing.pem", "ca/issuing.pem"]'
+    edit(config, 'intermediates_paths = ["operator/issuing.pem"]', f"intermediates_paths = {both}")
+    with service(config) as gateway:
+        await enrolled(gateway, vendor_pki, "enb-1")
