@@ -62,12 +62,15 @@ _FIELDS_OF_GATEWAY: Final = (
     "detail",
 )
 _FIELDS_OF_CA: Final = {
+    "transaction_id": "transaction_id",
+    "body_type": "body_type",
     "peer": "peer",
     "operation": "operation",
     "batch": "batch",
     "ra": "requester",
-    "signer": "signer_fingerprint",
+    "signer_fingerprint": "signer_fingerprint",
     "entity": "entity",
+    "serial_number": "serial_number",
 }
 """Names in the log, and of the event."""
 
@@ -294,11 +297,12 @@ class LogSink:
             case CertificatesWithdrawn(by=Component.ca, rejected=False):
                 self._log.warning("ca.unconfirmed", revoked=len(event.certificates))
             case CRLPublished():
+                base = event.base_number
                 self._log.info(
                     "crl",
-                    issuer=event.issuer_id,
+                    issuer_id=event.issuer_id,
                     number=event.number,
-                    base_number=event.base_number,
+                    **({} if base is None else {"base_number": base}),
                     next_update=event.next_update.isoformat(),
                     size_bytes=event.size_bytes,
                     outcome="made",
@@ -344,7 +348,7 @@ class LogSink:
                 self._log.info(
                     "ra.credential_changed",
                     subject=event.subject,
-                    serial=event.serial_number,
+                    serial_number=event.serial_number,
                     not_after=event.not_after.isoformat(),
                 )
 
@@ -370,11 +374,7 @@ class LogSink:
         )
 
     def _answered_by_ca(self, event: RequestHandled) -> None:
-        fields: dict[str, Any] = {"peer": event.peer, "operation": event.operation}
-        if event.body_type:
-            fields = {"transaction_id": event.transaction_id, "body_type": event.body_type}
-        elif event.transaction_id:  # of octets that are no message, as far as they can be read
-            fields["transaction_id"] = event.transaction_id
+        fields: dict[str, Any] = {"outcome": event.outcome}
         for name, attribute in _FIELDS_OF_CA.items():
             if value := getattr(event, attribute):
                 fields[name] = value
@@ -385,8 +385,8 @@ class LogSink:
             self._log.warning("ca.refused", **fields, **why)
         elif event.messages is not None:
             self._log.info("ca.answered", **fields, messages=event.messages)
-        elif event.serial_number:
-            self._log.info("ca.answered", **fields, serial=event.serial_number)
+        else:
+            self._log.info("ca.answered", **fields)
 
 
 def fan_out(*sinks: EventSink) -> EventSink:

@@ -392,7 +392,9 @@ class BundledCA:
                 refusal = refusal_of(message, error)
             answer = await self._sign(message.header, refusal_body(refusal, message), self._clock())
             return answer, learned | _refusal(refusal)
-        learned |= {"outcome": outcome, "serial_number": f"{operation.serial_number:x}"}
+        learned["outcome"] = outcome
+        if operation.serial_number:  # else no certificate came of it
+            learned["serial_number"] = f"{operation.serial_number:x}"
         return operation.answer, learned
 
     # --- certConf ---------------------------------------------------------------------------------------------
