@@ -15,6 +15,7 @@ import structlog
 
 from ra_gateway.errors import printable
 from ra_gateway.events import (
+    BY_CA,
     CertificatesWithdrawn,
     Component,
     ConfigurationReloaded,
@@ -73,6 +74,8 @@ _FIELDS_OF_CA: Final = {
     "serial_number": "serial_number",
 }
 """Names in the log, and of the event."""
+
+_MOST_CAUSES: Final = 256
 
 MAX_LINE_OCTETS: Final = 4096
 """Of one line, whatever was sent; a traceback on a terminal, which has lines of its own, is within them."""
@@ -286,6 +289,8 @@ class LogSink:
 
     def __init__(self) -> None:
         self._log = structlog.get_logger()
+        # Why the bundled CA refused, by transactionID: its line comes before the gateway's.
+        self._causes: dict[str, dict[str, str]] = {}
 
     def __call__(self, event: Fact) -> None:
         """Write the line: info for what went well, warning for a refusal, error for our own failure."""
@@ -358,6 +363,8 @@ class LogSink:
             fields["fail_info"] = event.fail_info.name
         if event.quirks:
             fields["quirks"] = list(event.quirks)
+        if event.rule == BY_CA or event.outcome == "failed":
+            fields |= self._causes.get(event.transaction_id, {})
         write = self._log.info
         if event.bug is not None:
             write, fields["exc_info"] = self._log.error, event.bug
@@ -382,11 +389,19 @@ class LogSink:
             self._log.error("ca.failed", **fields, exc_info=event.bug)
         elif (code := event.fail_info) is not None:
             why = {"fail_info": code.name, "rule": event.rule, "detail": event.detail}
+            self._note_cause(event.transaction_id, event.rule, event.detail)
             self._log.warning("ca.refused", **fields, **why)
         elif event.messages is not None:
             self._log.info("ca.answered", **fields, messages=event.messages)
         else:
             self._log.info("ca.answered", **fields)
+
+    def _note_cause(self, transaction_id: str, rule: str, detail: str) -> None:
+        if transaction_id:
+            self._causes.pop(transaction_id, None)  # the newest stands at the end
+            self._causes[transaction_id] = {"ca_rule": rule, "ca_detail": detail}
+            if len(self._causes) > _MOST_CAUSES:
+                del self._causes[next(iter(self._causes))]
 
 
 def fan_out(*sinks: EventSink) -> EventSink:
