@@ -93,6 +93,7 @@ app.command(
 app.command(
     examples=(
         "ra-gateway show ir.der",
+        "ra-gateway show ir.der --config site/gateway.toml",
         "tcpdump -w capture.pcap 'tcp port 8080'; ra-gateway show capture.pcap --json",
     )
 )(show)
