@@ -59,7 +59,12 @@ app.command(
 )(serve)
 app.command("check-config", examples=("ra-gateway check-config site/gateway.toml",))(check_config)
 app.command(examples=("ra-gateway reload --config site/gateway.toml",))(reload)
-app.command(examples=("cd $( ra-gateway samples ) && ls deploy config docs",))(samples)
+app.command(
+    examples=(
+        "cd $( ra-gateway samples ) && ls deploy config docs",
+        "ra-gateway show $( ra-gateway samples )/tests/vectors/ir.der",
+    )
+)(samples)
 app.command(
     examples=(
         "ra-gateway doctor --quiet",
