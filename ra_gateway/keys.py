@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import base64
-import errno
-import os
 import shlex
 import stat
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
@@ -45,7 +42,7 @@ from ra_gateway.cmp.certificates import (
 from ra_gateway.cmp.pem import PEMRefused, looks_like, pem_blocks
 from ra_gateway.cmp.protection import Credential
 from ra_gateway.errors import CMPError, ConfigError, MalformedMessage, missing_extra
-from ra_gateway.owners import directory_at, file_at
+from ra_gateway.files import write_new
 
 HSM_SCHEME: Final = b"pkcs11:"
 """What the one line of a key file begins with when the key is in an HSM."""
@@ -467,89 +464,6 @@ def read_password(path: Path | None) -> bytes | None:
         OSError: It cannot be read.
     """
     return None if path is None else path.read_bytes().rstrip(b"\r\n")
-
-
-def make_directory(path: Path) -> None:
-    """Make a directory and those above it that are missing, for their owner alone, whatever the umask.
-
-    Made by root in a directory of somebody else's, it is theirs.
-
-    Raises:
-        OSError: It cannot be made.
-    """
-    for missing in reversed([item for item in (path, *path.parents) if not item.exists()]):
-        with directory_at(missing.parent) as parent:
-            with suppress(FileExistsError):
-                os.mkdir(missing.name, 0o700, dir_fd=parent)
-            if (owner := _other_owner(parent)) is not None:
-                flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-                made = os.open(missing.name, flags, dir_fd=parent)
-                try:
-                    if not os.listdir(made):  # and so what was made just now
-                        os.fchown(made, *owner)
-                finally:
-                    os.close(made)
-    if not path.is_dir():
-        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
-
-
-def _other_owner(directory: int) -> tuple[int, int] | None:
-    """Return to whom (user, group) root has to give what it makes in a directory; None where that is nobody else."""
-    status = os.fstat(directory)
-    return (status.st_uid, status.st_gid) if os.geteuid() == 0 and status.st_uid else None
-
-
-def read_with_status(path: Path) -> tuple[bytes, os.stat_result]:
-    """Return what is in a file, and whose it is; as root, not by a link of somebody else's.
-
-    Raises:
-        OSError: It cannot be read, or is no file.
-    """
-    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
-    with (
-        file_at(path) as (directory, name),
-        os.fdopen(os.open(name, flags, dir_fd=directory), "rb") as file,
-    ):
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise OSError(errno.EINVAL, "is not a file", str(path))
-        return file.read(), status
-
-
-def write_new(
-    path: Path, octets: bytes, mode: int = 0o600, *, like: os.stat_result | None = None
-) -> None:
-    """Write a new file with just this mode, whatever the umask, to the disk; its directory is made if need be.
-
-    Root writes for the services of others: a file of root's alone would take a key from the service that it is for.
-
-    Args:
-        like: Of a file whose place it will take, and whose owner, group and mode it gets; what is for its owner alone
-            by `mode` stays so.
-
-    Raises:
-        FileExistsError: The file is there already; nothing is ever overwritten.
-        OSError: It cannot be written.
-    """
-    make_directory(path.parent)
-    # Created with its mode, not given it afterwards: there is no moment at which others can open it.
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-    with (
-        directory_at(path.parent) as directory,
-        os.fdopen(os.open(path.name, flags, mode, dir_fd=directory), "wb") as file,
-    ):
-        owner = _other_owner(directory)
-        if like is not None and os.geteuid() == 0:
-            owner = like.st_uid, like.st_gid
-        if owner is not None:
-            os.fchown(file.fileno(), *owner)
-        if like is not None:
-            private = mode & (stat.S_IRWXG | stat.S_IRWXO) == 0
-            mode = stat.S_IMODE(like.st_mode) & (stat.S_IRWXU if private else 0o777)
-        os.fchmod(file.fileno(), mode)
-        file.write(octets)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def write_certificates(path: Path, certificates: Iterable[Certificate]) -> None:

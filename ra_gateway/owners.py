@@ -13,20 +13,13 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _MOST_LINKS: Final = 40
 """As the kernel has it."""
 
 _LED: Final = "a link of somebody else leads there"
-
-
-class Owner(NamedTuple):
-    """User and group."""
-
-    user: int
-    group: int
 
 
 @contextmanager
@@ -70,18 +63,18 @@ def is_roots_alone(path: Path) -> bool:
     try:
         with file_at(path) as (directory, name):
             places = (os.fstat(directory), os.stat(name, dir_fd=directory, follow_symlinks=False))
-        descriptor, other = _opened(path.resolve().parent)
+        descriptor, is_roots = _opened(path.resolve().parent)
     except OSError:
         return False
     os.close(descriptor)
-    return other is None and not any(
+    return is_roots and not any(
         status.st_uid or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH) for status in places
     )
 
 
 @contextmanager
 def as_owner(path: Path) -> Iterator[None]:
-    """As root, do what follows with the rights of whoever else has a directory, or else the last of what leads there.
+    """As root, do what follows with the rights of whoever else has a directory.
 
     Only for commands: all threads of the process have these rights meanwhile.
 
@@ -95,16 +88,16 @@ def as_owner(path: Path) -> Iterator[None]:
         yield
         return
     existing = next(item for item in (path, *path.absolute().parents) if os.path.lexists(item))
-    descriptor, owner = _opened(existing)
-    os.close(descriptor)
-    if owner is None:
+    with directory_at(existing) as descriptor:
+        status = os.fstat(descriptor)
+    if not status.st_uid:
         yield
         return
     groups, group = os.getgroups(), os.getegid()
-    os.setgroups(_groups_of(owner))
+    os.setgroups(_groups_of(status))
     try:
-        os.setegid(owner.group)
-        os.seteuid(owner.user)
+        os.setegid(status.st_gid)
+        os.seteuid(status.st_uid)
         yield
     finally:
         os.seteuid(0)
@@ -127,25 +120,25 @@ def as_ourselves() -> Iterator[None]:
         os.seteuid(user)
 
 
-def _groups_of(owner: Owner) -> list[int]:
+def _groups_of(status: os.stat_result) -> list[int]:
     try:
-        name = pwd.getpwuid(owner.user).pw_name
+        name = pwd.getpwuid(status.st_uid).pw_name
     except KeyError:
-        return [owner.group]
-    return os.getgrouplist(name, owner.group)
+        return [status.st_gid]
+    return os.getgrouplist(name, status.st_gid)
 
 
-def _opened(path: Path) -> tuple[int, Owner | None]:
-    """Return the descriptor of a directory, and who but root has it, or the last of what leads there, if anybody has.
+def _opened(path: Path) -> tuple[int, bool]:
+    """Return the descriptor of a directory, and whether root has it, and all that leads there.
 
     Raises:
         OSError: As `directory_at`.
     """
     if os.geteuid() != 0:
-        return os.open(path, _DIRECTORY), None
+        return os.open(path, _DIRECTORY), False
     steps = list(reversed(path.absolute().parts[1:]))
     at = os.open("/", _DIRECTORY)
-    other: Owner | None = None
+    is_roots = True
     leader: int | None = None
     links = 0
     try:
@@ -153,8 +146,7 @@ def _opened(path: Path) -> tuple[int, Owner | None]:
             step = steps.pop()
             status = os.stat(step, dir_fd=at, follow_symlinks=False)
             here = os.fstat(at)
-            if status.st_uid:
-                other = Owner(status.st_uid, status.st_gid)
+            is_roots = is_roots and not status.st_uid
             if stat.S_ISLNK(status.st_mode):
                 links += 1
                 if links > _MOST_LINKS:
@@ -172,7 +164,7 @@ def _opened(path: Path) -> tuple[int, Owner | None]:
     except OSError as error:
         os.close(at)
         raise OSError(error.errno, error.strerror, str(path)) from error
-    return at, other
+    return at, is_roots
 
 
 def _replaced(old: int, new: int) -> int:

@@ -38,17 +38,15 @@ from ra_gateway.ca.keys import load_ca
 from ra_gateway.ca.profiles import RA
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.errors import CMPError, ConfigError
+from ra_gateway.files import make_directory, read_with_status, write_new
 from ra_gateway.keys import (
     TooDear,
     make_credential,
-    make_directory,
     new_key,
     pem,
     read_bounded,
-    read_with_status,
     require_affordable,
     write_certificates,
-    write_new,
 )
 from ra_gateway.owners import directory_at
 
@@ -251,7 +249,7 @@ def _replace(contents: Mapping[Path, bytes], *, secret: Path) -> None:
             beside = path.with_name(f"{path.name}.new")
             with suppress(FileNotFoundError):  # of an attempt that was interrupted
                 os.unlink(beside.name, dir_fd=places[path])
-            old = _read(path)
+            old = read_with_status(path)
             like = None if old is None else old[1]
             write_new(beside, octets, 0o600 if path == secret else 0o644, like=like)
             if old is not None and old[0] != octets:
@@ -262,16 +260,10 @@ def _replace(contents: Mapping[Path, bytes], *, secret: Path) -> None:
             os.fsync(place)
 
 
-def _read(path: Path) -> tuple[bytes, os.stat_result] | None:
-    with suppress(FileNotFoundError):
-        return read_with_status(path)
-    return None
-
-
 def _keep(path: Path, octets: bytes, status: os.stat_result) -> None:
     """Copy what is going to be replaced, unless it is known from before."""
     number = 1
-    while (kept := _read(path.with_name(f"{path.name}.{number}"))) is not None:
+    while (kept := read_with_status(path.with_name(f"{path.name}.{number}"))) is not None:
         if kept[0] == octets:
             return
         number += 1

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from ra_gateway import keys
+from ra_gateway import files
 from ra_gateway.ca.files import changing
-from ra_gateway.ca.ledger import checkpoints
 from ra_gateway.owners import as_ourselves, as_owner, directory_at, is_roots_alone
 from ra_gateway.pkcs11 import token
 from ra_gateway.pkcs11.reference import Trouble
-from ra_gateway.stores.files import replace_file
 from tests.support.owners import THEIRS, Owners
 
 
@@ -34,52 +31,20 @@ def service(tmp_path: Path, owners: Owners) -> Path:
     return tmp_path / "service"
 
 
-def test_what_root_replaces_keeps_owner_group_and_mode(tmp_path: Path, owners: Owners) -> None:
-    """A key that root alone may read would stop the service that it is for."""
-    for name, mode, kept in (
-        ("ra.pem", 0o640, 0o640),
-        ("ra.key", 0o400, 0o400),
-        ("b.key", 0o666, 0o600),
-    ):
-        old, new = tmp_path / name, tmp_path / f"{name}.new"
-        old.write_bytes(b"old")
-        old.chmod(mode)
-        owners.theirs(old)
-        octets, status = keys.read_with_status(old)
-        keys.write_new(new, b"x", 0o644 if name == "ra.pem" else 0o600, like=status)
-        assert octets == b"old"
-        assert owners.given[str(new)] == THEIRS
-        assert stat.S_IMODE(new.stat().st_mode) == kept
-
-
-def test_what_root_makes_in_the_directory_of_a_service_is_the_services(
-    service: Path, owners: Owners
-) -> None:
-    keys.write_new(service / "root.crl", b"x")
-    keys.make_directory(service / "cross")
-    assert owners.given == {
-        str(service / "root.crl"): THEIRS,
-        str(service / "cross"): THEIRS,
-    }
-    owners.rights.append(THEIRS[0])
-    keys.write_new(service / "own", b"x")
-    assert str(service / "own") not in owners.given
-
-
 def make_file(way: Path) -> None:
-    keys.write_new(way / "x.sh", b"x")
+    files.write_new(way / "x.sh", b"x")
 
 
 def make_directory(way: Path) -> None:
-    keys.make_directory(way / "x.d")
+    files.make_directory(way / "x.d")
 
 
 def read(way: Path) -> None:
-    keys.read_with_status(way / "shadow")
+    files.read_with_status(way / "shadow")
 
 
 def replace(way: Path) -> None:
-    replace_file(way / "shadow", b"x")
+    files.replace_file(way / "shadow", b"x")
 
 
 @pytest.mark.parametrize("act", [make_file, make_directory, read, replace])
@@ -100,7 +65,9 @@ def test_no_link_of_a_service_leads_root_elsewhere(
     assert owners.given == {}
 
 
-@pytest.mark.parametrize("act", [keys.read_with_status, lambda path: replace_file(path, b"x")])
+@pytest.mark.parametrize(
+    "act", [files.read_with_status, lambda path: files.replace_file(path, b"x")]
+)
 def test_no_link_of_a_service_is_a_file_to_root(
     service: Path, owners: Owners, act: Callable[[Path], object]
 ) -> None:
@@ -121,15 +88,17 @@ def test_other_links_lead_where_they_lead(service: Path, owners: Owners) -> None
     (service / "of-them").mkdir()
     (service / "current").symlink_to("of-them")
     owners.theirs(service / "current", service / "of-them")
-    assert keys.read_with_status(etc / "key")[0] == b"root's"
-    replace_file(etc / "key", b"new")
+    found = files.read_with_status(etc / "key")
+    assert found is not None
+    assert found[0] == b"root's"
+    files.replace_file(etc / "key", b"new")
     assert (etc / "key").is_symlink()
     assert (etc / "shadow").read_bytes() == b"new"
-    keys.write_new(etc / "ours" / "current" / "x", b"x")
+    files.write_new(etc / "ours" / "current" / "x", b"x")
     assert (service / "of-them" / "x").exists()
     (etc / "round").symlink_to("round")
     with pytest.raises(OSError, match="symbolic links"):
-        keys.read_with_status(etc / "round")
+        files.read_with_status(etc / "round")
     with pytest.raises(OSError, match="symbolic links"), directory_at(etc / "round"):
         pass
 
@@ -146,7 +115,7 @@ def test_a_directory_that_was_exchanged_is_not_given_away(
 
     monkeypatch.setattr(os, "mkdir", exchanged)
     with pytest.raises(OSError, match=r"Not a directory|symbolic links"):
-        keys.make_directory(service / "cross")
+        files.make_directory(service / "cross")
     assert owners.given == {}
 
 
@@ -181,13 +150,3 @@ def test_root_runs_no_library_of_a_service(service: Path, owners: Owners) -> Non
     assert not any(map(is_roots_alone, refused))
     with pytest.raises(Trouble, match="belongs to others than root"):
         token._library(service / "evil.so")
-
-
-def test_root_gives_no_file_away_that_is_in_two_places(service: Path, owners: Owners) -> None:
-    """Of the two that root appends checkpoints to, one is its own and new, the other a link to what it has."""
-    os.link(service.parent / "etc" / "shadow", service / "linked")
-    (service / "new").touch()
-    for name in ("linked", "new"):
-        with directory_at(service) as directory, (service / name).open("ab") as file:
-            checkpoints._hand_over(file.fileno(), directory)
-    assert owners.given == {str(service / "new"): THEIRS}
