@@ -24,7 +24,7 @@ from ra_gateway.cmp.crl import (
     open_crl,
     split_crls,
 )
-from ra_gateway.cmp.names import CanonicalName, canonical, rfc4514
+from ra_gateway.cmp.names import CanonicalName, canonical, readable
 from ra_gateway.cmp.ocsp import responder_urls
 from ra_gateway.config.ca_tables import CAConfig
 from ra_gateway.config.service_tables import ListenerTLSConfig
@@ -463,7 +463,7 @@ def _of_crls(config: GatewayConfig, now: datetime) -> Iterator[Problem]:
                 over = f"was good until {until}: nobody can tell whether a certificate is revoked"
                 yield Problem(
                     f"{where}.revocation.crl_paths",
-                    f"{path}, the CRL of {rfc4514(issuer_der)}, "
+                    f"{path}, the CRL of {readable(issuer_der)}, "
                     f"{over if left < timedelta() else f'is good until {until} only'}",
                     "Put the next one there by renaming; or have it fetched, by crl_urls",
                 )

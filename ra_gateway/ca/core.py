@@ -73,7 +73,7 @@ from ra_gateway.cmp.header_checks import (
 )
 from ra_gateway.cmp.malformed import refusal_of
 from ra_gateway.cmp.messages import InfoTypeAndValue, PKIHeader, PKIMessage, assemble
-from ra_gateway.cmp.names import canonical, directory_name, rfc4514, same_name
+from ra_gateway.cmp.names import canonical, directory_name, readable, same_name
 from ra_gateway.cmp.protection import Credential, protect
 from ra_gateway.cmp.requests import (
     AuthenticatedRevocation,
@@ -496,7 +496,7 @@ class BundledCA:
         )
         if not any(same_name(wanted.issuer_der, name) for name in self._issuer_names):
             raise RequestRefused(
-                f"the certificate to be revoked is of {rfc4514(wanted.issuer_der)}, no CA that is here",
+                f"the certificate to be revoked is of {readable(wanted.issuer_der)}, no CA that is here",
                 fail_info=PKIFailureInfo.badCertId,
                 rule="R131",
             )

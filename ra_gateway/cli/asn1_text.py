@@ -16,7 +16,7 @@ from rich.tree import Tree
 from ra_gateway.cmp import asn1, structures
 from ra_gateway.cmp.algorithms import key_family, load_public_key, signature_algorithm
 from ra_gateway.cmp.certificates import KEY_USAGES, Certificate
-from ra_gateway.cmp.names import general_names, rfc4514
+from ra_gateway.cmp.names import general_names, readable, readable_text
 from ra_gateway.cmp.oids import OID
 from ra_gateway.errors import CMPError, printable
 
@@ -157,7 +157,7 @@ def _extension_text(name: str, value: bytes) -> str | None:
     """Return what a well-known extension says, None if it is another one or malformed."""
     try:
         if name == "subjectAltName":
-            return printable(", ".join(general_names(value)))
+            return printable(readable_text(", ".join(general_names(value))))
         if name == "keyUsage":
             bits = asn1.set_bits(asn1.decode(asn1.BitString, value))
             return ", ".join(KEY_USAGES[bit] for bit in bits if bit < len(KEY_USAGES))
@@ -248,8 +248,8 @@ def name_text(der: bytes) -> str:
     """Return a Name, as in RFC 4514, or a GeneralName; hex if it cannot be read."""
     try:
         if der[0] == 0x30:
-            return printable(rfc4514(der)) or "NULL-DN"
-        text = general_names(asn1.tlv(0x30, der))[0]
+            return printable(readable(der)) or "NULL-DN"
+        text = readable_text(general_names(asn1.tlv(0x30, der))[0])
     except CMPError:
         return hex_text(der)
     kind, _, value = text.partition(":")

@@ -14,9 +14,9 @@ from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.device.kinds import Fault
 from ra_gateway.keys import load_certificates
 from tests.support.commandline import PASSWORD, run, succeeded
-from tests.support.pki import VendorPKI
+from tests.support.pki import VendorPKI, make_root, write_certificates
 from tests.support.processes import GatewayProcess
-from tests.support.setups import make_setup
+from tests.support.setups import edit, make_setup
 
 
 @dataclass(frozen=True)
@@ -158,6 +158,63 @@ def test_a_shared_secret_in_place_of_a_certificate(
     ended = run(*options, "--secret-file", wrong, "--out", tmp_path / "none")
     assert ended.exit_code == 1
     assert "badMessageCheck" in ended.stderr or "wrongIntegrity" in ended.stderr
+
+
+@pytest.mark.parametrize("request_type", ["genm", "rr"])
+def test_questions_under_a_shared_secret(request_type: str, lab: Lab, tmp_path: Path) -> None:
+    """They are sent so, and this gateway takes them signed only: what it says is believed by the secret."""
+    saved = tmp_path / "messages"
+    own = ("--cert", lab.directory / "acme" / "device.pem") if request_type == "rr" else ()
+    options = (
+        "enroll",
+        "--url",
+        lab.gateway.url,
+        "--request",
+        request_type,
+        "--reference",
+        "enb-9",
+    )
+    secret = ("--secret-file", lab.directory / "secret")
+    ended = run(*options, *own, *secret, "--save-messages", saved)
+    assert (ended.exit_code, "wrongIntegrity" in ended.stderr) == (1, True), ended.stderr
+    sent = PKIMessage.from_der((saved / f"1-{request_type}.der").read_bytes())
+    assert sent.header.sender_kid == b"enb-9"
+
+
+def test_https(tmp_path: Path, vendor_pki: VendorPKI) -> None:
+    """The listener's root is trusted where it is given, and none without; a certificate is shown if it wants one."""
+    config = make_setup(tmp_path, vendors={"acme": vendor_pki})
+    vendor_pki.device("SN-000002").write(tmp_path / "acme", "device")
+    root = make_root("TLS root")
+    for name in ("gateway", "station"):
+        root.issue(name, san=["dns:localhost", "ip:127.0.0.1"]).write(tmp_path, f"tls-{name}")
+    write_certificates(tmp_path / "tls-root.pem", root.certificate)
+    tls = 'certificate_path = "tls-gateway.pem"\nkey_path = "tls-gateway.key"\n'
+    mutual = f'[server.tls]\n{tls}client_ca_paths = ["tls-root.pem"]\n'
+    edit(config, "[log]\n", f"{mutual}\n[log]\n")
+    trust = ("--tls-ca", tmp_path / "tls-root.pem")
+    shown = ("--tls-cert", tmp_path / "tls-station.pem", "--tls-key", tmp_path / "tls-station.key")
+    with GatewayProcess(config) as gateway:
+        assert gateway.url.startswith("http:")
+        url = ("--url", gateway.url.replace("http:", "https:"))
+        station = Lab(gateway, tmp_path, tmp_path / "operator" / "root.pem").station[3:]
+        first, subject = tmp_path / "first", ("--subject", "CN=enb-1")
+        ended = run("enroll", *url, *station, *subject, "--out", tmp_path / "none")
+        assert ended.exit_code == 1
+        assert "--tls-ca" in ended.stderr
+        ended = run("enroll", *url, *station, *subject, *trust, "--out", tmp_path / "none2")
+        assert (ended.exit_code, "--tls-cert" in ended.stderr) == (1, True), ended.stderr
+        succeeded("enroll", *url, *station, *subject, *trust, *shown, "--out", first)
+        succeeded(
+            *("renew", *url, *trust, *shown, "--trusted", first / "root.pem"),
+            *("--cert", first / "cert.pem", "--key", first / "key.pem", "--out", tmp_path / "next"),
+        )
+        ended = run("enroll", "--url", gateway.url, *station, *trust, "--out", tmp_path / "x")
+        assert (ended.exit_code, "go with an https URL" in ended.stderr) == (2, True)
+        ended = run(
+            "enroll", *url, *station, "--tls-ca", first / "key.pem", "--out", tmp_path / "x"
+        )
+        assert (ended.exit_code, ended.stderr.startswith("--tls-ca: ")) == (2, True)
 
 
 WRONG = {
