@@ -33,7 +33,7 @@ from ra_gateway.config.ca_tables import CAConfig
 from ra_gateway.config.reading import load, parse
 from ra_gateway.config.tables import GatewayConfig
 from ra_gateway.errors import PKIFailureInfo
-from ra_gateway.keys import write_new
+from ra_gateway.files import write_new
 from tests.support.commands import run_command
 from tests.support.crls import make_crl
 from tests.support.ejbca import (
