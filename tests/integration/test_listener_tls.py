@@ -16,7 +16,7 @@ import structlog.testing
 
 from ra_gateway.app import listener_tls
 from ra_gateway.app.application import Application
-from ra_gateway.app.ca import CAService
+from ra_gateway.app.ca_service import CAService
 from ra_gateway.app.warnings import warnings
 from ra_gateway.cmp.oids import OID
 from ra_gateway.config.reading import load, load_ca

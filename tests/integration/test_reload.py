@@ -116,8 +116,12 @@ def other_store(config: Path) -> None:
     edit(config, 'kind = "memory"\n', 'kind = "memory"\nmax_transactions = 9\n')
 
 
-def other_profile(config: Path) -> None:
-    edit(config, 'profile = "trial"', 'profile = "ne_ipsec"')
+def other_ledger(config: Path) -> None:
+    edit(config, 'ledger_path = "', 'ledger_path = "other-')
+
+
+def more_served(config: Path) -> None:
+    config.write_text(f"{config.read_text()}\n[ca.status]\nlisten_port = 0\n")
 
 
 @pytest.mark.parametrize(
@@ -127,7 +131,8 @@ def other_profile(config: Path) -> None:
         (no_anchor, "vendors.acme.anchors_paths[0]"),
         (another_port, "server.max_connections"),
         (other_store, "store.max_transactions"),
-        (other_profile, "ca.profile"),
+        (other_ledger, "ca.ledger_path"),
+        (more_served, "ca.status"),
     ],
 )
 async def test_what_cannot_be_taken_up_changes_nothing(
