@@ -39,6 +39,7 @@ from ra_gateway.cli.output import (
     show_list,
 )
 from ra_gateway.cli.registry import ra_app, role_app
+from ra_gateway.cli.reload import reload_ca
 from ra_gateway.config.source import Source
 from ra_gateway.errors import ConfigError
 
@@ -383,6 +384,9 @@ def check_ca_config(source: Source) -> None:
         *of_ca_expiry(settings.ca, now()),
     ):
         say(f"warning: {warning}")
+
+
+ca_app.command("reload", examples=("ra-gateway ca reload --config ca.toml",))(reload_ca)
 
 
 @ca_app.command("profiles", examples=("ra-gateway ca profiles",))

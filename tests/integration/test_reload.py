@@ -457,7 +457,7 @@ def test_the_command_says_what_came_of_a_reload(config: Path) -> None:
         assert ended.exit_code == code, ended
         return ended.stdout + ended.stderr
 
-    assert "no gateway answers at http://127.0.0.1:" in told(1)
+    assert "no service answers at http://127.0.0.1:" in told(1)
     with GatewayProcess(config) as gateway:
         other_vendor(config, "rivet")
         assert f"Reloaded: the process {gateway.pid} goes by configuration " in told(0)
