@@ -24,7 +24,7 @@ from aiohttp.http import HttpProcessingError
 from yarl import URL
 
 from ra_gateway import ldap
-from ra_gateway.connector import bounded_connector
+from ra_gateway.connector import bounded_connector, in_words
 from ra_gateway.errors import StatusRefused, printable
 from ra_gateway.files import make_directory, open_new
 
@@ -143,7 +143,7 @@ class Downloader:
         except TimeoutError as error:
             raise StatusRefused(f"not received within {limits.timeout_seconds:g} s") from error
         except (aiohttp.ClientError, HttpProcessingError, OSError, ValueError) as error:
-            raise StatusRefused(f"{type(error).__name__}: {printable(str(error), 200)}") from error
+            raise StatusRefused(in_words(error)) from error
 
     async def _request(
         self, method: str, url: URL, limits: Limits, options: dict[str, Any]

@@ -1142,6 +1142,7 @@ TEXTS: list[tuple[str, PKIFailureInfo | None, BodyType, str]] = [
     ("HTTP 500 without a CMP message: ''", None, BodyType.ir, "log of the CA"),
     ("HTTP 503 without a CMP message: '<h1>'", None, BodyType.ir, "rate limits"),
     ("HTTP 200 without a CMP message: '<html>'", None, BodyType.ir, "upstreams.{name}.url"),
+    ("cannot connect to ca:80: Connection refused", None, BodyType.ir, "firewalls on the way"),
     ("no answer in time from http://ca", None, BodyType.ir, "deadline_seconds"),
     ("", PKIFailureInfo.signerNotTrusted, BodyType.ir, "ra-gateway ca ra add"),
     ("", PKIFailureInfo.notAuthorized, BodyType.ir, "ra-gateway ca ra show"),

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Final, Self
 
 from tests.support.commands import Command
+from tests.support.log_table import faults
 from tests.support.patience import PATIENCE_SECONDS
 from tests.support.ports import LocalServer
 
@@ -139,8 +140,10 @@ class ServerProcess(LocalServer):
         self.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
         self.kill()
+        if error is None:
+            assert [fault for event in self.events for fault in faults(event)] == []
 
     @property
     def _running(self) -> Command:
