@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path as FilePath
@@ -128,6 +129,31 @@ class DomainRevocation:
                 is_allowed=self.settings.allows,
                 require_responder=self._require_responder,
                 is_optional=self._is_stated,
+            )
+
+    def go_on_from(self, before: DomainRevocation) -> None:
+        """Know at once what another one knows, as far as it would take that up itself; all is fetched again soon.
+
+        Args:
+            before: Of the same domain, under a configuration that this one's takes the place of.
+        """
+        if before.domain.algorithms != self.domain.algorithms:
+            return  # its signatures were not judged as these would be
+        now, self._since = self._clock(), before._since
+        for ca in before._learned_cas:
+            with suppress(CMPError):
+                self.domain.find_path(ca, tuple(before._learned_cas), now)
+                self._learned_cas[ca] = None
+        keys = set(map(_key_of, self._cas(now)))
+        for where, source in before._sources.items():
+            is_learned = self.settings.from_certificates and isinstance(where, str)
+            if where in self._sources or (is_learned and self.settings.allows(str(where))):
+                crls = tuple(crl for crl in source.crls if _key_of(crl.issuer) in keys)
+                self._sources[where] = source.again(crls)
+        self._rebuild()
+        if self._responders is not None and before._responders is not None:
+            self._responders.go_on_from(
+                before._responders, with_good=before.settings.mode is self.settings.mode
             )
 
     # --- asking -----------------------------------------------------------------------------------------------

@@ -33,13 +33,17 @@ class ServerProcess(LocalServer):
         config_path: Of its configuration; several processes may share one.
         log_path: Where its output goes, appended over restarts; by default a new file beside the
             configuration.
+        user: Whom it runs as, by number, if not the tests' own user.
     """
 
     command: ClassVar[tuple[str, ...]]
     table: ClassVar[str]
 
-    def __init__(self, config_path: Path, log_path: Path | None = None) -> None:
+    def __init__(
+        self, config_path: Path, log_path: Path | None = None, *, user: int | None = None
+    ) -> None:
         self.config_path = config_path
+        self.user = user
         self.port = 0
         self._process: Command | None = None
         if log_path is None:
@@ -82,7 +86,11 @@ class ServerProcess(LocalServer):
         assert self._process is None, "it runs already"
         written_bytes = self.log_path.stat().st_size
         self._process = Command(
-            *self.command, "--config", self._config_to_use(), output_path=self.log_path
+            *self.command,
+            "--config",
+            self._config_to_use(),
+            output_path=self.log_path,
+            user=self.user,
         )
         try:
             self.port = self._await_port(written_bytes)
