@@ -84,7 +84,8 @@ app.add_typer(ca_app)
 app.command(
     examples=(
         "ra-gateway enroll --url http://127.0.0.1:8080/.well-known/cmp \\\n"
-        "      --cert device.pem --key device.key --chain sub.pem --out enb-7",
+        "      --cert device.pem --key device.key --chain sub.pem \\\n"
+        "      --subject CN=enb-7.ran.example.net --out enb-7",
     )
 )(enroll)
 app.command(
