@@ -100,7 +100,7 @@ app.command(
     examples=(
         "ra-gateway show ir.der",
         "ra-gateway show ir.der --config site/gateway.toml",
-        "tcpdump -w capture.pcap 'tcp port 8080'; ra-gateway show capture.pcap --json",
+        "tcpdump -x -r capture.pcap | ra-gateway show - --json",
     )
 )(show)
 app.command(examples=("ra-gateway replay ir.der --url http://127.0.0.1:8080/.well-known/cmp",))(
