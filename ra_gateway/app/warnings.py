@@ -14,6 +14,7 @@ from ra_gateway.app.issuance import of_issuance
 from ra_gateway.app.listener_tls import TLS_EXPIRY_WARNING, ca_tls_tables, tls_tables
 from ra_gateway.app.profile_warnings import of_ca, of_keys, of_ra
 from ra_gateway.app.trust import are_others, certificates
+from ra_gateway.app.trust_warnings import of_trust
 from ra_gateway.cmp.algorithms import canonical_spki
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.crl import (
@@ -96,6 +97,7 @@ def of_safety(config: GatewayConfig) -> list[Problem]:
     return [
         *_of_names(config),
         *_of_shared_roots(config),
+        *of_trust(config),
         *_of_revocation(config),
         *_of_answers(config),
         *_of_deltas(config.ca),

@@ -324,7 +324,7 @@ def _base_station(
 
 def _require_room(directory: Path) -> None:
     """Find out that the results cannot be written before there are any."""
-    from ra_gateway.keys import make_directory
+    from ra_gateway.files import make_directory
 
     problems = [
         Problem(str(path), "exists already", "Choose another directory with --out")
@@ -424,7 +424,8 @@ def _show_information(told: Sequence[Any], directory: Path | None) -> None:
     from ra_gateway.cmp.certificates import Certificate
     from ra_gateway.cmp.oids import OID
     from ra_gateway.errors import CMPError
-    from ra_gateway.keys import make_directory, write_certificates
+    from ra_gateway.files import make_directory
+    from ra_gateway.keys import write_certificates
 
     certificates = []
     for item in told:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -215,6 +216,53 @@ def test_https(tmp_path: Path, vendor_pki: VendorPKI) -> None:
             "enroll", *url, *station, "--tls-ca", first / "key.pem", "--out", tmp_path / "x"
         )
         assert (ended.exit_code, ended.stderr.startswith("--tls-ca: ")) == (2, True)
+
+
+def test_whether_a_gateway_would_take_a_message(lab: Lab, tmp_path: Path) -> None:
+    """By the gateway's own steps, with nothing asked of a CA and nothing kept; whether it is of now or of yesterday."""
+    config = lab.directory / "gateway.toml"
+    saved = tmp_path / "messages"
+    names = ("--subject", "CN=enb-6", "--save-messages", saved)
+    succeeded(*lab.station, *names, "--out", tmp_path / "new")
+    judge = ("show", "--config", config)
+    for _ in range(2):  # what is judged leaves nothing behind
+        *_, verdict = succeeded(*judge, saved / "1-ir.der").splitlines()
+        assert verdict.endswith(
+            "UTC: endpoint ran takes it, and asks upstream bundled for CN=enb-6; "
+            "it is from CN=SN-000001,O=ACME Radio of acme."
+        ), verdict
+    ended = run(*judge, "--json", saved / "3-certConf.der")
+    (told,) = json.loads(ended.stdout)["verdicts"]
+    assert (ended.exit_code, told["accepted"]) == (1, False)
+    assert "which the running gateway alone knows" in told["said"]
+    ended = run(*judge, saved / "2-ip.der")
+    assert (ended.exit_code, "ip is not a request served here" in ended.stdout) == (1, True)
+    for fault, told in (
+        ("pop", "refuses it with badPOP: "),
+        ("no-chain", "refuses it with signerNotTrusted: no path from "),
+        ("clock", "refuses it with badTime: messageTime "),
+    ):
+        wrong = tmp_path / fault
+        run(*lab.station, *names[:3], wrong, "--fault", fault, "--out", tmp_path / "none")
+        ended = run(*judge, wrong / "1-ir.der")
+        assert (ended.exit_code, told in ended.stdout) == (1, True), ended
+        lines = [line for line in ended.stdout.splitlines() if line.startswith("verdict, at ")]
+        assert ["takes it" in line for line in lines] == (
+            [False, True] if fault == "clock" else [False]
+        )
+    ended = run(*judge, "--endpoint", "other", saved / "1-ir.der")
+    assert (ended.exit_code, ended.stderr) == (2, "--endpoint: 'other' is none. Name one of ran\n")
+    genm = (
+        *lab.station,
+        "--trusted",
+        lab.root,
+        "--request",
+        "genm",
+        "--save-messages",
+        tmp_path / "g",
+    )
+    succeeded(*genm)
+    assert "takes it, and asks upstream bundled" in succeeded(*judge, tmp_path / "g" / "1-genm.der")
 
 
 WRONG = {

@@ -16,8 +16,9 @@ import pytest
 from aiohttp import web
 
 from ra_gateway.app import application
+from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.mac import MACBounds, MACCredential, SharedSecret, mac_parameters
-from ra_gateway.cmp.messages import BodyType, PKIMessage
+from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.device import client
 from ra_gateway.device.errors import AnswerUntrusted, EnrollmentRefused
 from ra_gateway.device.values import Done, Send
