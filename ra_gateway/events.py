@@ -18,6 +18,10 @@ FOUND_AFTER_SECONDS: Final = 5.0
 """So long nothing has failed of a store that is found again: one that reads but does not write is still lost."""
 
 
+BY_CA: Final = "R89"
+"""Requirement by which a message is refused that its CA refused."""
+
+
 class Component(StrEnum):
     """Who tells a fact; with the bundled CA in its process, a gateway and a CA tell theirs to the same sink."""
 

@@ -337,7 +337,7 @@ class BundledService:
         config = self._config.status
         if self.status is not None and config is not None:
             where = await listen(self.status, config.listen_host, config.listen_port, "ca.status")
-            log.info("ca.status", host=where[0], port=where[1])
+            log.info("ca.status", listen="{}:{}".format(*where))
             self._background.append(asyncio.create_task(supervised("crl", self.publisher.run)))
             directory = self._directory(config)
             if directory is not None:
@@ -423,7 +423,7 @@ class BundledService:
                 log.error(
                     "ca.issuing_revoked",
                     subject=revoked[0].subject,
-                    serial=f"{revoked[0].serial_number:x}",
+                    serial_number=f"{revoked[0].serial_number:x}",
                     todo=f"run: ra-gateway ca roll-issuing {directory}, and restart; nothing is issued until then",
                 )
                 return
@@ -443,7 +443,7 @@ class BundledService:
         except (ConfigError, OSError, StoreUnavailable) as error:
             log.error(
                 "ca.checkpoint_failed",
-                path=str(checkpoints.path),
+                file=str(checkpoints.path),
                 detail=str(getattr(error, "detail", error)),
                 todo="set ca.checkpoints_path to a file that this service may write",
             )

@@ -320,8 +320,8 @@ class Wiring:
         store: Where transactions are kept.
         bundled: The bundled CA, if an upstream is that.
         sink: Takes what happens (`ra_gateway.events`).
-        before: What it takes the place of, for the credentials that transactions were begun with and for what was
-            counted.
+        before: What it takes the place of, for the credentials that transactions were begun with, for what was
+            counted, and for what is known to be revoked.
 
     Raises:
         ConfigError: Files that the configuration names cannot be used.
@@ -409,7 +409,9 @@ class Wiring:
             )
             for name, endpoint in config.endpoints.items()
         }
-        self.revocation = gateway_revocation(config, operator, vendors)
+        self.revocation = gateway_revocation(
+            config, operator, vendors, before=None if before is None else before.revocation
+        )
         self._inventory = open_inventory(config, sink)
         own = None if bundled is None else LedgerStatus(bundled.ledger, bundled.issuers)
         self.services = Services(

@@ -78,15 +78,18 @@ class LedgerStatus:
 
 
 def revocation(
-    tables: Iterable[tuple[TrustDomain, RevocationConfig]],
+    tables: Iterable[tuple[TrustDomain, RevocationConfig]], before: Revocation | None = None
 ) -> Revocation:
     """Return what knows of trust domains' revocations; nothing is fetched yet.
 
     Args:
         tables: Each domain, and what its configuration says of revocation.
+        before: What this takes the place of.
     """
     return Revocation(
-        [(domain, _settings(table)) for domain, table in tables if table.mode is not Mode.off], now
+        [(domain, _settings(table)) for domain, table in tables if table.mode is not Mode.off],
+        now,
+        before=before,
     )
 
 
@@ -106,17 +109,19 @@ def gateway_revocation(
     vendors: Mapping[str, TrustDomain],
     *,
     keeps_crls: bool = True,
+    before: Revocation | None = None,
 ) -> Revocation:
     """Return what knows of revocations in all domains of a gateway; nothing is fetched yet.
 
     Args:
         vendors: By name.
         keeps_crls: False to neither read nor write the directories of fetched CRLs.
+        before: What this takes the place of.
     """
     changes = {} if keeps_crls else {"crl_cache_path": None}
+    tables = revocation_tables(config, operator, vendors)
     return revocation(
-        (domain, table.model_copy(update=changes))
-        for domain, table in revocation_tables(config, operator, vendors)
+        ((domain, table.model_copy(update=changes)) for domain, table in tables), before
     )
 
 

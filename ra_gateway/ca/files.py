@@ -21,14 +21,13 @@ from urllib.parse import quote
 
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.errors import ConfigError, Problem
+from ra_gateway.files import give_like, make_directory, synchronize, write_new
 from ra_gateway.keys import (
     HSM_SCHEME,
     load_private_key,
-    make_directory,
     new_key,
     read_bounded,
     write_certificates,
-    write_new,
     write_private_key,
 )
 
@@ -36,6 +35,9 @@ SETTING: Final = "ca.directory_path"
 
 MAKING: Final = "making"
 _NEXT: Final = "next."
+
+_READ_BY_ALL: Final = "issuing.key"
+"""A file that every service of a CA has to read, so that its owner is whom the CA runs as."""
 
 
 class CAFiles:
@@ -196,10 +198,25 @@ class Change:
                 ]
             )
         self.keep()
+        self._give()
         _synchronize_all(self._path)
         os.rename(self._path, self.files.path / f"{_NEXT}{self._action}")
         synchronize(self.files.path)
         finish(self.files.path)
+
+    def _give(self) -> None:
+        """Where root makes the change, leave to the CA's user what the CA is to read."""
+        usual = self.files.path / _READ_BY_ALL
+        for base, directories, names in os.walk(self._path):
+            for path in (Path(base, name) for name in (*directories, *names)):
+                name = path.relative_to(self._path)
+                if self.archive and name.is_relative_to(self.archive):
+                    name = name.relative_to(self.archive)  # a copy of what is replaced
+                like = self.files.path / name
+                if path.is_file() and like.is_file():
+                    give_like(path, like, mode=True)
+                elif usual.exists():
+                    give_like(path, usual)
 
     def _place(self, name: str) -> Path:
         if name not in self.made:
@@ -355,15 +372,6 @@ def _synchronize_all(directory: Path) -> None:
         for name in names:
             synchronize(Path(base, name))
         synchronize(Path(base))
-
-
-def synchronize(path: Path) -> None:
-    """Write a file, or what a directory lists, to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def require_absent(paths: Iterable[Path]) -> None:

@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.serialization import (
     pkcs12,
 )
 
-from ra_gateway.ca.files import require_absent, synchronize
+from ra_gateway.ca.files import require_absent
 from ra_gateway.ca.hierarchy import (
     SIGNER_DAYS,
     SignerNames,
@@ -36,6 +36,7 @@ from ra_gateway.ca.keys import load_ca
 from ra_gateway.ca.profiles import RA
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.errors import CMPError, ConfigError
+from ra_gateway.files import synchronize, write_new
 from ra_gateway.keys import (
     TooDear,
     make_credential,
@@ -44,7 +45,6 @@ from ra_gateway.keys import (
     read_bounded,
     require_affordable,
     write_certificates,
-    write_new,
 )
 
 KDF_ROUNDS: Final = 600_000

@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path as FilePath
@@ -128,6 +129,31 @@ class DomainRevocation:
                 is_allowed=self.settings.allows,
                 require_responder=self._require_responder,
                 is_optional=self._is_stated,
+            )
+
+    def go_on_from(self, before: DomainRevocation) -> None:
+        """Know at once what another one knows, as far as it would take that up itself; all is fetched again soon.
+
+        Args:
+            before: Of the same domain, under a configuration that this one's takes the place of.
+        """
+        if before.domain.algorithms != self.domain.algorithms:
+            return  # its signatures were not judged as these would be
+        now, self._since = self._clock(), before._since
+        for ca in before._learned_cas:
+            with suppress(CMPError):
+                self.domain.find_path(ca, tuple(before._learned_cas), now)
+                self._learned_cas[ca] = None
+        keys = set(map(_key_of, self._cas(now)))
+        for where, source in before._sources.items():
+            is_learned = self.settings.from_certificates and isinstance(where, str)
+            if where in self._sources or (is_learned and self.settings.allows(str(where))):
+                crls = tuple(crl for crl in source.crls if _key_of(crl.issuer) in keys)
+                self._sources[where] = source.again(crls)
+        self._rebuild()
+        if self._responders is not None and before._responders is not None:
+            self._responders.go_on_from(
+                before._responders, with_good=before.settings.mode is self.settings.mode
             )
 
     # --- asking -----------------------------------------------------------------------------------------------
@@ -377,10 +403,10 @@ class DomainRevocation:
                 if url in self._sources or not self.settings.allows(url):
                     continue
                 if len(self._sources) >= self._most_sources:
-                    log.warning("revocation.too_many_urls", domain=self.domain.name, url=url)
+                    log.warning("revocation.too_many_urls", domain=self.domain.name, source=url)
                     return
                 self._sources[url] = Source(url)
-                log.info("revocation.learned", domain=self.domain.name, url=url)
+                log.info("revocation.learned", domain=self.domain.name, source=url)
                 self._learned()
 
     # --- refreshing -------------------------------------------------------------------------------------------
@@ -455,7 +481,9 @@ class DomainRevocation:
         except (
             StatusRefused
         ) as error:  # there is none, or it is of no use: it is fetched now anyway
-            log.info("revocation.not_restored", domain=self.domain.name, source=url, why=str(error))
+            log.info(
+                "revocation.not_restored", domain=self.domain.name, source=url, detail=str(error)
+            )
 
     async def _save(self, source: Source, url: str, octets: bytes) -> None:
         directory = self.settings.crl_cache_path
@@ -467,7 +495,7 @@ class DomainRevocation:
             source.saved_digest = source.digest
         except StatusRefused as error:  # it is in use all the same
             log.warning(
-                "revocation.not_saved", domain=self.domain.name, source=url, error=str(error)
+                "revocation.not_saved", domain=self.domain.name, source=url, detail=str(error)
             )
 
     async def _take(self, source: Source, octets: bytes, fetched_at: datetime) -> None:
@@ -591,6 +619,7 @@ class DomainRevocation:
     def _tell(self, source: Source, crl: CRL, *, size_bytes: int = 0, seconds: float = 0.0) -> None:
         now = self._clock()
         until = crl.fresh_until(self._grace, self._max_age)
+        ends = {} if crl.next_update is None else {"next_update": crl.next_update.isoformat()}
         (log.info if now <= until else log.warning)(
             "revocation.refreshed",
             domain=self.domain.name,
@@ -600,7 +629,7 @@ class DomainRevocation:
             entries=len(crl.revoked),
             size_bytes=size_bytes,
             this_update=crl.this_update.isoformat(),
-            next_update=None if crl.next_update is None else crl.next_update.isoformat(),
+            **ends,
             age_seconds=round((now - crl.this_update).total_seconds()),
             fresh_seconds=round((until - now).total_seconds()),
             duration_ms=round(seconds * 1000.0, 1),
@@ -617,7 +646,7 @@ class DomainRevocation:
             "revocation.failed",
             domain=self.domain.name,
             source=str(source.where),
-            error=why,
+            detail=why,
             failing_since=source.failing_since.isoformat(),
             mode=self.settings.mode.value,
         )

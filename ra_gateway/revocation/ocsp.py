@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from hashlib import sha256
@@ -183,6 +183,17 @@ class Responders:
         self._states: dict[str, ResponderState] = {}
         if settings.url:
             self._states[settings.url] = ResponderState(settings.url)
+
+    def go_on_from(self, before: Responders, *, with_good: bool) -> None:
+        """Know at once what others said to another one under the same rules for signatures.
+
+        Args:
+            with_good: Whether a responder that was believed then is believed now. Who was called revoked stays so.
+        """
+        self._revoked = OrderedDict(before._revoked)
+        if with_good and before._settings == self._settings:
+            self._good = OrderedDict(before._good)
+            self._states = {url: replace(state) for url, state in before._states.items()}
 
     # --- asking -----------------------------------------------------------------------------------------------
 
@@ -416,7 +427,7 @@ class Responders:
                 "revocation.responder_failed",
                 domain=self._domain,
                 source=state.url,
-                error=why,
+                detail=why,
                 failing_since=state.failing_since.isoformat(),
             )
 

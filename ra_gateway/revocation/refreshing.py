@@ -36,6 +36,7 @@ class Revocation:
         clock: Aware UTC.
         monotonic: Seconds, for when to fetch.
         random_octets: Draws as many random octets as it is asked for.
+        before: What this takes the place of; `start` goes on from what it knows.
     """
 
     def __init__(
@@ -44,7 +45,9 @@ class Revocation:
         clock: Callable[[], datetime],
         monotonic: Callable[[], float] = time.monotonic,
         random_octets: Callable[[int], bytes] = secrets.token_bytes,
+        before: Revocation | None = None,
     ) -> None:
+        self._before = before
         self._clock = clock
         self._monotonic = monotonic
         self._downloader = Downloader()
@@ -81,6 +84,7 @@ class Revocation:
 
         What is large, or wrong, may take longer to read than to fetch; until then nobody can tell.
         """
+        self._go_on()
         tried = {name: asyncio.Event() for name in self._domains}
         self._tasks = [
             asyncio.create_task(
@@ -96,6 +100,12 @@ class Revocation:
             async with asyncio.timeout(seconds):
                 for event in tried.values():
                     await event.wait()
+
+    def _go_on(self) -> None:
+        before, self._before = self._before, None
+        for name, domain in self._domains.items():
+            if before is not None and name in before._domains:
+                domain.go_on_from(before._domains[name])
 
     async def stop(self) -> None:
         """End refreshing and close connections; again is harmless."""

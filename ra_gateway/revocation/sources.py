@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path as FilePath
@@ -137,3 +137,15 @@ class Source:
     fetched_at: datetime | None = None
     last_error: str = ""
     failing_since: datetime | None = None
+
+    def again(self, crls: tuple[CRL, ...]) -> Source:
+        """Return it as another configuration begins with it: due at once, with the CRLs that hold there."""
+        return replace(
+            self,
+            due=0.0,
+            full_due=0.0,
+            failures=0,
+            digest=self.digest if crls == self.crls else b"",
+            saved_digest=b"",
+            crls=crls,
+        )

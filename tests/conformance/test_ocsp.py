@@ -151,6 +151,24 @@ async def test_a_device_revoked_meanwhile_cannot_confirm_by_ocsp(
 
 
 @pytest.mark.requirement(23)
+@pytest.mark.parametrize("changed", [{}, {"max_cache_seconds": 60.0}])
+async def test_what_a_responder_said_outlasts_a_reload(
+    make_site: Callable[..., Site], changed: dict[str, float]
+) -> None:
+    """Who is revoked stays so, though nobody answers any more; who is good does while the settings are the same."""
+    before = make_site()
+    good, revoked = before.desk.world.device("ENB-1"), before.desk.world.device("ENB-2")
+    before.responder.script.revoked = {revoked.certificate.serial_number}
+    assert await before.ask(good) == []
+    assert await before.ask(revoked) == ["signerNotTrusted"]
+    before.responder.script.octets = b"gone"
+    site = make_site(ocsp=changed, before=before.desk.revocation)
+    await site.desk.revocation.start()
+    assert await site.ask(good) == (["systemUnavail"] if changed else [])
+    assert await site.ask(revoked) == ["signerNotTrusted"]
+
+
+@pytest.mark.requirement(23)
 async def test_a_certificate_the_responder_does_not_know(
     make_site: Callable[..., Site], responder: Responder
 ) -> None:
@@ -192,7 +210,7 @@ async def test_an_older_answer_frees_nobody(site: Site) -> None:
     with capture_logs() as logs:
         assert await site.ask(device) == ["signerNotTrusted"]
     (refused,) = (line for line in logs if line["event"] == "revocation.responder_failed")
-    assert "older than the one in use" in refused["error"]
+    assert "older than the one in use" in refused["detail"]
 
 
 @pytest.mark.requirement(23)

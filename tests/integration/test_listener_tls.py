@@ -187,7 +187,7 @@ async def test_a_certificate_that_ends_is_warned_of(config: Path, days: int, eve
         async with gateway(config):
             await until(lambda: any(line["event"] == event for line in log), "warning")
     lines = [line for line in log if line["event"] == event]
-    assert [line["listener"] for line in lines] == ["server.tls", "management.tls"]
+    assert [line["setting"] for line in lines] == ["server.tls", "management.tls"]
     told = [(problem.path, problem.what) for problem in warnings(load(config), now)]
     assert [path for path, _ in told if "tls" in path] == [
         "server.tls.certificate_path",

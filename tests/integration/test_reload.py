@@ -7,24 +7,20 @@ import os
 import re
 import secrets
 import signal
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from aiohttp import web
 
 from ra_gateway.app import application
-from ra_gateway.app.application import Application
 from ra_gateway.cmp.mac import MACBounds, MACCredential, SharedSecret, mac_parameters
-from ra_gateway.cmp.messages import PKIMessage
-from ra_gateway.cmp.protection import Credential as CMPCredential
-from ra_gateway.config.reading import load
+from ra_gateway.cmp.messages import BodyType, PKIMessage
 from ra_gateway.device import client
-from ra_gateway.device.enrollment import Enrollment
 from ra_gateway.device.errors import AnswerUntrusted, EnrollmentRefused
-from ra_gateway.device.values import DeviceIdentity, Done, RequestOptions, Send, operator_trust
+from ra_gateway.device.values import Done, Send
 from ra_gateway.errors import ConfigError
 from ra_gateway.events import (
     ConfigurationReloaded,
@@ -32,94 +28,30 @@ from ra_gateway.events import (
     InventoryChanged,
     InventoryRefused,
     ReloadRefused,
+    UpstreamFailed,
 )
-from ra_gateway.keys import load_certificates
 from ra_gateway.revocation.refreshing import Revocation
+from ra_gateway.server.cmp import CMPListener
 from ra_gateway.stores import inventory
 from ra_gateway.stores.secrets import SecretFile
 from tests.support.commandline import run, succeeded
 from tests.support.credentials import cmp_credential
+from tests.support.http_ca import ScriptedCA, Visit
 from tests.support.mac import pbm
-from tests.support.pki import VendorPKI, make_key, make_vendor_pki, write_certificates
+from tests.support.pki import VendorPKI, make_vendor_pki, write_certificates
 from tests.support.polling import settled
 from tests.support.ports import free_port
 from tests.support.processes import GatewayProcess
-from tests.support.raw_http import until
+from tests.support.raw_http import Client, request, until
 from tests.support.redis_server import RedisServer
-from tests.support.setups import edit, make_setup
-
-
-class Site:
-    """A gateway in this process that reads its configuration again when told to.
-
-    Args:
-        config: Its file.
-    """
-
-    def __init__(self, config: Path) -> None:
-        self.config = config
-        self.facts: list[Fact] = []
-        self.application = Application(
-            load(config), sink=self.facts.append, read=lambda: load(config)
-        )
-        self.url = ""
-
-    def enrollment(self, credential: CMPCredential | MACCredential, host: str = "A1") -> Enrollment:
-        """Return what a base station with a certificate or a shared secret sends, message by message."""
-        root = load_certificates(self.config.parent / "operator" / "root.pem", "root")
-        return Enrollment(
-            DeviceIdentity(credential, operator_trust(*root)),
-            make_key("p256"),
-            RequestOptions(subject=f"CN={host}.example.net,O=Example Operator"),
-            clock=lambda: datetime.now(UTC),
-            random_octets=secrets.token_bytes,
-        )
-
-    async def run(self, enrollment: Enrollment, path: str = "/.well-known/cmp") -> None:
-        """Have a base station enrol and confirm, over HTTP."""
-        async with client.open_session() as session:
-            await client.run(enrollment, f"{self.url}{path}", session)
-
-    async def enrol(self, vendor: VendorPKI, serial: str) -> None:
-        """Have a base station of a vendor enrol and confirm, over HTTP."""
-        await self.run(self.enrollment(cmp_credential(vendor.device(serial)), serial))
-
-    async def receive(
-        self, enrollment: Enrollment, der: bytes, path: str = "/.well-known/cmp"
-    ) -> Send | Done:
-        """Have a base station send one message and read the answer."""
-        async with client.open_session() as session:
-            return await enrollment.receive(await client.post(session, f"{self.url}{path}", der))
-
-
-@asynccontextmanager
-async def serving(config: Path) -> AsyncIterator[Site]:
-    """Serve a configuration."""
-    site = Site(config)
-    host, port = await site.application.start()
-    site.url = f"http://{host}:{port}"
-    try:
-        yield site
-    finally:
-        await site.application.stop()
+from tests.support.reloading import other_vendor, serving
+from tests.support.setups import edit, http_upstream, make_setup
 
 
 @pytest.fixture
 def config(tmp_path: Path, vendor_pki: VendorPKI) -> Path:
     """A gateway with the bundled CA and one vendor."""
     return make_setup(tmp_path, vendors={"acme": vendor_pki})
-
-
-def other_vendor(config: Path, name: str) -> VendorPKI:
-    """Make one more vendor, and trust it in the file."""
-    vendor = make_vendor_pki(name)
-    vendor.write(config.parent / name)
-    edit(config, 'vendors = ["acme"', f'vendors = ["acme", "{name}"')
-    config.write_text(
-        f'{config.read_text()}\n[vendors.{name}]\nanchors_paths = ["{name}/root.pem"]\n\n'
-        f'[vendors.{name}.identity]\nsubject = "keep"\nallowed_subjects = ["*"]\nallowed_sans = ["*"]\n'
-    )
-    return vendor
 
 
 async def test_a_vendor_that_is_added_can_enrol(config: Path, vendor_pki: VendorPKI) -> None:
@@ -242,6 +174,58 @@ async def test_under_load_nothing_fails(config: Path, vendor_pki: VendorPKI) -> 
         over.set()
         counts = await asyncio.gather(*stations)
     assert all(counts)
+
+
+async def test_what_is_under_way_at_the_ca_is_heard_to_its_end(
+    tmp_path: Path, vendor_pki: VendorPKI
+) -> None:
+    """The connection on which the CA was asked is closed once its answer has come."""
+    may_answer = asyncio.Event()
+
+    async def late(visit: Visit) -> None:
+        await may_answer.wait()
+        visit.answer()
+
+    authority = ScriptedCA(late)
+    async with await asyncio.start_server(authority.serve, "127.0.0.1", 0) as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/cmp"
+        config = make_setup(tmp_path, vendors={"acme": vendor_pki}, upstream=http_upstream(url))
+        async with serving(config) as site:
+            waiting = asyncio.create_task(site.enrol(vendor_pki, "A1"))
+            await until(lambda: bool(authority.visits))
+            await site.application.reload()
+            await asyncio.sleep(0.05)
+            may_answer.set()
+            with pytest.raises(EnrollmentRefused):
+                await waiting
+        await authority.stop()
+    failed = [fact for fact in site.facts if isinstance(fact, UpstreamFailed)]
+    assert ["badDataFormat" in fact.detail for fact in failed] == [True], failed
+
+
+async def test_a_message_that_comes_slowly_is_answered_by_the_rules_of_its_end(
+    config: Path, vendor_pki: VendorPKI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its head came before a reload and its body after: what answered then may be closed by now."""
+    is_reading, read = asyncio.Event(), CMPListener.body
+
+    async def told(listener: CMPListener, request: web.BaseRequest) -> bytes:
+        is_reading.set()
+        return await read(listener, request)
+
+    monkeypatch.setattr(CMPListener, "body", told)
+    async with serving(config) as site:
+        rivet = other_vendor(config, "rivet")
+        octets = request(await site.enrollment(cmp_credential(rivet.device("R1"))).request())
+        host, _, port = site.url.removeprefix("http://").partition(":")
+        reader, writer = await asyncio.open_connection(host, port)
+        writer.write(octets[:-1])
+        await is_reading.wait()
+        await site.application.reload()
+        writer.write(octets[-1:])
+        answer = await Client(reader, writer).response()
+        writer.close()
+    assert PKIMessage.from_der(answer.body).body_type is BodyType.ip
 
 
 MAC = """

@@ -33,6 +33,7 @@ class Desk:
 
     def __init__(self, vendor: VendorPKI, operator: OperatorPKI, **settings: Any) -> None:
         intermediates = settings.pop("intermediates", (vendor.sub,))
+        before = settings.pop("before", None)
         self.vendor = vendor
         self.world = World.make(vendor, operator)
         self.clock = self.world.clock
@@ -44,7 +45,10 @@ class Desk:
             tuple(cmp_certificate(ca.certificate) for ca in intermediates),
         )
         self.revocation = Revocation(
-            [(self.domain, RevocationSettings(**settings))], self.clock, lambda: self.seconds
+            [(self.domain, RevocationSettings(**settings))],
+            self.clock,
+            lambda: self.seconds,
+            before=before,
         )
         self.world.gateway = make_gateway(
             self.world.endpoint,

@@ -1,0 +1,123 @@
+"""A reload: what the gateway knew before it, it knows after it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from ra_gateway.device.errors import EnrollmentRefused
+from tests.support.credentials import cmp_credential
+from tests.support.crls import make_crl
+from tests.support.pki import VendorPKI, make_vendor_pki
+from tests.support.reloading import Site, other_vendor
+from tests.support.reloading import serving as site_serving
+from tests.support.revocation import Publisher, elsewhere, publishing, serving
+from tests.support.setups import edit, make_setup
+
+
+@pytest.fixture
+async def publisher() -> AsyncIterator[Publisher]:
+    """Serves what a test gives it, 404 at first."""
+    async with publishing() as found:
+        yield found
+
+
+class Vendor:
+    """A vendor whose CRLs a gateway fetches from one URL; it learns its sub-CA from its base stations.
+
+    Args:
+        directory: For the gateway's files.
+        mode: Of the vendor's revocation.
+    """
+
+    def __init__(
+        self, directory: Path, pki: VendorPKI, publisher: Publisher, mode: str = "hard"
+    ) -> None:
+        self.pki, self.publisher = pki, publisher
+        self.config = make_setup(directory, vendors={"acme": pki})
+        self.bad, self.good = (pki.device(name) for name in ("BAD", "GOOD"))
+        self.config.write_text(
+            f'{self.config.read_text()}\n[vendors.acme.revocation]\nmode = "{mode}"\n'
+            f'crl_urls = ["{publisher.url("/crls.pem")}"]\n'
+        )
+        self.publish(self.bad.certificate)
+
+    def publish(self, *revoked: x509.Certificate, number: int = 1) -> None:
+        """Serve a CRL of each CA, the sub-CA's with these."""
+        moment = datetime.now(UTC) - timedelta(minutes=1)
+        pem = b""
+        for ca, listed in ((self.pki.root, ()), (self.pki.sub, revoked)):
+            der = make_crl(ca, listed, this_update=moment, number=number)
+            pem += x509.load_der_x509_crl(der).public_bytes(Encoding.PEM)
+        self.publisher.handler = serving(pem)
+
+    async def require_known(self, site: Site) -> None:
+        """Have the good one enrol, and the bad one refused for what it is."""
+        await site.run(site.enrollment(cmp_credential(self.good), "GOOD"))
+        with pytest.raises(EnrollmentRefused, match="signerNotTrusted"):
+            await site.run(site.enrollment(cmp_credential(self.bad), "BAD"))
+
+
+def nothing(config: Path) -> None:
+    pass
+
+
+def another_vendor(config: Path) -> None:
+    other_vendor(config, "rivet")
+
+
+def other_times(config: Path) -> None:
+    edit(config, 'mode = "hard"', 'mode = "hard"\ngrace_seconds = 60')
+
+
+def one_more_source(config: Path) -> None:
+    edit(config, 'crl_urls = ["', 'crl_urls = ["http://127.0.0.1:1/other.crl", "')
+
+
+@pytest.mark.parametrize("change", [nothing, another_vendor, other_times, one_more_source])
+async def test_crls_outlast_a_reload_while_their_server_is_down(
+    tmp_path: Path, vendor_pki: VendorPKI, publisher: Publisher, change: Callable[[Path], None]
+) -> None:
+    """They are in memory alone; good base stations are served on, and revoked ones refused for that."""
+    vendor = Vendor(tmp_path, vendor_pki, publisher)
+    async with site_serving(vendor.config) as site:
+        await vendor.require_known(site)
+        publisher.handler = elsewhere
+        change(vendor.config)
+        await site.application.reload()
+        await site.application.reload()
+        await vendor.require_known(site)
+
+
+async def test_a_reload_fetches_crls_anew(
+    tmp_path: Path, vendor_pki: VendorPKI, publisher: Publisher
+) -> None:
+    """What is published by then holds from then on, an hour before it would be fetched; an older one never."""
+    vendor = Vendor(tmp_path, vendor_pki, publisher)
+    async with site_serving(vendor.config) as site:
+        await vendor.require_known(site)
+        vendor.publish(number=2)
+        await site.application.reload()
+        await site.run(site.enrollment(cmp_credential(vendor.bad), "BAD"))
+        vendor.publish(vendor.bad.certificate, number=1)
+        await site.application.reload()
+        await site.run(site.enrollment(cmp_credential(vendor.bad), "BAD"))
+
+
+async def test_crls_that_the_new_configuration_does_not_trust_are_left_behind(
+    tmp_path: Path, vendor_pki: VendorPKI, publisher: Publisher
+) -> None:
+    """The anchor is another one now: what CAs below the old one signed says nothing."""
+    vendor = Vendor(tmp_path, vendor_pki, publisher)
+    async with site_serving(vendor.config) as site:
+        await vendor.require_known(site)
+        publisher.handler = elsewhere
+        make_vendor_pki("acme").write(vendor.config.parent / "acme")
+        await site.application.reload()
+        states = site.application._wiring.revocation.states()
+        assert [(state.issuer, state.fresh) for state in states] == [("", False)]
