@@ -28,7 +28,7 @@ _MOST_AUTHORITIES: Final = 100
 def meter_ca(
     metrics: Metrics,
     ledger: Ledger,
-    publisher: CRLPublisher,
+    publisher: Callable[[], CRLPublisher],
     status: StatusListener | None,
     directory: Path,
     problem: Callable[[], str],
@@ -36,6 +36,7 @@ def meter_ca(
     """Have the parts of the bundled CA read.
 
     Args:
+        publisher: Returns the one of now.
         directory: Of its keys and certificates.
         problem: Returns what is wrong with the ledger, "" if nothing is.
     """
@@ -47,7 +48,7 @@ def meter_ca(
             yield Reading(families.LEDGER_WRITE_SECONDS, (str(durable).lower(),), durations)
         yield Reading(families.LEDGER_READ_SECONDS, (), watched.read_durations)
         yield Reading(families.LEDGER_COMMITS, (), ledger.commit_count)
-        for crl, due_at in publisher.newest():
+        for crl, due_at in publisher().newest():
             at = crl.issuer_id, "full" if crl.base_number is None else "delta"
             yield Reading(families.CA_CRL_DUE, at, due_at.timestamp())
             yield Reading(families.CA_CRL_NEXT_UPDATE, at, crl.next_update.timestamp())
