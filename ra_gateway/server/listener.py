@@ -226,6 +226,9 @@ class _Connection(web.RequestHandler):
     def let_go(self) -> None:
         """Close now: another connection needs the room."""
         assert self._wire is not None
+        self._listener.tell_refusal(
+            self.peer, None, "closed for another connection: there were too many"
+        )
         if self.phase is _IDLE:  # what was answered last may still be on its way
             self.force_close()
         else:
