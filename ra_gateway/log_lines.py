@@ -237,7 +237,8 @@ LINES: Final[Mapping[str, Line]] = {
     "http.refused": Line(
         _WARNING,
         ("by", "peer", "method", "path", "status", "reason", "refused", "untold"),
-        "A request was refused before it was a CMP message, or a connection closed for another; a few lines a minute, all are counted.",
+        "A request was refused before it was a CMP message, or a connection closed for another; a few lines a minute, "
+        "all are counted.",
     ),
     # The process.
     "started": Line(
