@@ -137,9 +137,6 @@ FIELDS: Final[Mapping[str, Field]] = {
     ),
     "ra": Field(Kind.text, "Name of the RA that asked the CA."),
     "reason": Field(Kind.text, "Why an HTTP request was refused, as the client is told."),
-    "listener": Field(
-        Kind.text, "Whose it was: `cmp`, `status` or `management`, as in the metrics."
-    ),
     "refused": Field(Kind.whole, "Requests that this listener refused below CMP since its start."),
     "removed": Field(Kind.whole, "Devices that are no longer listed."),
     "request": Field(
