@@ -161,6 +161,10 @@ class StatusListener(Listener):
         self._handler = handler
         self._clock = clock
 
+    def serve(self, handler: StatusHandler) -> None:
+        """Have what comes from now on answered by another handler."""
+        self._handler = handler
+
     async def respond(self, request: web.BaseRequest, peer: str) -> web.Response:
         path = _path(request.raw_path)
         if path.rstrip("/") == OCSP_PATH:

@@ -18,7 +18,7 @@ from structlog.testing import capture_logs
 from ra_gateway import events
 from ra_gateway.app import credential
 from ra_gateway.app.application import Application
-from ra_gateway.app.ca import CAService
+from ra_gateway.app.ca_service import CAService
 from ra_gateway.ca.crl import CRLPublisher, CRLSettings
 from ra_gateway.ca.ledger import database
 from ra_gateway.ca.ledger.database import SQLiteDatabase

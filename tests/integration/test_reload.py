@@ -126,8 +126,12 @@ def other_store(config: Path) -> None:
     edit(config, 'kind = "memory"\n', 'kind = "memory"\nmax_transactions = 9\n')
 
 
-def other_profile(config: Path) -> None:
-    edit(config, 'profile = "trial"', 'profile = "ne_ipsec"')
+def other_ledger(config: Path) -> None:
+    edit(config, 'ledger_path = "', 'ledger_path = "other-')
+
+
+def more_served(config: Path) -> None:
+    config.write_text(f"{config.read_text()}\n[ca.status]\nlisten_port = 0\n")
 
 
 @pytest.mark.parametrize(
@@ -137,7 +141,8 @@ def other_profile(config: Path) -> None:
         (no_anchor, "vendors.acme.anchors_paths[0]"),
         (another_port, "server.max_connections"),
         (other_store, "store.max_transactions"),
-        (other_profile, "ca.profile"),
+        (other_ledger, "ca.ledger_path"),
+        (more_served, "ca.status"),
     ],
 )
 async def test_what_cannot_be_taken_up_changes_nothing(
@@ -514,7 +519,7 @@ def test_the_command_says_what_came_of_a_reload(config: Path) -> None:
         assert ended.exit_code == code, ended
         return ended.stdout + ended.stderr
 
-    assert "no gateway answers at http://127.0.0.1:" in told(1)
+    assert "no service answers at http://127.0.0.1:" in told(1)
     with GatewayProcess(config) as gateway:
         other_vendor(config, "rivet")
         assert f"Reloaded: the process {gateway.pid} goes by configuration " in told(0)
