@@ -17,7 +17,7 @@ FLOORS := cmp:96 ra:96 ca:79
 .DEFAULT_GOAL := help
 # The tests start hundreds of processes: compiled modules save each of them a second or more.
 unexport PYTHONDONTWRITEBYTECODE
-.PHONY: FORCE help setup lock dist sbom bench-ledger bench-strangers openssl newer-openssl softhsm slapd postgresql haproxy logrotate prometheus deploy-tools systemd rolling-restarts install-check deploy-check lint-each fmt lint types contracts test coverage fuzz fuzz-cost demo bench clean
+.PHONY: FORCE help setup lock dist sbom docs bench-ledger bench-strangers openssl newer-openssl softhsm slapd postgresql haproxy logrotate prometheus deploy-tools systemd rolling-restarts install-check deploy-check lint-each fmt lint types contracts test coverage fuzz fuzz-cost demo bench clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,7 +44,7 @@ $(STAMP): pyproject.toml $(if $(OTHER),FORCE)
 	    || { echo "error: $(PYTHON) cannot make a venv; install the venv package of that Python (Debian: python3-venv)." >&2; exit 1; }; \
 	fi
 	@echo "Installing ra-gateway and its tools into $(VENV); the first time takes a minute or two"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[all,test]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[all,test,docs]'
 	@touch $@
 
 openssl:
@@ -102,6 +102,9 @@ dist:  ## Build what a machine in production installs, into dist/: the wheel and
 
 sbom: deploy-tools  ## Write dist/sbom.cdx.json, the bill of materials (CycloneDX) of requirements-all.lock
 	@$(BIN)/python -m tests.support.deploy_tools dist/sbom.cdx.json
+
+docs: setup  ## Build the documents as a site, build/docs/site/index.html; fails on a link that leads nowhere
+	@$(BIN)/python docs/build_site.py
 
 fmt: setup  ## Format the code and apply the safe fixes
 	$(BIN)/ruff format .

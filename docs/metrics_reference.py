@@ -45,8 +45,8 @@ def reference() -> str:
         "## Labels\n\nNone is taken from what a device sends: each has few values.\n",
         "| Label | Values |\n|---|---|",
         *(f"| `{name}` | {values} |" for name, values in LABELS.items()),
-        "\n## Alerts\n\nWhat each one means, and what to do.\n",
-        "| Alert | Severity | Means | Do |\n|---|---|---|---|",
+        "\n## Alerts\n\nWhat to do about each is in its section of [alerts.md](alerts.md).\n",
+        "| Alert | Severity | Means |\n|---|---|---|",
         *_alerts(),
         "",
     ]
@@ -62,8 +62,8 @@ def _metrics() -> Iterator[str]:
 def _alerts() -> Iterator[str]:
     for rule in re.split(r"^ +- alert: ", ALERTS.read_text(encoding="utf-8"), flags=re.M)[1:]:
         name = rule.split("\n", 1)[0]
-        cells = [_value(rule, key) for key in ("severity", "summary", "todo")]
-        yield f"| {name} | " + " | ".join(cells) + " |"
+        cells = [_value(rule, key) for key in ("severity", "summary")]
+        yield f"| [{name}](alerts.md#{name.lower()}) | " + " | ".join(cells) + " |"
 
 
 def _value(rule: str, key: str) -> str:

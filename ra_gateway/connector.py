@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import os
+import ssl
 from collections.abc import Callable
 from typing import Any, Final
 
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.http import HttpProcessingError
+
+from ra_gateway.errors import printable
 
 MAX_HEAD_OCTETS: Final = 65_536
 """Of an answer's head, with all interim answers before it; servers send some 500."""
@@ -48,6 +52,21 @@ class _Handler(ResponseHandler):
             self.transport.close()
         message = f"the head of the answer has more than {MAX_HEAD_OCTETS} octets"
         self.set_exception(HttpProcessingError(code=400, message=message))
+
+
+def in_words(error: BaseException) -> str:
+    """Return what failed: who cannot be connected to and why, else the kind of error and what it says.
+
+    aiohttp names TLS in each error of a connection, whether there is any or not.
+    """
+    if isinstance(error, aiohttp.ClientConnectorError):
+        cause = error.os_error
+        if isinstance(cause, OSError) and not isinstance(cause, ssl.SSLError):
+            # asyncio puts the address in place of the reason.
+            reason = os.strerror(cause.errno) if (cause.errno or 0) > 0 else cause.strerror
+            said = f"cannot connect to {error.host}:{error.port}: {reason or cause}"
+            return printable(said, 200)
+    return f"{type(error).__name__}: {printable(str(error), 200)}"
 
 
 def bounded_connector(**options: Any) -> aiohttp.TCPConnector:

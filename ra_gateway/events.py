@@ -18,6 +18,10 @@ FOUND_AFTER_SECONDS: Final = 5.0
 """So long nothing has failed of a store that is found again: one that reads but does not write is still lost."""
 
 
+BY_CA: Final = "R89"
+"""Requirement by which a message is refused that its CA refused."""
+
+
 class Component(StrEnum):
     """Who tells a fact; with the bundled CA in its process, a gateway and a CA tell theirs to the same sink."""
 
@@ -318,6 +322,7 @@ class HTTPRefused:
     """A request was refused below CMP, by an HTTP status; no more are told than a few in so many seconds.
 
     Args:
+        listener: Whose it was: "cmp", "status" or "management".
         method, path: As sent, made printable and cut; the path without its query. "" where the octets were no HTTP.
         status: None where the connection was closed without an answer.
         reason: What the client was told, or would have been.
@@ -326,6 +331,7 @@ class HTTPRefused:
     """
 
     by: Component
+    listener: str
     peer: str
     method: str
     path: str

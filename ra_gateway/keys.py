@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import base64
-import errno
-import os
 import shlex
 import stat
 import sys
@@ -44,6 +42,7 @@ from ra_gateway.cmp.certificates import (
 from ra_gateway.cmp.pem import PEMRefused, looks_like, pem_blocks
 from ra_gateway.cmp.protection import Credential
 from ra_gateway.errors import CMPError, ConfigError, MalformedMessage, missing_extra
+from ra_gateway.files import write_new
 
 HSM_SCHEME: Final = b"pkcs11:"
 """What the one line of a key file begins with when the key is in an HSM."""
@@ -465,65 +464,6 @@ def read_password(path: Path | None) -> bytes | None:
         OSError: It cannot be read.
     """
     return None if path is None else path.read_bytes().rstrip(b"\r\n")
-
-
-def make_directory(path: Path) -> None:
-    """Make a directory and those above it that are missing, for their owner alone, whatever the umask.
-
-    Made by root in a directory of somebody else's, it is theirs.
-
-    Raises:
-        OSError: It cannot be made.
-    """
-    for missing in reversed([item for item in (path, *path.parents) if not item.exists()]):
-        missing.mkdir(mode=0o700, exist_ok=True)
-        if (owner := _owner_for(missing)) is not None:
-            os.chown(missing, *owner)
-    if not path.is_dir():
-        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
-
-
-def _owner_for(path: Path, like: Path | None = None) -> tuple[int, int] | None:
-    """Return to whom (user, group) root has to give what it made; None where that is nobody else.
-
-    Args:
-        like: A file that it takes the place of; without one, the directory says whose it is.
-    """
-    if os.geteuid() != 0:
-        return None
-    if like is not None and like.exists():
-        status = like.stat()
-        return status.st_uid, status.st_gid
-    status = path.parent.stat()
-    return (status.st_uid, status.st_gid) if status.st_uid else None
-
-
-def write_new(path: Path, octets: bytes, mode: int = 0o600, *, like: Path | None = None) -> None:
-    """Write a new file with just this mode, whatever the umask, to the disk; its directory is made if need be.
-
-    Root writes for the services of others: a file of root's alone would take a key from the service that it is for.
-
-    Args:
-        like: A file whose place it will take, and whose owner, group and mode it gets if that is there; what is
-            for its owner alone by `mode` stays so.
-
-    Raises:
-        FileExistsError: The file is there already; nothing is ever overwritten.
-        OSError: It cannot be written.
-    """
-    make_directory(path.parent)
-    # Created with its mode, not given it afterwards: there is no moment at which others can open it.
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-    with os.fdopen(os.open(path, flags, mode), "wb") as file:
-        if (owner := _owner_for(path, like)) is not None:
-            os.fchown(file.fileno(), *owner)
-        if like is not None and like.exists():
-            private = mode & (stat.S_IRWXG | stat.S_IRWXO) == 0
-            mode = stat.S_IMODE(like.stat().st_mode) & (stat.S_IRWXU if private else 0o777)
-        os.fchmod(file.fileno(), mode)
-        file.write(octets)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def write_certificates(path: Path, certificates: Iterable[Certificate]) -> None:

@@ -20,6 +20,7 @@ import structlog
 
 from ra_gateway.errors import ConfigError, printable
 from ra_gateway.events import (
+    BY_CA,
     CertificatesWithdrawn,
     Component,
     ConfigurationReloaded,
@@ -67,14 +68,19 @@ _FIELDS_OF_GATEWAY: Final = (
     "detail",
 )
 _FIELDS_OF_CA: Final = {
+    "transaction_id": "transaction_id",
+    "body_type": "body_type",
     "peer": "peer",
     "operation": "operation",
     "batch": "batch",
     "ra": "requester",
-    "signer": "signer_fingerprint",
+    "signer_fingerprint": "signer_fingerprint",
     "entity": "entity",
+    "serial_number": "serial_number",
 }
 """Names in the log, and of the event."""
+
+_MOST_CAUSES: Final = 256
 
 MAX_LINE_OCTETS: Final = 4096
 """Of one line, whatever was sent; a traceback on a terminal, which has lines of its own, is within them."""
@@ -391,7 +397,7 @@ class _OtherLoggers(logging.Handler):
         )
 
 
-_OF_HTTP: Final = ("peer", "method", "path", "status", "reason", "refused", "untold")
+_OF_HTTP: Final = ("listener", "peer", "method", "path", "status", "reason", "refused", "untold")
 
 
 class LogSink:
@@ -399,6 +405,8 @@ class LogSink:
 
     def __init__(self) -> None:
         self._log = structlog.get_logger()
+        # Why the bundled CA refused, by transactionID: its line comes before the gateway's.
+        self._causes: dict[str, dict[str, str]] = {}
 
     def __call__(self, event: Fact) -> None:
         """Write the line: info for what went well, warning for a refusal, error for our own failure."""
@@ -410,11 +418,12 @@ class LogSink:
             case CertificatesWithdrawn(by=Component.ca, rejected=False):
                 self._log.warning("ca.unconfirmed", revoked=len(event.certificates))
             case CRLPublished():
+                base = event.base_number
                 self._log.info(
                     "crl",
-                    issuer=event.issuer_id,
+                    issuer_id=event.issuer_id,
                     number=event.number,
-                    base_number=event.base_number,
+                    **({} if base is None else {"base_number": base}),
                     next_update=event.next_update.isoformat(),
                     size_bytes=event.size_bytes,
                     outcome="made",
@@ -460,7 +469,7 @@ class LogSink:
                 self._log.info(
                     "ra.credential_changed",
                     subject=event.subject,
-                    serial=event.serial_number,
+                    serial_number=event.serial_number,
                     not_after=event.not_after.isoformat(),
                 )
 
@@ -470,6 +479,8 @@ class LogSink:
             fields["fail_info"] = event.fail_info.name
         if event.quirks:
             fields["quirks"] = list(event.quirks)
+        if event.rule == BY_CA or event.outcome == "failed":
+            fields |= self._causes.get(event.transaction_id, {})
         write = self._log.info
         if event.bug is not None:
             write, fields["exc_info"] = self._log.error, event.bug
@@ -486,11 +497,7 @@ class LogSink:
         )
 
     def _answered_by_ca(self, event: RequestHandled) -> None:
-        fields: dict[str, Any] = {"peer": event.peer, "operation": event.operation}
-        if event.body_type:
-            fields = {"transaction_id": event.transaction_id, "body_type": event.body_type}
-        elif event.transaction_id:  # of octets that are no message, as far as they can be read
-            fields["transaction_id"] = event.transaction_id
+        fields: dict[str, Any] = {"outcome": event.outcome}
         for name, attribute in _FIELDS_OF_CA.items():
             if value := getattr(event, attribute):
                 fields[name] = value
@@ -498,11 +505,19 @@ class LogSink:
             self._log.error("ca.failed", **fields, exc_info=event.bug)
         elif (code := event.fail_info) is not None:
             why = {"fail_info": code.name, "rule": event.rule, "detail": event.detail}
+            self._note_cause(event.transaction_id, event.rule, event.detail)
             self._log.warning("ca.refused", **fields, **why)
         elif event.messages is not None:
             self._log.info("ca.answered", **fields, messages=event.messages)
-        elif event.serial_number:
-            self._log.info("ca.answered", **fields, serial=event.serial_number)
+        else:
+            self._log.info("ca.answered", **fields)
+
+    def _note_cause(self, transaction_id: str, rule: str, detail: str) -> None:
+        if transaction_id:
+            self._causes.pop(transaction_id, None)  # the newest stands at the end
+            self._causes[transaction_id] = {"ca_rule": rule, "ca_detail": detail}
+            if len(self._causes) > _MOST_CAUSES:
+                del self._causes[next(iter(self._causes))]
 
 
 def fan_out(*sinks: EventSink) -> EventSink:

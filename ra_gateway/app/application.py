@@ -148,6 +148,7 @@ class Application:
             metrics,
             self._parts,
             tls=self._tls.context_of("management.tls"),
+            sink=self._sink,
         )
         self.management.configuration = config_digest(config)
         self._reloads = Reloads(Component.gateway, self.management, self._sink, has_log=has_log)

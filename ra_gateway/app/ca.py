@@ -427,7 +427,7 @@ class CAWiring:
             log.error(
                 "ca.issuing_revoked",
                 subject=revoked[0].subject,
-                serial=f"{revoked[0].serial_number:x}",
+                serial_number=f"{revoked[0].serial_number:x}",
                 todo=f"run: ra-gateway ca roll-issuing {directory}, and reload; nothing is issued until then",
             )
         return bool(revoked)
@@ -447,7 +447,7 @@ class CAWiring:
         except (ConfigError, OSError, StoreUnavailable) as error:
             log.error(
                 "ca.checkpoint_failed",
-                path=str(checkpoints.path),
+                file=str(checkpoints.path),
                 detail=str(getattr(error, "detail", error)),
                 todo="set ca.checkpoints_path to a file that this service may write",
             )
@@ -530,7 +530,7 @@ class BundledService:
         config = self.wiring.config.status
         if self.status is not None and config is not None:
             where = await listen(self.status, config.listen_host, config.listen_port, "ca.status")
-            log.info("ca.status", host=where[0], port=where[1])
+            log.info("ca.status", listen="{}:{}".format(*where))
         self._probe.problem = ""
         self._background.append(asyncio.create_task(supervised("ledger.probe", self._probe.run)))
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from ra_gateway.config.tables import CAServiceConfig, GatewayConfig, IdentityConfig
 from ra_gateway.errors import ConfigError, Problem
 from ra_gateway.ra.policy import InventoryUse
-from ra_gateway.stores.inventory import CSVInventory, of_no_use
+from ra_gateway.stores.inventory import CSVInventory, Listed, of_no_use
 
 
 def of_idle(config: GatewayConfig) -> Iterator[Problem]:
@@ -72,11 +72,16 @@ def _is_looked_at(config: GatewayConfig) -> bool:
 
 
 def of_inventory(config: GatewayConfig) -> Iterator[Problem]:
-    """Yield the lines of the inventory that help nobody: of vendors that there are not, and of names given twice."""
+    """Yield the lines of the inventory that help nobody, where it is a file: as `of_list`."""
     if config.inventory is None or config.inventory.csv_path is None:
         return
     try:
         devices = CSVInventory(config.inventory.csv_path)
     except ConfigError:
         return  # whoever loads it to use it says what is wrong
+    yield from of_list(config, devices)
+
+
+def of_list(config: GatewayConfig, devices: Iterable[Listed]) -> Iterator[Problem]:
+    """Yield the devices of a list that help nobody: of vendors that there are not, and of names given twice."""
     yield from of_no_use(devices, config.vendors)

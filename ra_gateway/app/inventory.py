@@ -14,8 +14,8 @@ from ra_gateway.config.service_tables import InventorySQLConfig
 from ra_gateway.config.tables import GatewayConfig
 from ra_gateway.errors import ConfigError, Problem, missing_extra
 from ra_gateway.events import EventSink, unheard
+from ra_gateway.files import replace_file
 from ra_gateway.ra.ports import Inventory
-from ra_gateway.stores.files import replace_file
 from ra_gateway.stores.inventory import (
     COLUMNS,
     InventoryFile,

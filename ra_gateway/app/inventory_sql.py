@@ -27,7 +27,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from ra_gateway.ca.postgres_url import PostgresURL, UnusableURL, parse_postgres_url
 from ra_gateway.cmp.identity import identity_key
-from ra_gateway.cmp.names import split_general_names
+from ra_gateway.cmp.names import spellings, split_general_names
 from ra_gateway.config.service_tables import InventorySQLConfig
 from ra_gateway.errors import ConfigError, Problem, StoreUnavailable, printable
 from ra_gateway.ra.ports import InventoryEntry
@@ -81,11 +81,13 @@ class SQLInventory:
         Raises:
             StoreUnavailable: Nobody can say: no answer in time, two rows, or one that cannot be used.
         """
-        key, columns = identity_key(identity), self._table.c
+        columns = self._table.c
+        # Devices of other RAs and shared secrets are known by their subjects.
+        keys = [*map(identity_key, spellings(identity) if ":" in domain else (identity,))]
         query = (
             select(columns.subject, columns.san, columns.enabled)
             .where(columns.domain == domain)
-            .where(or_(func.lower(columns.identity) == key, columns.identity == key))
+            .where(or_(func.lower(columns.identity).in_(keys), columns.identity.in_(keys)))
             .limit(2)
         )
         rows = await self._read(lambda connection: connection.execute(query).all())

@@ -84,7 +84,7 @@ class ListenerTLS:
             if fresh.certificate != old:
                 log.info(
                     "tls.certificate_changed",
-                    listener=setting,
+                    setting=setting,
                     subject=fresh.certificate.subject,
                     not_after=fresh.certificate.not_after.isoformat(),
                 )
@@ -104,7 +104,7 @@ class ListenerTLS:
                 except ConfigError as error:
                     log.error(
                         "tls.unusable",
-                        listener=setting,
+                        setting=setting,
                         problems=[str(item) for item in error.problems],
                         todo="mend the files; until then the certificate of before is shown",
                     )
@@ -121,7 +121,7 @@ class ListenerTLS:
                 continue
             self._warned_at[setting] = moment
             told = {
-                "listener": setting,
+                "setting": setting,
                 "subject": certificate.subject,
                 "not_after": certificate.not_after.isoformat(),
                 "todo": f"put a new one and its key under {setting}.certificate_path and key_path; no restart is "
@@ -184,6 +184,8 @@ def _load(setting: str, config: ListenerTLSConfig) -> Loaded:
         context.load_cert_chain(config.certificate_path, config.key_path, password or b"")
         if config.client_ca_paths:
             context.verify_mode = ssl.CERT_REQUIRED
+            # Of an issuing CA without its root: with the root, all that is below that would come in.
+            context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
             context.load_verify_locations(cadata=_client_cas(setting, config))
     except (OSError, ValueError) as error:
         raise ConfigError.of(

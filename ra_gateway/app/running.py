@@ -134,7 +134,7 @@ def log_start(
     structlog.get_logger().info(
         "started",
         version=__version__,
-        configuration=config_digest(config),
+        digest=config_digest(config),
         listen="{}:{}".format(*where),
         management=management_url,
         endpoints=[f"{name} {' '.join(paths)}" for name, paths in endpoints.items()],
@@ -223,6 +223,6 @@ async def run_until_signalled(service: Service, started: Callable[[str, int], No
     await ended.wait()
     notify(STOPPING=1)
     await tasks_ended(reloading)
-    structlog.get_logger().info("draining", host=host, port=port)
+    structlog.get_logger().info("draining", listen=f"{host}:{port}")
     await service.stop()
     await tasks_ended(alive)

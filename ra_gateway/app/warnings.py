@@ -14,6 +14,7 @@ from ra_gateway.app.issuance import of_issuance
 from ra_gateway.app.listener_tls import TLS_EXPIRY_WARNING, ca_tls_tables, tls_tables
 from ra_gateway.app.profile_warnings import of_ca, of_keys, of_ra
 from ra_gateway.app.trust import are_others, certificates
+from ra_gateway.app.trust_warnings import of_trust
 from ra_gateway.cmp.algorithms import canonical_spki
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.crl import (
@@ -24,7 +25,7 @@ from ra_gateway.cmp.crl import (
     open_crl,
     split_crls,
 )
-from ra_gateway.cmp.names import CanonicalName, canonical, rfc4514
+from ra_gateway.cmp.names import CanonicalName, canonical, readable
 from ra_gateway.cmp.ocsp import responder_urls
 from ra_gateway.config.ca_tables import CAConfig
 from ra_gateway.config.service_tables import ListenerTLSConfig
@@ -96,6 +97,7 @@ def of_safety(config: GatewayConfig) -> list[Problem]:
     return [
         *_of_names(config),
         *_of_shared_roots(config),
+        *of_trust(config),
         *_of_revocation(config),
         *_of_answers(config),
         *_of_deltas(config.ca),
@@ -463,7 +465,7 @@ def _of_crls(config: GatewayConfig, now: datetime) -> Iterator[Problem]:
                 over = f"was good until {until}: nobody can tell whether a certificate is revoked"
                 yield Problem(
                     f"{where}.revocation.crl_paths",
-                    f"{path}, the CRL of {rfc4514(issuer_der)}, "
+                    f"{path}, the CRL of {readable(issuer_der)}, "
                     f"{over if left < timedelta() else f'is good until {until} only'}",
                     "Put the next one there by renaming; or have it fetched, by crl_urls",
                 )

@@ -5,8 +5,10 @@ Everything is read and nothing is changed. Of a log, however long it is, no more
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import re
+import shlex
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import AsyncExitStack
@@ -28,6 +30,7 @@ from ra_gateway.ra.policy import InventoryUse
 from ra_gateway.ra.ports import Inventory
 
 if TYPE_CHECKING:
+    from ra_gateway.ca.ledger.history import History
     from ra_gateway.ca.ledger.ledger import Ledger
     from ra_gateway.ca.records import EndEntity, IssuedCertificate
 
@@ -43,6 +46,8 @@ _LINES: Final = 16
 """Of one transaction, the last ones."""
 _MATCHES: Final = 2_000
 _CANDIDATES: Final = 8
+_EVENTS: Final = 50
+"""Of a base station's history, the last ones, its newest certificate among them."""
 
 _HEX: Final = re.compile(r"(?:0x)?[0-9A-Fa-f:]{2,64}")
 _NAMES: Final = re.compile(r"(?:^|[,+ ('])(?:2\.5\.4\.5|serialNumber|CN)=((?:[^,+\\)']|\\.){1,64})")
@@ -73,7 +78,8 @@ class LogReader:
     """Reads a log once, and keeps the lines of one base station and those of its transactions.
 
     Args:
-        what: A serial number or a transactionID (hexadecimal), or what names the device: its identity, FQDN, subject.
+        what: A serial number or a transactionID (hexadecimal), what names the device (its identity, FQDN, subject), or
+            the address that it comes from.
     """
 
     what: str
@@ -81,6 +87,9 @@ class LogReader:
     unreadable: int = 0
     below_cmp: int = 0
     last_below_cmp: Line = field(default_factory=dict)
+    its_own_below_cmp: int = 0
+    numbers: set[str] = field(default_factory=set)
+    """Serial numbers and transactionIDs that are meant."""
     _of: OrderedDict[str, deque[Line]] = field(default_factory=OrderedDict)
     _matching: OrderedDict[str, None] = field(default_factory=OrderedDict)
 
@@ -96,12 +105,14 @@ class LogReader:
 
     def _take(self, line: Line) -> None:
         if line.get("event") == "http.refused":
-            self.below_cmp += 1
-            self.last_below_cmp = line
+            if line.get("listener", "cmp") == "cmp":  # monitoring is no base station
+                self._take_below_cmp(line)
+            return
         # What has no transactionID is a matter of its own.
         key = line.get("transaction_id") or f"line {self.lines}"
         matches = self._matches(line)
-        if not matches and key.startswith("line "):
+        told = "outcome" in line or "fail_info" in line
+        if key.startswith("line ") and not (matches and told):
             return
         self._of.setdefault(key, deque(maxlen=_LINES)).append(line)
         self._of.move_to_end(key)
@@ -112,14 +123,26 @@ class LogReader:
             if len(kept) > most:
                 kept.popitem(last=False)
 
+    def _take_below_cmp(self, line: Line) -> None:
+        """Keep the last line of whose address was asked for; else the last of anybody."""
+        is_its_own = line.get("peer") == self.what
+        self.its_own_below_cmp += is_its_own
+        self.below_cmp += 1
+        if is_its_own or not self.its_own_below_cmp:
+            self.last_below_cmp = line
+
     def _matches(self, line: Line) -> bool:
         what = self.what
+        if line.get("peer") == what:
+            return True
         if _HEX.fullmatch(what):
             digits = plain_hex(what)
             if len(digits) >= 8 and line.get("transaction_id", "").startswith(digits):
+                self.numbers.add(digits)
                 return True
             numbers = (line.get("serial_number"), line.get("serial"))
             if digits in (plain_hex(item) for item in numbers if item):
+                self.numbers.add(digits)
                 return True
         return any(
             _word(what).search(text) for name, text in line.items() if name not in _NOT_ITS_OWN
@@ -165,8 +188,10 @@ def _parsed(text: str) -> Line | None:
 def of_log(log: LogReader) -> Iterator[Finding]:
     """Yield what the log says."""
     found = log.transactions()
+    if log.its_own_below_cmp:
+        yield _below_cmp(log, f"{_many(log.its_own_below_cmp, 'request')} of it failed below CMP")
     if not found:
-        yield from _of_silence(log)
+        yield from () if log.its_own_below_cmp else _of_silence(log)
         return
     failed = [item for item in found if _cause(item) is not None]
     last = found[-1]
@@ -216,14 +241,18 @@ def _of_silence(log: LogReader) -> Iterator[Finding]:
     todo = "Look at address, port and path that it has, at what is in between, and for another of its names"
     yield Finding("log", said, todo)
     if log.below_cmp:
-        last = log.last_below_cmp
-        where = f"{last.get('method', '')} {last.get('path', '')}".strip()
-        yield Finding(
-            "log",
-            f"{_many(log.below_cmp, 'request')} of anybody failed below CMP, the last from "
-            f"{last.get('peer', 'nobody')}: {where} {last.get('status', '')} {last.get('reason', '')}".rstrip(),
-            "Compare the peer with the address of the base station; paths are in endpoints.NAME.paths",
-        )
+        whom = f"the last from {log.last_below_cmp.get('peer', 'nobody')}"
+        said = f"{_many(log.below_cmp, 'request')} of anybody failed below CMP, {whom}"
+        yield _below_cmp(log, said, "Compare the peer with the address of the base station. ")
+
+
+def _below_cmp(log: LogReader, said: str, first: str = "") -> Finding:
+    last = log.last_below_cmp
+    if not first:
+        said += f", the last{_at(last)}"
+    request = " ".join(last.get(name, "") for name in ("method", "path", "status", "reason"))
+    todo = "In the base station, write a path of endpoints.NAME.paths; CMP is POST, of application/pkixcmp"
+    return Finding("log", f"{said}: {request.strip().rstrip('.')}", f"{first}{todo}")
 
 
 GIVE_A_LOG: Final = "journalctl -u ra-gateway -o cat | ra-gateway why {what} --log -"
@@ -272,12 +301,22 @@ def _many(number: int, what: str) -> str:
 
 def identities(what: str, log: LogReader) -> list[str]:
     """Return what may name the device in the inventory: what was asked about, and what its lines say of it."""
-    found = {what: None}
+    found = {} if log.numbers or _is_address(what) else {what: None}
     for lines in reversed(log.transactions()):
         for line in lines:
-            for text in (line.get("signer", ""), line.get("subject", ""), line.get("detail", "")):
+            # Behind the first name are those of CAs.
+            detail = line.get("detail", "").partition(" (issuer ")[0]
+            for text in (line.get("signer", ""), line.get("subject", ""), detail):
                 found |= dict.fromkeys(item.strip() for item in _NAMES.findall(text))
     return list(found)[:_CANDIDATES]
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _domains(config: Config, log: LogReader) -> list[str]:
@@ -286,8 +325,12 @@ def _domains(config: Config, log: LogReader) -> list[str]:
     return [name for name in config.vendors if name in told] or list(config.vendors)
 
 
-async def of_inventory(config: Config, what: str, log: LogReader) -> list[Finding]:
-    """Return what the inventory says; a CA by itself has none."""
+async def of_inventory(config: Config, names: list[str], log: LogReader) -> list[Finding]:
+    """Return what the inventory says; a CA by itself has none.
+
+    Args:
+        names: What may name the device there.
+    """
     if not isinstance(config, GatewayConfig) or config.inventory is None:
         return []
     try:
@@ -296,7 +339,7 @@ async def of_inventory(config: Config, what: str, log: LogReader) -> list[Findin
         return [Finding("inventory", str(item.what), item.todo) for item in error.problems[:2]]
     assert inventory is not None
     try:
-        return await _looked_up(inventory, config, what, log)
+        return await _looked_up(inventory, config, names, log)
     except ServiceFailure as error:
         todo = "See that it answers: until then no device is admitted by it"
         return [Finding("inventory", error.detail, todo)]
@@ -305,9 +348,8 @@ async def of_inventory(config: Config, what: str, log: LogReader) -> list[Findin
 
 
 async def _looked_up(
-    inventory: Inventory, config: GatewayConfig, what: str, log: LogReader
+    inventory: Inventory, config: GatewayConfig, names: list[str], log: LogReader
 ) -> list[Finding]:
-    names = identities(what, log)
     domains = _domains(config, log)
     for domain in domains:
         for name in names:
@@ -322,51 +364,82 @@ async def _looked_up(
     wanting = [
         name for name in domains if config.vendors[name].identity.inventory is InventoryUse.required
     ]
-    if not wanting:
+    # Of whom no vendor vouches no line would help.
+    if not wanting or not names or _issuers(log):
         return []
-    said = f"{' and '.join(names)} is listed under none of {', '.join(domains)}; {wanting[0]} requires it"
+    who = names[0] if len(names) == 1 else f"none of {', '.join(names)}"
+    under = "under none of" if len(names) == 1 else "under"
+    said = f"{who} is listed {under} {', '.join(domains)}; {wanting[0]} requires it"
     return [Finding("inventory", said, f"Add a line to {name_of(config)}")]
 
 
 # --- the ledger -------------------------------------------------------------------------------------------------
 
 
-async def of_ledger(config: Config, what: str, log: LogReader, now: datetime) -> list[Finding]:
-    """Return what the bundled CA knows, if there is one.
+async def of_ledger(
+    config: Config, what: str, log: LogReader, now: datetime
+) -> tuple[list[Finding], list[str]]:
+    """Return what the bundled CA knows, if there is one, and what vendors call the device by its certificates.
 
     Args:
         now: Aware UTC.
     """
     if config.ca is None:
-        return []
+        return [], []
     try:
         from ra_gateway.app.ca import ca_ledger  # the extra `ca`
 
         where = config.ca.database
         if isinstance(where, Path) and not where.exists():
-            return []
+            return [], []
         ledger = ca_ledger(config.ca)
         async with AsyncExitStack() as stack:
             await ledger.open()
             stack.push_async_callback(ledger.close)
-            return [item async for item in _of_open_ledger(ledger, config, what, log, now)]
+            known = await _history(ledger, what, log)
+            found = [item async for item in _of_open_ledger(ledger, config, what, log, now, known)]
+            return found, [] if known is None else [identity for _, identity in known.devices]
     except (ConfigError, StoreUnavailable, OSError, ModuleNotFoundError) as error:
         why = getattr(error, "detail", None) or str(error)
-        return [Finding("ledger", f"it cannot be read: {why}", "Run: ra-gateway doctor")]
+        return [Finding("ledger", f"it cannot be read: {why}", "Run: ra-gateway doctor")], []
+
+
+async def _history(ledger: Ledger, what: str, log: LogReader) -> History | None:
+    """Return what became of the device that is meant, in RA mode too, where end entities have no identity."""
+    from ra_gateway.ca.ledger.history import history  # the extra `ca`
+
+    for name in dict.fromkeys((what, *identities(what, log))):
+        try:
+            found = await history(ledger, name, limit=_EVENTS)
+        except ConfigError:
+            continue
+        texts = [identity for _, identity in found.devices]
+        for entity, registered in found.entities.items():
+            texts += [entity, "" if registered is None else registered.subject]
+        serials = {event.entry.subject for event in found.events}
+        # Not for a part of another device's name.
+        if plain_hex(name) in serials or any(map(_word(name).search, texts)):
+            if plain_hex(what) in serials:
+                log.numbers.add(plain_hex(what))
+            return found
+    return None
 
 
 async def _of_open_ledger(
-    ledger: Ledger, config: Config, what: str, log: LogReader, now: datetime
+    ledger: Ledger,
+    config: Config,
+    what: str,
+    log: LogReader,
+    now: datetime,
+    known: History | None,
 ) -> AsyncIterator[Finding]:
-    names = identities(what, log)
-    seen: set[str] = set()
-    for name in names:
-        for entity in await _entities(ledger, config, name):
-            if entity.name not in seen:
-                seen.add(entity.name)
-                yield _of_entity(entity)
+    entities = [] if known is None else [item for item in known.entities.values() if item]
+    for name in identities(what, log):
+        entities += await _entities(ledger, config, name)
+    for entity in {item.name: item for item in entities}.values():
+        yield _of_entity(entity)
     issued: dict[int, IssuedCertificate] = {}
-    for number in _numbers(what, log):
+    for number in (*_newest(known), *_numbers(what, log)):
         found = await ledger.certificate(number, now)
         if found is not None:
             issued[number] = found
@@ -376,6 +449,16 @@ async def _of_open_ledger(
             issued[found.serial_number] = found
     for item in [*issued.values()][-3:]:
         yield _of_certificate(item, now)
+
+
+def _newest(known: History | None) -> list[int]:
+    """Return the serial number of the newest certificate of each end entity that is meant."""
+    if known is None:
+        return []
+    events = [item for item in known.events if item.entry.action == "issue"]
+    return [
+        int(number, 16) for number in {item.entity: item.entry.subject for item in events}.values()
+    ]
 
 
 async def _entities(ledger: Ledger, config: Config, name: str) -> list[EndEntity]:
@@ -416,7 +499,7 @@ def _of_entity(entity: EndEntity) -> Finding:
     said = f"the end entity {entity.name} is {entity.status}"
     if entity.vendor:
         said += f" ({entity.identity} of {entity.vendor})"
-    unblock = f"ra-gateway ca entity unblock {entity.name}"
+    unblock = f"ra-gateway ca entity unblock {shlex.quote(entity.name)}"
     return Finding("ledger", said, unblock if entity.status == "blocked" else "")
 
 
@@ -490,7 +573,7 @@ def of_trust(config: Config, log: LogReader, now: datetime) -> Iterator[Finding]
 def _issuers(log: LogReader) -> list[str]:
     found = [
         issuer
-        for lines in log.transactions()[-3:]
+        for lines in log.transactions()[-1:]
         for line in lines
         for issuer in _ISSUER.findall(line.get("detail", ""))
     ]
@@ -509,8 +592,10 @@ async def explain(config: Config, what: str, log: LogReader, now: datetime) -> l
     """
     found = [*of_log(log)]
     failing = any(_cause(lines) is not None for lines in log.transactions()[-1:])
-    found += await of_inventory(config, what, log)
-    found += await of_ledger(config, what, log, now)
+    of_ca, called = await of_ledger(config, what, log, now)
+    names = list(dict.fromkeys((*identities(what, log), *called)))
+    found += await of_inventory(config, names, log)
+    found += of_ca
     # Of who was served nothing is to be said of vendors.
     if failing or not log.transactions():
         found += of_trust(config, log, now)

@@ -44,6 +44,7 @@ from ra_gateway.cmp.names import (
     general_names,
     general_names_der,
     normalized_general_name,
+    readable_text,
     rfc4514,
     same_name,
 )
@@ -223,11 +224,11 @@ def require_names(authority: Authority, subject_der: bytes, san_der: bytes | Non
         for name in names:
             # A wildcard would speak for other devices.
             if "*" in name or not any(_admits(pattern, name) for pattern in bound.sans):
-                raise _not_bound_to(authority, f"subjectAltName {name}")
+                raise _not_bound_to(authority, f"subjectAltName {readable_text(name)}")
         if canonical(subject_der) or not names:
             subject = rfc4514(subject_der)
             if not any(pattern == "*" or fits(subject, pattern) for pattern in bound.subjects):
-                raise _not_bound_to(authority, f"subject {subject!r}")
+                raise _not_bound_to(authority, f"subject {readable_text(subject)!r}")
 
 
 def require_no_wildcard(authority: Authority, san_der: bytes | None) -> None:
@@ -238,7 +239,7 @@ def require_no_wildcard(authority: Authority, san_der: bytes | None) -> None:
     """
     for name in () if san_der is None else general_names(san_der):
         if "*" in name:
-            raise _not_bound_to(authority, f"subjectAltName {name}")
+            raise _not_bound_to(authority, f"subjectAltName {readable_text(name)}")
 
 
 def _admits(pattern: str, name: str) -> bool:
@@ -350,13 +351,14 @@ def entity_template(
     if device_der is not None and not same_name(device_der, own_der):
         # Its name was another's before, who was deleted.
         raise NotAuthorized(
-            f"the certificate is not one of the end entity {entity.name}: {entity.subject}",
+            f"the certificate is not one of the end entity {entity.name}: {readable_text(entity.subject)}",
             rule="R67",
         )
     asked_der = template.subject_der or NULL_DN
     if asked_der != NULL_DN and not same_name(asked_der, own_der):
         raise NotAuthorized(
-            f"the subject is not that of the end entity {entity.name}: {entity.subject}", rule="R67"
+            f"the subject is not that of the end entity {entity.name}: {readable_text(entity.subject)}",
+            rule="R67",
         )
     names = template.extension(OID.subjectAltName)
     if names is None:
@@ -369,7 +371,8 @@ def entity_template(
     ]
     if foreign:
         raise NotAuthorized(
-            f"{', '.join(sorted(foreign))}: not a name of the end entity {entity.name}", rule="R67"
+            f"{readable_text(', '.join(sorted(foreign)))}: not a name of the end entity {entity.name}",
+            rule="R67",
         )
     return replace(template, subject_der=own_der)
 

@@ -44,6 +44,7 @@ from ra_gateway.ca.transaction import (
     RequestContext,
     in_use,
     is_retransmission,
+    outcome_of,
     require_retransmission,
 )
 from ra_gateway.cmp.algorithms import load_public_key
@@ -64,6 +65,7 @@ from ra_gateway.errors import (
     RequestRefused,
     ServiceFailure,
 )
+from ra_gateway.events import Outcome
 from ra_gateway.keys import spki_der
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("ra_gateway.ca")
@@ -89,7 +91,7 @@ class IssuancePolicy:
 @dataclass(frozen=True, slots=True)
 class _Running:
     digest: bytes
-    task: asyncio.Task[Operation]
+    task: asyncio.Task[tuple[Operation, Outcome]]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -138,8 +140,11 @@ class Certification:
             *(running.task for running in self._running.values()), return_exceptions=True
         )
 
-    async def certify(self, context: RequestContext, now: datetime) -> Operation:
+    async def certify(self, context: RequestContext, now: datetime) -> tuple[Operation, Outcome]:
         """Return the operation with its answer, as stored; a retransmission gets what the first one got.
+
+        Returns:
+            It, and whether it was done for this message (issued) or before (replayed).
 
         Raises:
             CMPError: It is refused.
@@ -152,13 +157,14 @@ class Certification:
         request = read_request(
             context.authenticated, rules, ra_verified_allowed=not by_device, accepted=accepted
         )
-        return require_retransmission(
-            await self._once(context.received, lambda: self._issue(context, request, now)), context
+        operation, outcome = await self._once(
+            context.received, lambda: self._issue(context, request, now)
         )
+        return require_retransmission(operation, context), outcome
 
     async def _once(
-        self, received: Received, work: Callable[[], Coroutine[Any, Any, Operation]]
-    ) -> Operation:
+        self, received: Received, work: Callable[[], Coroutine[Any, Any, tuple[Operation, Outcome]]]
+    ) -> tuple[Operation, Outcome]:
         """Let retransmissions that arrive while the first is at work wait for its answer."""
         key = (received.requester, received.transaction_id)
         running = self._running.get(key)
@@ -169,16 +175,21 @@ class Certification:
             running.task.add_done_callback(lambda task: self._forget(key, task))
         elif running.digest != received.digest:
             raise in_use()
+        else:
+            operation, _ = await asyncio.shield(running.task)
+            return operation, Outcome.replayed
         return await asyncio.shield(running.task)
 
-    def _forget(self, key: tuple[str, bytes], task: asyncio.Task[Operation]) -> None:
+    def _forget(
+        self, key: tuple[str, bytes], task: asyncio.Task[tuple[Operation, Outcome]]
+    ) -> None:
         del self._running[key]
         if not task.cancelled():
             task.exception()  # whoever still waits has it; asyncio need not complain that nobody does
 
     async def _issue(
         self, context: RequestContext, request: AuthenticatedRequest, now: datetime
-    ) -> Operation:
+    ) -> tuple[Operation, Outcome]:
         received, template = context.received, request.request.template
         header, body_type = received.message.header, received.message.body_type
         old, private_key = None, None
@@ -189,7 +200,7 @@ class Certification:
                 received.requester, received.transaction_id, now
             )
             if found is not None and (found.answer or not is_retransmission(found, context)):
-                return require_retransmission(found, context)
+                return require_retransmission(found, context), Outcome.replayed
         if body_type is BodyType.kur:
             old = await self._renewed(request.request, context, now)
             template = renewal_template(template, load_certificate(old.der))
@@ -304,7 +315,9 @@ class Certification:
             now,
             revoke_superseded=self.policy.revoke_superseded,
         )
-        return require_retransmission(stored, context)
+        return require_retransmission(stored, context), outcome_of(
+            operation, stored, Outcome.issued
+        )
 
     async def _make_key(
         self,

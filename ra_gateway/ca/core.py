@@ -48,6 +48,7 @@ from ra_gateway.ca.records import IssuedCertificate, Operation, Reason, Revocati
 from ra_gateway.ca.transaction import (
     Received,
     RequestContext,
+    outcome_of,
     require_retransmission,
     require_same_confirmation,
 )
@@ -73,7 +74,7 @@ from ra_gateway.cmp.header_checks import (
 )
 from ra_gateway.cmp.malformed import refusal_of
 from ra_gateway.cmp.messages import InfoTypeAndValue, PKIHeader, PKIMessage, assemble
-from ra_gateway.cmp.names import canonical, directory_name, rfc4514, same_name
+from ra_gateway.cmp.names import canonical, directory_name, readable, same_name
 from ra_gateway.cmp.protection import Credential, protect
 from ra_gateway.cmp.requests import (
     AuthenticatedRevocation,
@@ -402,16 +403,18 @@ class BundledCA:
             if context.answered is not None:
                 operation, outcome = context.answered, Outcome.replayed
             elif message.body_type is BodyType.rr:
-                operation, outcome = await self._revoke(context, now), Outcome.revoked
+                operation, outcome = await self._revoke(context, now)
             else:
-                operation, outcome = await self._certification.certify(context, now), Outcome.issued
+                operation, outcome = await self._certification.certify(context, now)
         except CMPError as error:
             refusal = error
             if isinstance(error, MalformedMessage) and context is not None:
                 refusal = refusal_of(message, error)
             answer = await self._sign(message.header, refusal_body(refusal, message), self._clock())
             return answer, learned | _refusal(refusal)
-        learned |= {"outcome": outcome, "serial_number": f"{operation.serial_number:x}"}
+        learned["outcome"] = outcome
+        if operation.serial_number:  # else no certificate came of it
+            learned["serial_number"] = f"{operation.serial_number:x}"
         return operation.answer, learned
 
     # --- certConf ---------------------------------------------------------------------------------------------
@@ -472,11 +475,11 @@ class BundledCA:
 
     # --- rr, genm ---------------------------------------------------------------------------------------------
 
-    async def _revoke(self, context: RequestContext, now: datetime) -> Operation:
+    async def _revoke(self, context: RequestContext, now: datetime) -> tuple[Operation, Outcome]:
         received = context.received
         found = await self._ledger.find_operation(received.requester, received.transaction_id, now)
         if found is not None:
-            return require_retransmission(found, context)
+            return require_retransmission(found, context), Outcome.replayed
         wanted = read_revocation(context.authenticated, self._rules_for(received))
         certificate = await self._to_revoke(wanted, context, now)
         operation = Operation(
@@ -506,7 +509,9 @@ class BundledCA:
             revocation, now, operation=replace(operation, answer=answer)
         )
         assert stored is not None  # an operation was given
-        return require_retransmission(stored, context)
+        return require_retransmission(stored, context), outcome_of(
+            operation, stored, Outcome.revoked
+        )
 
     async def _to_revoke(
         self, wanted: AuthenticatedRevocation, context: RequestContext, now: datetime
@@ -517,7 +522,7 @@ class BundledCA:
         )
         if not any(same_name(wanted.issuer_der, name) for name in self._issuer_names):
             raise RequestRefused(
-                f"the certificate to be revoked is of {rfc4514(wanted.issuer_der)}, no CA that is here",
+                f"the certificate to be revoked is of {readable(wanted.issuer_der)}, no CA that is here",
                 fail_info=PKIFailureInfo.badCertId,
                 rule="R131",
             )

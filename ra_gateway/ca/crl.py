@@ -352,7 +352,7 @@ class CRLPublisher:
                 except ServiceFailure as error:
                     log.error(
                         "crl",
-                        issuer=issuer.id,
+                        issuer_id=issuer.id,
                         outcome="failed",
                         rule=error.rule,
                         detail=error.detail,

@@ -21,21 +21,24 @@ from urllib.parse import quote
 
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.errors import ConfigError, Problem
+from ra_gateway.files import give_like, make_directory, synchronize, write_new
 from ra_gateway.keys import (
     HSM_SCHEME,
     load_private_key,
-    make_directory,
     new_key,
     read_bounded,
     write_certificates,
-    write_new,
     write_private_key,
 )
+from ra_gateway.owners import as_ourselves, as_owner
 
 SETTING: Final = "ca.directory_path"
 
 MAKING: Final = "making"
 _NEXT: Final = "next."
+
+_READ_BY_ALL: Final = "issuing.key"
+"""A file that every service of a CA has to read, so that its owner is whom the CA runs as."""
 
 
 class CAFiles:
@@ -159,8 +162,10 @@ class Change:
             source: The file it came from; if that names a key in an HSM, so does the new one.
         """
         target = self._place(f"{name}.key")
-        if _is_reference(source):
-            _copy(source, target)
+        with as_ourselves():
+            octets = read_bounded(source)
+        if octets.startswith(HSM_SCHEME):
+            _write_reference(target, octets, source.parent)
         else:
             write_private_key(target, private_key, self.password)
 
@@ -196,10 +201,25 @@ class Change:
                 ]
             )
         self.keep()
+        self._give()
         _synchronize_all(self._path)
         os.rename(self._path, self.files.path / f"{_NEXT}{self._action}")
         synchronize(self.files.path)
         finish(self.files.path)
+
+    def _give(self) -> None:
+        """Where root makes the change, leave to the CA's user what the CA is to read."""
+        usual = self.files.path / _READ_BY_ALL
+        for base, directories, names in os.walk(self._path):
+            for path in (Path(base, name) for name in (*directories, *names)):
+                name = path.relative_to(self._path)
+                if self.archive and name.is_relative_to(self.archive):
+                    name = name.relative_to(self.archive)  # a copy of what is replaced
+                like = self.files.path / name
+                if path.is_file() and like.is_file():
+                    give_like(path, like, mode=True)
+                elif usual.exists():
+                    give_like(path, usual)
 
     def _place(self, name: str) -> Path:
         if name not in self.made:
@@ -263,7 +283,8 @@ def changing(
     is_new = not directory.exists()
     try:
         make_directory(directory)
-        with _locked(directory):
+        # What is moved and removed here by its path, others could lead elsewhere.
+        with as_owner(directory), _locked(directory):
             if finish(directory) == action:
                 yield None
                 return
@@ -330,18 +351,18 @@ def _locked(directory: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _is_reference(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(len(HSM_SCHEME)) == HSM_SCHEME
-
-
 def _copy(source: Path, target: Path) -> None:
     octets = read_bounded(source)
-    if _is_reference(source):
-        uri = octets.decode("ascii", "replace").rstrip()
-        octets = f"{_with_absolute_pin(uri, source.parent)}\n".encode()
-    # A key that others could read is not one that they may read here, too.
-    write_new(target, octets, 0o600 if source.suffix == ".key" else 0o644)
+    if octets.startswith(HSM_SCHEME):
+        _write_reference(target, octets, source.parent)
+    else:
+        # A key that others could read is not one that they may read here, too.
+        write_new(target, octets, 0o600 if source.suffix == ".key" else 0o644)
+
+
+def _write_reference(target: Path, octets: bytes, start: Path) -> None:
+    uri = octets.decode("ascii", "replace").rstrip()
+    write_new(target, f"{_with_absolute_pin(uri, start)}\n".encode())
 
 
 def _with_absolute_pin(uri: str, directory: Path) -> str:
@@ -355,15 +376,6 @@ def _synchronize_all(directory: Path) -> None:
         for name in names:
             synchronize(Path(base, name))
         synchronize(Path(base))
-
-
-def synchronize(path: Path) -> None:
-    """Write a file, or what a directory lists, to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def require_absent(paths: Iterable[Path]) -> None:

@@ -232,7 +232,7 @@ class RootCRL:
                 self._take(root_crl(files))
                 self._state = state
         except (OSError, ConfigError) as error:
-            log.error("ca.root_crl_unusable", path=str(self._directory), detail=str(error))
+            log.error("ca.root_crl_unusable", file=str(self._directory), detail=str(error))
         return self._crl
 
     def _take(self, found: FoundCRL | None) -> None:
@@ -246,7 +246,7 @@ class RootCRL:
         ):
             log.error(
                 "ca.root_crl_behind",
-                path=str(self._directory / ROOT_CRL),
+                file=str(self._directory / ROOT_CRL),
                 number=self._crl.number,
                 todo="put back the newest, which is served on, from retired-crls or from where it is published",
             )

@@ -10,6 +10,7 @@ from ra_gateway.cmp.certificates import load_certificate
 from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.cmp.verification import AuthenticatedMessage
 from ra_gateway.errors import ConfirmationRefused, PKIFailureInfo, TransactionInUse
+from ra_gateway.events import Outcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +92,11 @@ def require_retransmission(stored: Operation, context: RequestContext) -> Operat
     if not is_retransmission(stored, context):
         raise in_use()
     return stored
+
+
+def outcome_of(made: Operation, stored: Operation, outcome: Outcome) -> Outcome:
+    """Return the outcome of a message whose operation was made; where another one was first, it is a repeat."""
+    return outcome if stored.response_nonce == made.response_nonce else Outcome.replayed
 
 
 def require_same_confirmation(stored: Operation, digest: bytes) -> Operation:

@@ -96,7 +96,7 @@ def _decide(config: Source, handle: str, by: str, *, approve: bool) -> None:
     import structlog
 
     from ra_gateway.clocks import now
-    from ra_gateway.cmp.names import rfc4514
+    from ra_gateway.cmp.names import readable
     from ra_gateway.ra.approval import decide, request_digest, waiting
 
     decided_by = by or actor().partition(":")[2]
@@ -123,7 +123,7 @@ def _decide(config: Source, handle: str, by: str, *, approve: bool) -> None:
         transaction_id=done.key.transaction_id.hex(),
         domain=done.key.domain,
         signer_fingerprint=done.signer_fingerprint.hex(),
-        subject=rfc4514(done.subject_der),
+        subject=readable(done.subject_der),
     )
     say(f"{word.capitalize()}: {done.body_type.name} of {_requester(done)} for {_subject(done)}.")
 
@@ -183,7 +183,7 @@ def _one_of(requests: list[Transaction], handle: str) -> Transaction:
 
 
 def _values(request: Transaction) -> dict[str, Any]:
-    from ra_gateway.cmp.names import rfc4514
+    from ra_gateway.cmp.names import readable, readable_text
     from ra_gateway.ra.approval import request_digest
 
     return {
@@ -193,8 +193,8 @@ def _values(request: Transaction) -> dict[str, Any]:
         "type": request.body_type.name,
         "requester": _requester(request),
         "domain": request.key.domain,
-        "subject": rfc4514(request.subject_der),
-        "san": request.san or (),
+        "subject": readable(request.subject_der),
+        "san": tuple(map(readable_text, request.san or ())),
         "transaction_id": request.key.transaction_id.hex(),
         "signer_fingerprint": request.signer_fingerprint.hex(),
     }
@@ -213,10 +213,10 @@ def _row(request: Transaction) -> dict[str, Any]:
 
 
 def _subject(request: Transaction) -> str:
-    from ra_gateway.cmp.names import rfc4514
+    from ra_gateway.cmp.names import readable, readable_text
 
-    names = " ".join(request.san or ())
-    return f"{rfc4514(request.subject_der)}{f' ({names})' if names else ''}"
+    names = " ".join(map(readable_text, request.san or ()))
+    return f"{readable(request.subject_der)}{f' ({names})' if names else ''}"
 
 
 def _requester(request: Transaction) -> str:

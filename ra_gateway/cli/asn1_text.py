@@ -16,7 +16,7 @@ from rich.tree import Tree
 from ra_gateway.cmp import asn1, structures
 from ra_gateway.cmp.algorithms import key_family, load_public_key, signature_algorithm
 from ra_gateway.cmp.certificates import KEY_USAGES, Certificate
-from ra_gateway.cmp.names import general_names, rfc4514
+from ra_gateway.cmp.names import general_names, readable, readable_text
 from ra_gateway.cmp.oids import OID
 from ra_gateway.errors import CMPError, printable
 
@@ -157,7 +157,7 @@ def _extension_text(name: str, value: bytes) -> str | None:
     """Return what a well-known extension says, None if it is another one or malformed."""
     try:
         if name == "subjectAltName":
-            return printable(", ".join(general_names(value)))
+            return printable(readable_text(", ".join(general_names(value))))
         if name == "keyUsage":
             bits = asn1.set_bits(asn1.decode(asn1.BitString, value))
             return ", ".join(KEY_USAGES[bit] for bit in bits if bit < len(KEY_USAGES))
@@ -248,8 +248,8 @@ def name_text(der: bytes) -> str:
     """Return a Name, as in RFC 4514, or a GeneralName; hex if it cannot be read."""
     try:
         if der[0] == 0x30:
-            return printable(rfc4514(der)) or "NULL-DN"
-        text = general_names(asn1.tlv(0x30, der))[0]
+            return printable(readable(der)) or "NULL-DN"
+        text = readable_text(general_names(asn1.tlv(0x30, der))[0])
     except CMPError:
         return hex_text(der)
     kind, _, value = text.partition(":")
@@ -307,12 +307,7 @@ def _add_dump(tree: Tree, label: str, der: bytes, depth: int, left: Iterator[int
             add_line(tree, label, f"the rest is not taken apart: {hex_text(der[at:])}")
             return
         at += len(whole)
-        number = tag & 0x1F
-        title = (
-            _UNIVERSAL.get(number, f"UNIVERSAL {number}")
-            if tag < 0x40
-            else f"[{_CLASSES[tag >> 6]}{number}]"
-        )
+        title = _title(tag)
         if tag & 0x20 and content:
             _add_dump(add_line(tree, label, title), "·", content, depth + 1, left)
             continue
@@ -325,6 +320,27 @@ def _add_dump(tree: Tree, label: str, der: bytes, depth: int, left: Iterator[int
             with suppress(CMPError):
                 text = oid_text(asn1.decode(ObjectIdentifier, whole).dotted_string)
         add_line(tree, label, f"{title} {text}".rstrip())
+
+
+def _title(tag: int) -> str:
+    number = tag & 0x1F
+    if tag < 0x40:
+        return _UNIVERSAL.get(number, f"UNIVERSAL {number}")
+    return f"[{_CLASSES[tag >> 6]}{number}]"
+
+
+def add_cut_dump(tree: Tree, label: str, octets: bytes) -> None:
+    """Add what there is of ASN.1 that is cut off."""
+    found, rest = beginning(octets)
+    for item in found:
+        add_dump(tree, label, item.der)
+    while rest and (content := content_of(rest)) and rest[0] & 0x20:
+        tree, label = add_line(tree, label, f"{_title(rest[0])}, cut off"), "·"
+        found, rest = beginning(content)
+        for item in found:
+            add_dump(tree, label, item.der)
+    if rest:
+        add_line(tree, label, f"{hex_text(rest)}, cut off")
 
 
 class Element(NamedTuple):
@@ -347,3 +363,27 @@ def elements(der: bytes) -> list[Element]:
         found.append(Element(tag, der[start:end], der[begin:end]))
         begin = end
     return found
+
+
+def beginning(der: bytes) -> tuple[list[Element], bytes]:
+    """Return the elements with which octets begin, and what there is of one that is not whole."""
+    found = []
+    while len(der) > 1 and der[0] & 0x1F != 0x1F:
+        start, end = _extent(der)
+        if end > len(der):
+            break
+        found.append(Element(der[0], der[start:end], der[:end]))
+        der = der[end:]
+    return found, der
+
+
+def content_of(der: bytes) -> bytes:
+    """Return what there is of the content of the element with which octets begin."""
+    return der[_extent(der)[0] :] if len(der) > 1 else b""
+
+
+def _extent(der: bytes) -> tuple[int, int]:
+    """Return where the content of an element begins, and ends by what it says."""
+    size = der[1] & 0x7F if der[1] & 0x80 else 0
+    length = int.from_bytes(der[2 : 2 + size], "big") if size else der[1] & 0x7F
+    return 2 + size, 2 + size + length

@@ -172,9 +172,9 @@ def _require_nameless(path: Path, request_der: bytes) -> None:
 
 
 def _names_of(san_der: bytes | None) -> tuple[str, ...]:
-    from ra_gateway.cmp.names import general_names
+    from ra_gateway.cmp.names import general_names, readable_text
 
-    return () if san_der is None else general_names(san_der)
+    return () if san_der is None else tuple(map(readable_text, general_names(san_der)))
 
 
 def _judged(check: Callable[[Mapping[str, bytes]], object], names: Mapping[str, bytes]) -> str:

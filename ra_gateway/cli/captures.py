@@ -9,10 +9,12 @@ from __future__ import annotations
 import base64
 import binascii
 import re
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import IO, Final
 
+from ra_gateway.cli.pcap import is_capture, packets
 from ra_gateway.errors import GatewayError, printable
 
 MAX_INPUT_OCTETS: Final = 16 * 1024 * 1024
@@ -25,11 +27,13 @@ class CannotShow(GatewayError):
     """The input is no CMP message; the text says what was found and what to give instead."""
 
 
+class Incomplete(CannotShow):
+    """A message begins, and does not go on."""
+
+
 _WANTED: Final = "Give a CMP message in DER, base64 or hex, or a dump of xxd, tcpdump or Wireshark."
 _PEM_BEGIN: Final = re.compile(rb"-----BEGIN ([^-\r\n]{0,64})-----")
 _TEXT: Final = bytes(range(0x20, 0x7F)) + b"\t\r\n\f\v"
-_PCAP: Final = (b"\xa1\xb2\xc3\xd4", b"\xd4\xc3\xb2\xa1", b"\xa1\xb2\x3c\x4d", b"\x4d\x3c\xb2\xa1")
-_PCAPNG: Final = b"\x0a\x0d\x0d\x0a"
 
 
 def read_bounded(stream: IO[bytes]) -> bytes:
@@ -42,26 +46,67 @@ def read_bounded(stream: IO[bytes]) -> bytes:
 
 
 def read_message(data: bytes) -> bytes:
-    """Return the DER in a file's content.
+    """Return the DER of the first message in a file's content; arguments and errors as of `read_messages`."""
+    return next(read_messages(data))
+
+
+def read_messages(data: bytes) -> Iterator[bytes]:
+    """Yield the DER of each message in a file's content, requests and answers in turn where there are both.
 
     Args:
-        data: DER, a PEM-like block, base64, hex, a dump, or an HTTP message that has one of them as its body.
+        data: DER, PEM-like blocks, base64, hex, a dump, packets, or HTTP messages with one of them as body.
 
     Raises:
         CannotShow: It is empty, a private key, too long, none of these forms, or a dump with something wrong.
+        Incomplete: Behind those that were yielded, one is not all there.
     """
     if len(data) > MAX_INPUT_OCTETS:
         raise CannotShow(f"The file has more than {MAX_INPUT_OCTETS} octets. {_WANTED}")
     data = _without_byte_order_mark(data)
     if not data.strip():
         raise CannotShow(f"The file is empty. {_WANTED}")
-    if data.startswith((*_PCAP, _PCAPNG)):
-        raise CannotShow(
-            "The file has packets (pcap). Print them with `tcpdump -x -r FILE`, or copy the message from Wireshark."
-        )
-    if _HTTP.match(data):
-        return _body(data)
-    return _text(data) if _is_text(data) else data
+    if is_capture(data):
+        yield from _messages(list(packets(data)))
+    elif _HTTP.match(data):
+        found = False
+        for der in _bodies(data):
+            found = True
+            yield der
+        if not found:
+            raise CannotShow("The HTTP message has no body. Give one that has a CMP message.")
+    elif _is_text(data):
+        yield from _texts(data)
+    else:
+        yield from _one_by_one(data)
+
+
+def _one_by_one(data: bytes) -> Iterator[bytes]:
+    """Yield messages that stand one behind the other; octets that are not such as they are."""
+    while (end := _message_end(data)) and data[end : end + 1] == b"\x30":
+        yield data[:end]
+        data = data[end:]
+    yield data
+
+
+def _message_end(data: bytes) -> int:
+    """Return where the message ends with which octets begin: a SEQUENCE of a header and a body; 0 if they do not."""
+    begin, end = sequence_at(data, 0)
+    _, header_end = sequence_at(data, begin) if begin else (0, 0)
+    return end if data[header_end : header_end + 1] in BODY_TAGS and header_end else 0
+
+
+BODY_TAGS: Final = frozenset(bytes((0xA0 + number,)) for number in range(27))
+"""With which the body of a PKIMessage begins."""
+
+
+def sequence_at(data: bytes, at: int) -> tuple[int, int]:
+    """Return where the content of a SEQUENCE begins, and ends by what it says; zeros if there is none."""
+    head = data[at : at + 6]
+    if len(head) < 2 or head[0] != 0x30 or head[1] == 0x80 or head[1] > 0x84:
+        return 0, 0
+    begin = 2 + (head[1] & 0x7F if head[1] & 0x80 else 0)
+    length = int.from_bytes(head[2:begin], "big") if head[1] & 0x80 else head[1]
+    return at + begin, at + begin + length
 
 
 def _without_byte_order_mark(data: bytes) -> bytes:
@@ -86,32 +131,41 @@ def _is_text(data: bytes) -> bool:
         return False
 
 
-def _text(data: bytes) -> bytes:
+def _texts(data: bytes) -> Iterator[bytes]:
     if b"PRIVATE KEY-----" in data:
         raise CannotShow("The file has a private key, which is not shown. Give a CMP message.")
-    text = _first_block(data).strip(b"\r\n\f\v").decode("utf-8", "replace")
+    for block in _blocks(data):
+        yield from _text(block)
+
+
+def _text(block: bytes) -> Iterator[bytes]:
+    text = block.strip(b"\r\n\f\v").decode("utf-8", "replace")
     lines = text.expandtabs().splitlines()
     plain = _ZERO_OFFSET.match(text) is None
     for read in (_hex, _dump, _c_arrays, _escaped) if plain else (_dump,):
-        octets = read(lines)
-        if octets is not None:
-            return octets
+        parts = read(lines)
+        if parts is not None:
+            return _messages(parts)
     _require_no_wrong_line(lines)
     try:
-        return base64.b64decode("".join(text.split()), validate=True)
+        return _one_by_one(base64.b64decode("".join(text.split()), validate=True))
     except (binascii.Error, ValueError) as error:
         raise CannotShow(
             f"The file is text, but neither PEM nor base64 nor hex nor a dump that is known. {_WANTED}"
         ) from error
 
 
-def _first_block(data: bytes) -> bytes:
-    """Return what is between the first BEGIN and the END of its label, or all where there is no such block."""
-    begin = _PEM_BEGIN.search(data)
-    if begin is None:
-        return data
-    end = data.find(b"-----END %b-----" % begin[1], begin.end())
-    return data if end < 0 else data[begin.end() : end]
+def _blocks(data: bytes) -> Iterator[bytes]:
+    """Yield what is between each BEGIN and the END of its label, or all where there is no such block."""
+    at = 0
+    while (begin := _PEM_BEGIN.search(data, at)) is not None:
+        end = data.find(b"-----END %b-----" % begin[1], begin.end())
+        if end < 0:
+            break
+        yield data[begin.end() : end]
+        at = end + len(b"-----END -----") + len(begin[1])
+    if not at:
+        yield data
 
 
 # --- hexadecimal --------------------------------------------------------------------------------------------------
@@ -120,7 +174,7 @@ _HEX_DIGITS: Final = frozenset("0123456789abcdefABCDEF")
 _BETWEEN_DIGITS: Final = str.maketrans("", "", " :\t\r\n\f\v")
 
 
-def _hex(lines: list[str]) -> bytes | None:
+def _hex(lines: list[str]) -> list[bytes] | None:
     """Return what plain hexadecimal says, with blanks, colons and line ends as they come; None for another text."""
     digits = "".join(lines).translate(_BETWEEN_DIGITS).removeprefix("0x").removeprefix("0X")
     if not digits or not _HEX_DIGITS.issuperset(digits):
@@ -132,7 +186,7 @@ def _hex(lines: list[str]) -> bytes | None:
             if len(line.translate(_BETWEEN_DIGITS).removeprefix("0x")) % 2
         ]
         raise CannotShow(f"Line {odd[-1]} has an odd number of hexadecimal digits.")
-    return bytes.fromhex(digits)
+    return [bytes.fromhex(digits)]
 
 
 def _require_no_wrong_line(lines: list[str]) -> None:
@@ -151,8 +205,8 @@ _ARRAY: Final = re.compile(r"\[[^\]\n]{0,40}\]\s*=\s*\{")
 _C_OCTET: Final = re.compile(r"\b0[xX]([0-9a-fA-F]{1,2})\b")
 
 
-def _c_arrays(lines: list[str]) -> bytes | None:
-    """Return the octets of C arrays, those of `xxd -i` or of Wireshark's streams, that make a message."""
+def _c_arrays(lines: list[str]) -> list[bytes] | None:
+    """Return the octets of C arrays, those of `xxd -i` or of Wireshark's streams."""
     text = "\n".join(lines)
     arrays, at = [], 0
     while (begin := _ARRAY.search(text, at)) is not None and (
@@ -161,7 +215,7 @@ def _c_arrays(lines: list[str]) -> bytes | None:
         arrays.append(_c_octets(text[begin.end() : at]))
     if not arrays and not _C_OCTET.sub("", text).translate(_BETWEEN_C_OCTETS):
         arrays = [_c_octets(text)]
-    return _first_message(arrays) if arrays else None
+    return arrays or None
 
 
 def _c_octets(text: str) -> bytes:
@@ -172,12 +226,12 @@ _BETWEEN_C_OCTETS: Final = str.maketrans("", "", " ,;{}\n")
 _ESCAPED_LINE: Final = re.compile(r'"?((?:\\x[0-9a-fA-F]{2})+)"?\s*[\\;]?')
 
 
-def _escaped(lines: list[str]) -> bytes | None:
+def _escaped(lines: list[str]) -> list[bytes] | None:
     r"""Return what a string of \x30\x82... says, as Wireshark copies it, over several lines or on one."""
     found = [_ESCAPED_LINE.fullmatch(line.strip()) for line in lines if line.strip()]
     if not found or not all(found):
         return None
-    return bytes.fromhex("".join(item[1] for item in found if item).replace("\\x", ""))
+    return [bytes.fromhex("".join(item[1] for item in found if item).replace("\\x", ""))]
 
 
 # --- dumps --------------------------------------------------------------------------------------------------------
@@ -210,8 +264,8 @@ class _Segment:
     repeats: set[int] = field(default_factory=set)
 
 
-def _dump(lines: list[str]) -> bytes | None:
-    """Return the message in one dump or several, None if the text is none."""
+def _dump(lines: list[str]) -> list[bytes] | None:
+    """Return the octets of one dump or several, None if the text is none."""
     segments = _segments(lines)
     if not segments:
         return None
@@ -220,7 +274,7 @@ def _dump(lines: list[str]) -> bytes | None:
     for segment in segments:
         parts.append(_octets(segment, left))
         left -= len(parts[-1])
-    return _first_message(parts)
+    return parts
 
 
 def _segments(lines: list[str]) -> list[_Segment]:
@@ -376,30 +430,56 @@ def _word(digits: str, swapped: bool) -> bytes:
 # --- packets and HTTP ---------------------------------------------------------------------------------------------
 
 
-def _first_message(parts: list[bytes]) -> bytes:
-    """Return the first message in octets that were dumped one after another: each alone, as packets, or joined.
+def _messages(parts: list[bytes]) -> Iterator[bytes]:
+    """Yield the messages in octets that were dumped one after another: each alone, as packets, or joined.
 
     Raises:
         CannotShow: There is none.
+        Incomplete: One is not all there.
     """
-    if parts[0][:1] == b"\x30":
-        return parts[0]
-    streams = list(_streams(parts)) or [*parts, b"".join(parts)]
-    wrong: CannotShow | None = None
-    for stream in streams:
-        if stream[:1] == b"\x30":
-            return stream
-        if _HTTP.match(stream):
-            try:
-                return _body(stream)
-            except CannotShow as error:
-                wrong = wrong or error
-    if wrong is not None:
-        raise wrong
-    count = sum(map(len, parts))
-    raise CannotShow(
-        f"The dump has {count} octets, and no CMP message in them: none that begins with 30, alone, in TCP or in HTTP."
-    )
+    if parts and (parts[0][:1] == b"\x30" or (len(parts) == 1 and not _HTTP.match(parts[0]))):
+        ways: list[list[bytes]] = [[part for part in parts if part[:1] == b"\x30"] or parts]
+    else:
+        ways = [streams] if (streams := list(_streams(parts))) else [[b"".join(parts)], parts]
+    wrong: list[CannotShow] = []
+    for streams in ways:
+        found = False
+        for der in _in_turn(list(map(_of_stream, streams)), wrong):
+            found = True
+            yield der
+        if found:
+            wrong = [error for error in wrong if isinstance(error, Incomplete)]
+            break
+    else:
+        count = sum(map(len, parts))
+        wrong.append(
+            CannotShow(
+                f"There are {count} octets, and no CMP message in them: none that begins with 30, alone, in TCP or in "
+                "HTTP."
+            )
+        )
+    if wrong:
+        raise wrong[0]
+
+
+def _in_turn(streams: list[Iterator[bytes]], wrong: list[CannotShow]) -> Iterator[bytes]:
+    """Yield one of each, the next of each...; what is wrong with one ends it."""
+    waiting = deque(streams)
+    while waiting:
+        try:
+            yield next(waiting[0])
+            waiting.rotate(-1)
+        except StopIteration:
+            waiting.popleft()
+        except CannotShow as error:
+            wrong.append(error)
+            waiting.popleft()
+
+
+def _of_stream(stream: bytes) -> Iterator[bytes]:
+    if stream[:1] == b"\x30":
+        return _one_by_one(stream)
+    return _bodies(stream)  # none, if it is no HTTP
 
 
 _ETHERTYPES: Final = {b"\x08\x00": 4, b"\x86\xdd": 6}
@@ -462,37 +542,41 @@ _HTTP: Final = re.compile(
 _HEAD_END: Final = re.compile(rb"\r?\n\r?\n")
 
 
-def _body(data: bytes) -> bytes:
-    """Return the message in the first body that is not empty, of one or more HTTP messages.
+def _bodies(data: bytes) -> Iterator[bytes]:
+    """Yield the messages in the bodies of HTTP messages; those without a body are passed over.
 
     Raises:
-        CannotShow: There is none, or not all of it.
+        CannotShow: A body is no message.
+        Incomplete: Not all of one is there.
     """
     at = 0
     while _HTTP.match(data, at):
         end = _HEAD_END.search(data, at, at + _MAX_HEAD_OCTETS)
         if end is None:
-            break
+            return
         fields = _fields(data[at : end.start()])
         at = end.end()
         if fields.get("transfer-encoding", "").lower().endswith("chunked"):
-            return _der_in(_unchunked(data, at))
+            body, at = _unchunked(data, at)
+            yield from _der_in(body)
+            continue
         length = fields.get("content-length", "")
         if not length.isdecimal() or len(length) > 9:
             if at < len(data) and not _HTTP.match(data, at):
-                return _der_in(data[at:])
+                yield from _der_in(data[at:])
+                return
             continue
         if len(data) - at < int(length):
-            raise CannotShow(
+            raise Incomplete(
                 f"The HTTP message has {len(data) - at} octets behind its header; its Content-Length says {length}."
             )
         if int(length):
-            return _der_in(data[at : at + int(length)])
-    raise CannotShow("The HTTP message has no body. Give one that has a CMP message.")
+            yield from _der_in(data[at : at + int(length)])
+        at += int(length)
 
 
-def _der_in(body: bytes) -> bytes:
-    return _text(body) if _is_text(body) else body
+def _der_in(body: bytes) -> Iterator[bytes]:
+    return _texts(body) if _is_text(body) else _one_by_one(body)
 
 
 def _fields(head: bytes) -> dict[str, str]:
@@ -504,8 +588,8 @@ def _fields(head: bytes) -> dict[str, str]:
 _CHUNK_SIZE: Final = re.compile(rb"[ \t\r]*([0-9a-fA-F]{1,8})[ \t\r]*(?:;[^\n]{0,1024})?(?:\n|$)")
 
 
-def _unchunked(data: bytes, at: int) -> bytes:
-    """Return a body that came in chunks (RFC 9112 7.1).
+def _unchunked(data: bytes, at: int) -> tuple[bytes, int]:
+    """Return a body that came in chunks (RFC 9112 7.1), and where it ends.
 
     Args:
         at: Where it begins.
@@ -514,12 +598,18 @@ def _unchunked(data: bytes, at: int) -> bytes:
     while True:
         size = _CHUNK_SIZE.match(data, at)
         if size is None or len(data) - size.end() < (octets := int(size[1], 16)):
-            raise CannotShow(
+            raise Incomplete(
                 "The HTTP message comes in chunks, and they do not end as they should."
             )
         if not octets:
-            return bytes(body)
+            return bytes(body), _chunks_end(data, size.end())
         at = size.end() + octets
         body += data[size.end() : at]
         at += data.startswith(b"\r", at)
         at += data.startswith(b"\n", at)
+
+
+def _chunks_end(data: bytes, at: int) -> int:
+    """Return where what follows the last chunk ends: fields, and an empty line."""
+    end = re.compile(rb"(?:[^\r\n]+\r?\n)*\r?\n?").match(data, at)
+    return at if end is None else end.end()

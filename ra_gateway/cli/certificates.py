@@ -79,7 +79,7 @@ def ca_show(
     """Show a certificate and what became of it."""
     from ra_gateway.clocks import now
     from ra_gateway.cmp.certificates import Certificate
-    from ra_gateway.cmp.names import general_names
+    from ra_gateway.cmp.names import general_names, readable_text
     from ra_gateway.keys import pem
 
     number = serial_number(serial)
@@ -102,7 +102,7 @@ def ca_show(
         "revoked_at": found.revoked_at,
         "reason": found.reason,
         "subject": certificate.subject,
-        "names": () if names is None else general_names(names),
+        "names": () if names is None else tuple(map(readable_text, general_names(names))),
         "entity": found.entity,
         "profile": found.profile,
         "requester": found.requester,
@@ -149,6 +149,7 @@ def ca_history(
 ) -> None:
     """Show what became of one base station: enrolments, renewals, refusals to confirm, revocations, blocks."""
     from ra_gateway.ca.ledger.history import history
+    from ra_gateway.cmp.names import readable_text
 
     found = with_ledger(config, lambda ledger, _: history(ledger, device, limit=limit))
     events: list[dict[str, Any]] = [
@@ -158,7 +159,7 @@ def ca_history(
             "entity": item.entity,
             "subject": item.entry.subject,
             "actor": item.entry.actor,
-            "detail": item.entry.detail,
+            "detail": {key: readable_text(text) for key, text in item.entry.detail.items()},
         }
         for item in found.events
     ]

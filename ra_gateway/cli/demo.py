@@ -23,7 +23,8 @@ from ra_gateway.device.factory import Vendor
 from ra_gateway.device.values import DeviceIdentity, Direction, Done, RequestOptions, TracedMessage
 from ra_gateway.errors import ConfigError, printable
 from ra_gateway.events import Component, Fact, RequestHandled
-from ra_gateway.keys import KEY_KINDS, write_certificates, write_new, write_private_key
+from ra_gateway.files import write_new
+from ra_gateway.keys import KEY_KINDS, write_certificates, write_private_key
 from ra_gateway.logs import LogSink
 
 HOST = "enb-0001"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -24,6 +25,10 @@ from ra_gateway.device.kinds import Fault, MACAlgorithm, Question, Request
 from ra_gateway.errors import ConfigError, PKIFailureInfo, Problem
 
 if TYPE_CHECKING:
+    import ssl
+    from datetime import datetime
+
+    from ra_gateway.cmp.certificates import Certificate
     from ra_gateway.cmp.mac import MACCredential
     from ra_gateway.cmp.protection import Credential
     from ra_gateway.device.enrollment import Enrollment
@@ -77,6 +82,79 @@ FaultOption = Annotated[
     list[Fault] | None,
     typer.Option(help="Do this wrong, to see what is said of it; for labs. May be repeated."),
 ]
+TLSCAOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="Roots of the TLS certificate at an https URL, PEM; by default the system's."
+    ),
+]
+TLSCertOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="Certificate to show in TLS where the server wants one, PEM, its chain behind it."
+    ),
+]
+TLSKeyOption = Annotated[
+    Path | None, typer.Option(help="Its private key, PEM; by default in the same file.")
+]
+
+
+@dataclass(frozen=True)
+class _Line:
+    """How a base station talks with the other side.
+
+    Args:
+        tls: For https; None for http.
+        saved: Directory for the messages, None for nowhere.
+        faults: What it does wrong.
+    """
+
+    url: str
+    tls: ssl.SSLContext | None
+    saved: Path | None
+    faults: frozenset[Fault]
+
+    def clock(self) -> datetime:
+        """Return the time, as far as this station knows it."""
+        from ra_gateway.clocks import now
+        from ra_gateway.device.faults import faulty_clock
+
+        return faulty_clock(now, self.faults)()
+
+    def octets(self, number: int) -> bytes:
+        """Return what transactionIDs and nonces are."""
+        from ra_gateway.device.faults import faulty_octets
+
+        return faulty_octets(self.faults)(number)
+
+
+def _line(
+    url: str,
+    tls_ca: Path | None,
+    tls_cert: Path | None,
+    tls_key: Path | None,
+    saved: Path | None,
+    faults: Sequence[Fault] | None,
+) -> _Line:
+    context = None
+    if url.lower().startswith("https:"):
+        context = _tls(tls_ca, tls_cert, tls_key)
+    elif tls_ca or tls_cert or tls_key:
+        raise typer.BadParameter("--tls-ca, --tls-cert and --tls-key go with an https URL")
+    return _Line(url, context, saved, frozenset(faults or ()))
+
+
+def _tls(ca: Path | None, cert: Path | None, key: Path | None) -> ssl.SSLContext:
+    from ra_gateway.keys import require_private_key
+    from ra_gateway.upstream.tls import tls_context
+
+    if key is not None:
+        require_private_key(key, "--tls-key")
+    try:
+        return tls_context("tls", ca_path=ca, certificate_path=cert, key_path=key)
+    except ConfigError as error:
+        option = "--tls-cert" if "certificate" in error.problems[0].path else "--tls-ca"
+        raise ConfigError([Problem(option, p.what, p.todo) for p in error.problems]) from error
 
 
 def enroll(
@@ -120,12 +198,14 @@ def enroll(
     certconf_certificates: CertConfCertificatesOption = False,
     key_kind: KeyKindOption = "p256",
     key_password: KeyPasswordOption = None,
+    tls_ca: TLSCAOption = None,
+    tls_cert: TLSCertOption = None,
+    tls_key: TLSKeyOption = None,
     save_messages: SaveOption = None,
     fault: FaultOption = None,
 ) -> None:
     """Be a base station: get a first operator certificate with a vendor certificate (ir), or ask for something else."""
     from ra_gateway.cmp.codes import BodyType
-    from ra_gateway.device.faults import faulty_credential, faulty_options
     from ra_gateway.device.values import DeviceIdentity, RequestOptions, operator_trust
     from ra_gateway.keys import load_certificates
 
@@ -133,29 +213,32 @@ def enroll(
         require_name(subject, "--subject")
     for name in san or ():
         require_san(name)
-    faults = frozenset(fault or ())
+    line = _line(url, tls_ca, tls_cert, tls_key, save_messages, fault)
+    asks = request in (Request.rr, Request.genm)
     credential: Credential | MACCredential
     if secret_file is not None:
-        if cert or key or not reference or subject is None:
+        if (
+            key
+            or not reference
+            or (cert is None) is (request is Request.rr)
+            or (subject is None and not asks)
+        ):
             raise typer.BadParameter(
-                "--secret-file goes with --reference and --subject, and without --cert and --key"
+                "--secret-file goes with --reference and --subject, and without --cert and --key; for rr, --cert is "
+                "what is to be revoked"
             )
         credential = _shared_secret(reference, secret_file, mac)
     elif cert is None or key is None:
         raise typer.BadParameter("Give --cert and --key, or --secret-file and --reference")
     else:
-        credential = faulty_credential(
-            _base_station(cert, key, key_password, *(chain or ())), faults
-        )
+        credential = _base_station(line, cert, key, key_password, *(chain or ()))
     roots = () if trusted is None else load_certificates(trusted, "--trusted")
-    if not roots and request is not Request.ir:
+    if not roots and request is not Request.ir and not (asks and secret_file):
         raise typer.BadParameter(f"{request} needs --trusted: only an ir brings the root")
     identity = DeviceIdentity(credential, operator_trust(*roots) if roots else None)
-    if request in (Request.rr, Request.genm):
-        if secret_file is not None:
-            raise typer.BadParameter(f"{request} is signed: give --cert and --key")
-        what = Reason[reason] if request is Request.rr else ask
-        run(_inquire(url, identity, what, directory, save_messages, faults))
+    if asks:
+        own = load_certificates(cert, "--cert")[0] if cert and request is Request.rr else None
+        run(_inquire(line, identity, ask if own is None else (own, Reason[reason]), directory))
         return
     if directory is None:
         raise typer.BadParameter("--out is missing: where the certificate and its key go")
@@ -166,8 +249,7 @@ def enroll(
         implicit_confirm=implicit_confirm,
         extra_certs_in_cert_conf=certconf_certificates,
     )
-    options = faulty_options(options, faults)
-    run(_operate(url, identity, options, key_kind, directory, save_messages, faults))
+    run(_operate(line, identity, options, key_kind, directory))
 
 
 def renew(
@@ -182,25 +264,26 @@ def renew(
     certconf_certificates: CertConfCertificatesOption = False,
     key_kind: KeyKindOption = "p256",
     key_password: KeyPasswordOption = None,
+    tls_ca: TLSCAOption = None,
+    tls_cert: TLSCertOption = None,
+    tls_key: TLSKeyOption = None,
     save_messages: SaveOption = None,
     fault: FaultOption = None,
 ) -> None:
     """Be a base station: renew an operator certificate with itself (kur)."""
     from ra_gateway.cmp.codes import BodyType
-    from ra_gateway.device.faults import faulty_credential, faulty_options
     from ra_gateway.device.values import DeviceIdentity, RequestOptions, operator_trust
     from ra_gateway.keys import load_certificates
 
-    faults = frozenset(fault or ())
-    credential = faulty_credential(_base_station(cert, key, key_password), faults)
+    line = _line(url, tls_ca, tls_cert, tls_key, save_messages, fault)
+    credential = _base_station(line, cert, key, key_password)
     identity = DeviceIdentity(credential, operator_trust(*load_certificates(trusted, "--trusted")))
     options = RequestOptions(
         body_type=BodyType.kur,
         implicit_confirm=implicit_confirm,
         extra_certs_in_cert_conf=certconf_certificates,
     )
-    options = faulty_options(options, faults)
-    run(_operate(url, identity, options, key_kind, directory, save_messages, faults))
+    run(_operate(line, identity, options, key_kind, directory))
 
 
 def _shared_secret(reference: str, path: Path, mac: MACAlgorithm) -> MACCredential:
@@ -213,7 +296,10 @@ def _shared_secret(reference: str, path: Path, mac: MACAlgorithm) -> MACCredenti
     return made_parameters(MACKind(mac), secrets.token_bytes(16), 1000).credential(secret)
 
 
-def _base_station(cert: Path, key: Path, key_password: Path | None, *chain: Path) -> Credential:
+def _base_station(
+    line: _Line, cert: Path, key: Path, key_password: Path | None, *chain: Path
+) -> Credential:
+    from ra_gateway.device.faults import faulty_credential
     from ra_gateway.keys import (
         load_certificates,
         load_private_key,
@@ -233,12 +319,12 @@ def _base_station(cert: Path, key: Path, key_password: Path | None, *chain: Path
         raise ConfigError([Problem(p.path, p.what, todo) for p in error.problems]) from error
     require_private_key(key, "--key")
     sent = tuple(issuer for issuer in issuers if not issuer.self_issued)
-    return make_credential(own, sent, private_key, "--key")
+    return faulty_credential(make_credential(own, sent, private_key, "--key"), line.faults)
 
 
 def _require_room(directory: Path) -> None:
     """Find out that the results cannot be written before there are any."""
-    from ra_gateway.keys import make_directory
+    from ra_gateway.files import make_directory
 
     problems = [
         Problem(str(path), "exists already", "Choose another directory with --out")
@@ -253,20 +339,17 @@ def _require_room(directory: Path) -> None:
 
 
 async def _operate(
-    url: str,
+    line: _Line,
     identity: DeviceIdentity,
     options: RequestOptions,
     key_kind: str,
     directory: Path,
-    save_messages: Path | None,
-    faults: frozenset[Fault],
 ) -> None:
-    from ra_gateway.clocks import now
     from ra_gateway.device import client
     from ra_gateway.device.client import NotCMP, ServerUnreachable
     from ra_gateway.device.enrollment import Enrollment
     from ra_gateway.device.errors import EnrollmentFailed
-    from ra_gateway.device.faults import faulty_clock, faulty_octets
+    from ra_gateway.device.faults import faulty_options
     from ra_gateway.keys import KEY_KINDS, write_certificates, write_private_key
 
     _require_room(directory)
@@ -274,19 +357,19 @@ async def _operate(
     enrollment = Enrollment(
         identity,
         new_key,
-        options,
-        clock=faulty_clock(now, faults),
-        random_octets=faulty_octets(faults),
+        faulty_options(options, line.faults),
+        clock=line.clock,
+        random_octets=line.octets,
     )
-    async with client.open_session() as session:
+    async with client.open_session(line.tls) as session:
         try:
-            done = await client.run(enrollment, url, session)
+            done = await client.run(enrollment, line.url, session)
         except (ServerUnreachable, NotCMP):
             raise
         except EnrollmentFailed as error:
             fail([str(error), *_hints(error, enrollment, options)], 1)
         finally:
-            _save(enrollment.trace, save_messages)
+            _save(enrollment.trace, line.saved)
     write_private_key(directory / "key.pem", new_key)
     write_certificates(directory / "cert.pem", [done.certificate, *done.chain])
     write_certificates(directory / "root.pem", [done.operator_root])
@@ -295,43 +378,39 @@ async def _operate(
 
 
 async def _inquire(
-    url: str,
+    line: _Line,
     identity: DeviceIdentity,
-    what: Reason | Question,
+    what: Question | tuple[Certificate, Reason],
     directory: Path | None,
-    save_messages: Path | None,
-    faults: frozenset[Fault],
 ) -> None:
     """Send an rr or a genm, and say what came of it."""
-    from ra_gateway.clocks import now
     from ra_gateway.cmp.codes import BodyType
     from ra_gateway.device import client
     from ra_gateway.device.errors import EnrollmentRefused
-    from ra_gateway.device.faults import faulty_clock, faulty_octets
     from ra_gateway.device.inquiry import Inquiry, question_body, revocation_body
 
-    own = identity.signing.certificate
     kind, body_der = (
-        (BodyType.rr, revocation_body(own, what))
-        if isinstance(what, Reason)
-        else (BodyType.genm, question_body(what))
+        (BodyType.genm, question_body(what))
+        if isinstance(what, Question)
+        else (BodyType.rr, revocation_body(*what))
     )
     inquiry = Inquiry(
         identity,
         kind,
         body_der,
-        clock=faulty_clock(now, faults),
-        random_octets=faulty_octets(faults),
-        message_time=Fault.no_time not in faults,
+        clock=line.clock,
+        random_octets=line.octets,
+        message_time=Fault.no_time not in line.faults,
     )
-    async with client.open_session() as session:
+    async with client.open_session(line.tls) as session:
         try:
-            told = inquiry.receive(await client.post(session, url, await inquiry.request()))
+            told = inquiry.receive(await client.post(session, line.url, await inquiry.request()))
         except EnrollmentRefused as error:
             fail([str(error), _where_the_reason_is(inquiry.transaction_id)], 1)
         finally:
-            _save(inquiry.trace, save_messages)
-    if isinstance(what, Reason):
+            _save(inquiry.trace, line.saved)
+    if not isinstance(what, Question):
+        own, _ = what
         say(f"{_dialogue(inquiry.trace)}: {own.subject} (serial {own.serial_number:x}) is revoked.")
         return
     say(f"{_dialogue(inquiry.trace)}: {what}")
@@ -345,7 +424,8 @@ def _show_information(told: Sequence[Any], directory: Path | None) -> None:
     from ra_gateway.cmp.certificates import Certificate
     from ra_gateway.cmp.oids import OID
     from ra_gateway.errors import CMPError
-    from ra_gateway.keys import make_directory, write_certificates
+    from ra_gateway.files import make_directory
+    from ra_gateway.keys import write_certificates
 
     certificates = []
     for item in told:

@@ -208,7 +208,11 @@ _CERTIFICATE_COLUMNS: Final = {
 
 def entity_values(entity: EndEntity) -> dict[str, Any]:
     """Return an end entity as `show_list` takes it."""
-    return {name: getattr(entity, name) for name in _FACTS}
+    from ra_gateway.cmp.names import readable_text
+
+    values = {name: getattr(entity, name) for name in _FACTS}
+    names = tuple(map(readable_text, entity.names))
+    return values | {"subject": readable_text(entity.subject), "names": names}
 
 
 def certificate_values(item: Listed) -> dict[str, Any]:

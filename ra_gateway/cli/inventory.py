@@ -95,7 +95,7 @@ def inventory_export(
     """Write the gateway's inventory as CSV, sorted by vendor and identity."""
     from ra_gateway.app import inventory
     from ra_gateway.config.reading import load
-    from ra_gateway.keys import write_new
+    from ra_gateway.files import write_new
 
     settings = load(config, check_files=False)
     with progress("Reading") as step:

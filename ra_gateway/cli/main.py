@@ -16,6 +16,7 @@ from ra_gateway.cli.commands import Program
 from ra_gateway.cli.device import enroll, renew
 from ra_gateway.cli.doctor import doctor
 from ra_gateway.cli.inventory import inventory_app
+from ra_gateway.cli.message import show
 from ra_gateway.cli.output import Commands, out, run, say
 from ra_gateway.cli.reload import reload
 from ra_gateway.cli.revocation import revocation
@@ -58,7 +59,12 @@ app.command(
 )(serve)
 app.command("check-config", examples=("ra-gateway check-config site/gateway.toml",))(check_config)
 app.command(examples=("ra-gateway reload --config site/gateway.toml",))(reload)
-app.command(examples=("cd $( ra-gateway samples ) && ls deploy config docs",))(samples)
+app.command(
+    examples=(
+        "cd $( ra-gateway samples ) && ls deploy config docs",
+        "ra-gateway show $( ra-gateway samples )/tests/vectors/ir.der",
+    )
+)(samples)
 app.command(
     examples=(
         "ra-gateway doctor --quiet",
@@ -78,7 +84,8 @@ app.add_typer(ca_app)
 app.command(
     examples=(
         "ra-gateway enroll --url http://127.0.0.1:8080/.well-known/cmp \\\n"
-        "      --cert device.pem --key device.key --chain sub.pem --out enb-7",
+        "      --cert device.pem --key device.key --chain sub.pem \\\n"
+        "      --subject CN=enb-7.ran.example.net --out enb-7",
     )
 )(enroll)
 app.command(
@@ -89,44 +96,13 @@ app.command(
 )(renew)
 
 
-@app.command(
+app.command(
     examples=(
         "ra-gateway show ir.der",
-        "tcpdump -x -r capture.pcap | ra-gateway show - --json",
+        "ra-gateway show ir.der --config site/gateway.toml",
+        "tcpdump -w capture.pcap 'tcp port 8080'; ra-gateway show capture.pcap --json",
     )
-)
-def show(
-    file: Annotated[
-        Path,
-        typer.Argument(
-            help="A CMP message: DER, base64, hex or a dump, alone or in HTTP; - for standard input."
-        ),
-    ],
-    oracle: Annotated[
-        bool, typer.Option("--oracle", help="As pyasn1-modules, a second decoder, reads it.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="In full, for programs.")] = False,
-) -> None:
-    """Print any CMP message in readable form."""
-    from ra_gateway.cli.asn1_text import lines_of
-    from ra_gateway.cli.captures import read_bounded
-    from ra_gateway.cli.show import describe, described, read_message
-
-    if str(file) == "-":
-        data = read_bounded(typer.get_binary_stream("stdin"))
-    else:
-        with file.open("rb") as stream:
-            data = read_bounded(stream)
-    der = read_message(data)
-    if as_json:
-        import json
-
-        typer.echo(json.dumps(described(der, oracle=oracle), indent=2))
-        return
-    for line in lines_of(
-        describe(der, oracle=oracle), ascii_only=not out.encoding.startswith("utf")
-    ):
-        out.print(line, soft_wrap=True, highlight=False)
+)(show)
 
 
 @app.command(examples=("ra-gateway demo --keep --dir /tmp/demo --port 8080",))

@@ -126,7 +126,9 @@ def role_add(
 
 def _bounds(bound: Role | Authority) -> str:
     """Return the patterns of names for people, "" for none."""
-    return " or ".join((*bound.subjects, *bound.sans))
+    from ra_gateway.cmp.names import readable_text
+
+    return " or ".join(map(readable_text, (*bound.subjects, *bound.sans)))
 
 
 def _names(role: Role) -> str:
@@ -184,12 +186,14 @@ def role_show(name: RoleName, as_json: JSONOption = False, config: ConfigOption 
 
 
 def _role_values(role: Role) -> dict[str, Any]:
+    from ra_gateway.cmp.names import readable_text
+
     return {
         "name": role.name,
         "privileges": [item for item in Privilege if item in role.privileges],
         "profiles": role.profiles,
-        "subjects": role.subjects,
-        "sans": role.sans,
+        "subjects": tuple(map(readable_text, role.subjects)),
+        "sans": tuple(map(readable_text, role.sans)),
         "others": role.others,
     }
 

@@ -13,12 +13,12 @@ _PACKAGE: Final = Path(__file__).parents[1]
 
 
 def samples() -> None:
-    """Print the directory of the units, the images and charts, the example configurations and the documents."""
+    """Print the directory of the units, the images and charts, the example configurations, messages and documents."""
     typer.echo(str(directory()))
 
 
 def directory() -> Path:
-    """Return what has `deploy`, `config` and `docs`: of the installed wheel, or the source tree itself.
+    """Return what has `deploy`, `config`, `docs` and `tests/vectors`: of the wheel, or the source tree.
 
     Raises:
         GatewayError: Neither is there.

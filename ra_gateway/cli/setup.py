@@ -24,7 +24,8 @@ from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.names import escape_rfc4514
 from ra_gateway.config.reading import parse
 from ra_gateway.errors import ConfigError, Problem
-from ra_gateway.keys import load_certificates, make_directory, write_certificates, write_new
+from ra_gateway.files import make_directory, write_new
+from ra_gateway.keys import load_certificates, write_certificates
 
 ACTOR: Final = "setup"
 """Who made the first entries of the ledger, for its audit trail."""

@@ -19,13 +19,17 @@ from ra_gateway.cli.asn1_text import (
     OID_NAMES,
     SECRETS,
     Branch,
+    Element,
     add_certificate,
+    add_cut_dump,
     add_dump,
     add_extension,
     add_line,
     add_note,
     algorithm_text,
     as_json,
+    beginning,
+    content_of,
     elements,
     hex_text,
     hidden_text,
@@ -37,13 +41,20 @@ from ra_gateway.cli.asn1_text import (
     time_text,
 )
 from ra_gateway.cli.asn1_types import BODIES, VALUES
-from ra_gateway.cli.captures import CannotShow, read_message
+from ra_gateway.cli.captures import (
+    BODY_TAGS,
+    CannotShow,
+    read_message,
+    read_messages,
+    sequence_at,
+)
 from ra_gateway.cmp import asn1, structures
+from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import BodyType, PKIStatus
 from ra_gateway.cmp.oids import OID
 from ra_gateway.errors import CMPError, PKIFailureInfo
 
-__all__ = ["CannotShow", "describe", "described", "read_message"]
+__all__ = ["CannotShow", "cut_off", "describe", "described", "read_message", "read_messages"]
 
 _MAX_NESTING: Final = 3
 """Messages in messages: a nested, a batch, and one to spare."""
@@ -63,17 +74,23 @@ general response, error message, certificate confirmation, polling request, poll
 # --- the message ----------------------------------------------------------------------------------------------
 
 
-def describe(der: bytes, *, oracle: bool = False) -> Tree:
-    """Return a CMP message as a tree to be printed by rich.
+def describe(der: bytes, *, oracle: bool = False) -> Branch:
+    """Return a CMP message as a tree to be printed by rich; also what is taken for one, and what there is of one.
 
     Args:
-        der: One complete PKIMessage; `read_message` gets it from a file.
+        der: A PKIMessage, whole or cut off; or a certificate, a PKCS #10 or a CRL. `read_messages` gets it from a file.
         oracle: Header and body as pyasn1-modules reads them, which nobody here wrote.
 
     Raises:
-        CannotShow: It is not a PKIMessage at all; parts of one that cannot be read are dumped instead.
+        CannotShow: It is none of these; parts that cannot be read are dumped instead.
     """
-    return _message(der, 0, oracle)
+    try:
+        return _message(der, 0, oracle)
+    except CannotShow:
+        found = _something_else(der) or _beginning(der, oracle)
+        if found is None:
+            raise
+        return found
 
 
 def described(der: bytes, *, oracle: bool = False) -> dict[str, Any]:
@@ -86,7 +103,76 @@ def described(der: bytes, *, oracle: bool = False) -> dict[str, Any]:
         CannotShow: As `describe`.
     """
     with in_full():
-        return as_json(_message(der, 0, oracle))
+        return as_json(describe(der, oracle=oracle))
+
+
+def cut_off(der: bytes) -> str:
+    """Return how much of a message there is, if that is not all of it; else ""."""
+    _, end = sequence_at(der, 0)
+    if end <= len(der):
+        return ""
+    return f"The message is cut off: {len(der)} of its {end} octets are there."
+
+
+def _something_else(der: bytes) -> Branch | None:
+    """Return what may be mistaken for a message, None if it is something unknown."""
+    tree = Branch("no CMP message", f"{len(der)} octets")
+    try:
+        request = asn1.decode(structures.CertificationRequest, der)
+        asn1.decode(
+            structures.CertificationRequestInfo, asn1.raw(request.certification_request_info)
+        )
+    except CMPError:
+        pass
+    else:
+        _add_as(tree, "PKCS #10", der, structures.CertificationRequest)
+        return tree
+    try:
+        Certificate.from_der(der)
+    except CMPError:
+        pass
+    else:
+        add_certificate(tree, "certificate", der)
+        return tree
+    try:
+        load_der_x509_crl(der)
+    except ValueError:
+        return None
+    _add_crl(tree, "CRL", der)
+    return tree
+
+
+def _beginning(der: bytes, oracle: bool) -> Branch | None:
+    """Return what there is of a message that is cut off, None if the octets begin none."""
+    begin, end = sequence_at(der, 0)
+    header, header_end = sequence_at(der, begin) if begin else (0, 0)
+    # By pvno and the body's tag: a private key that is cut off is not shown.
+    tag = der[header_end : header_end + 1]
+    if end <= len(der) or der[header : header + 1] != b"\x02" or (tag and tag not in BODY_TAGS):
+        return None
+    body_type = BodyType(tag[0] & 0x1F) if tag else None
+    title = "" if body_type is None else f"{body_type.name} ({_BODY_TITLES[body_type]}), "
+    tree = Branch("PKIMessage", f"{title}cut off: {len(der)} of {end} octets")
+    if header_end > len(der):
+        add_cut_dump(tree, "header", der[begin:])
+        return tree
+    branch = add_line(tree, "header", f"{header_end - begin} octets")
+    _part(branch, None, der[begin:header_end], 0, oracle)
+    found, rest = beginning(der[header_end:])
+    for number, item in enumerate(found):
+        if number == 0:
+            _add_body(tree, item, 0, oracle)
+        else:
+            _add_behind_body(tree, item)
+    if rest[:1] == b"\xa1":
+        branch = add_line(tree, "extraCerts", "cut off")
+        certificates, rest = beginning(content_of(content_of(rest)))
+        for index, certificate in enumerate(certificates):
+            add_certificate(branch, f"[{index}]", certificate.der)
+        add_cut_dump(branch, f"[{len(certificates)}]", rest)
+    elif rest:
+        add_cut_dump(tree, "body" if not found else "protection", rest)
+    return tree
 
 
 def _message(der: bytes, nesting: int, oracle: bool) -> Branch:
@@ -110,20 +196,29 @@ def _message(der: bytes, nesting: int, oracle: bool) -> Branch:
     tree = Branch("PKIMessage", f"{body_type.name} {details}", title)
     branch = add_line(tree, "header", f"{len(header.der)} octets")
     _part(branch, None, header.der, nesting, oracle)
-    branch = add_line(tree, "body", f"{body_type.name} [{number}], {len(body.der)} octets")
-    _part(branch, body_type, body.der, nesting, oracle)
+    _add_body(tree, body, nesting, oracle)
     if not any(member.tag == 0xA0 for member in rest):
         add_line(tree, "protection", "none")
     for member in rest:
-        if member.tag == 0xA0:
-            _add_as(tree, "protection", member.content, asn1.BitString)
-        elif member.tag == 0xA1 and (certificates := _items(member.content)) is not None:
-            branch = add_line(tree, "extraCerts", f"{len(certificates)} certificates")
-            for index, certificate in enumerate(certificates):
-                add_certificate(branch, f"[{index}]", certificate)
-        else:
-            add_dump(tree, "extraCerts" if member.tag == 0xA1 else "unexpected", member.der)
+        _add_behind_body(tree, member)
     return tree
+
+
+def _add_body(tree: Tree, body: Element, nesting: int, oracle: bool) -> None:
+    body_type = BodyType(body.tag & 0x1F)
+    text = f"{body_type.name} [{body_type.value}], {len(body.der)} octets"
+    _part(add_line(tree, "body", text), body_type, body.der, nesting, oracle)
+
+
+def _add_behind_body(tree: Tree, member: Element) -> None:
+    if member.tag == 0xA0:
+        _add_as(tree, "protection", member.content, asn1.BitString)
+    elif member.tag == 0xA1 and (certificates := _items(member.content)) is not None:
+        branch = add_line(tree, "extraCerts", f"{len(certificates)} certificates")
+        for index, certificate in enumerate(certificates):
+            add_certificate(branch, f"[{index}]", certificate)
+    else:
+        add_dump(tree, "extraCerts" if member.tag == 0xA1 else "unexpected", member.der)
 
 
 def _part(tree: Tree, body_type: BodyType | None, der: bytes, nesting: int, oracle: bool) -> None:

@@ -19,7 +19,8 @@ def why(
         str,
         typer.Argument(
             metavar="WHAT",
-            help="Serial number or transactionID (hexadecimal; its first 8 digits will do), or what names the device.",
+            help="Serial number or transactionID (hexadecimal; its first 8 digits will do), what names the device, or "
+            "its address.",
         ),
     ],
     log: Annotated[

@@ -18,7 +18,7 @@ from ra_gateway.cmp.algorithms import (
     signature_algorithm,
     verify_signature,
 )
-from ra_gateway.cmp.names import CanonicalName, canonical, rfc4514
+from ra_gateway.cmp.names import CanonicalName, canonical, readable
 from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.remembering import Memory, once
 from ra_gateway.errors import CMPError, MalformedMessage
@@ -347,7 +347,7 @@ def _check_version(tbs: structures.TBSCertificate) -> None:
 
 def _shown(name_der: bytes) -> str:
     try:
-        return rfc4514(name_der)
+        return readable(name_der)
     except MalformedMessage:
         return f"#{name_der.hex()}"
 

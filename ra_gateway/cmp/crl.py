@@ -20,7 +20,7 @@ from cryptography.exceptions import InvalidSignature
 from ra_gateway.cmp import asn1
 from ra_gateway.cmp.algorithms import AlgorithmPolicy, signature_algorithm, verify_signature
 from ra_gateway.cmp.certificates import Certificate, KeyUsage
-from ra_gateway.cmp.names import canonical, rfc4514, same_name
+from ra_gateway.cmp.names import canonical, readable, same_name
 from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.pem import PEMRefused, pem_blocks
 from ra_gateway.cmp.sealed import Seal, proof
@@ -389,6 +389,6 @@ def _point_names(point_der: bytes) -> Iterator[bytes]:
 
 def _shown(name_der: bytes) -> str:
     try:
-        return rfc4514(name_der)
+        return readable(name_der)
     except MalformedMessage:
         return f"#{name_der.hex()}"

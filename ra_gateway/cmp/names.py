@@ -10,7 +10,7 @@ from __future__ import annotations
 import ipaddress
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 from typing import Final
 
@@ -44,7 +44,28 @@ _SHORT_NAMES: Final = {
     OID.domainComponent: "DC",
     OID.userId: "UID",
 }
-"""Short names of RFC 4514 3; every other attribute is written with its dotted OID."""
+"""Short names of RFC 4514 3; for patterns and stores, every other attribute is written with its dotted OID."""
+
+_ATTRIBUTE_TYPES: Final = OID.commonName.rpartition(".")[0]  # id-at
+_OTHER_ATTRIBUTES: Final = frozenset(
+    {
+        OID.emailAddress,
+        OID.unstructuredName,
+        OID.unstructuredAddress,
+        OID.jurisdictionLocalityName,
+        OID.jurisdictionStateOrProvinceName,
+        OID.jurisdictionCountryName,
+    }
+)
+_LONG_NAMES: Final = {
+    dotted: name
+    for name, dotted in vars(OID).items()
+    if name[:1] != "_"
+    and (dotted.rpartition(".")[0] == _ATTRIBUTE_TYPES or dotted in _OTHER_ATTRIBUTES)
+}
+"""Attributes by their dotted OIDs, as X.520 and those who registered the others call them."""
+
+_READABLE: Final = _LONG_NAMES | _SHORT_NAMES
 
 MAX_NAME_OCTETS: Final = 4096
 MAX_ATTRIBUTES: Final = 16
@@ -175,24 +196,73 @@ def same_name(one_der: bytes, other_der: bytes) -> bool:
 
 @remembered(_REMEMBERED_NAMES, _REMEMBERED_OCTETS)
 def rfc4514(name_der: bytes) -> str:
-    """Return a Name as an RFC 4514 string, for people and for patterns ("" for the NULL-DN).
+    """Return a Name as an RFC 4514 string, for patterns and stores ("" for the NULL-DN); for people, see `readable`.
 
     Raises:
         MalformedMessage: Not a Name.
     """
+    return _text(name_der, _SHORT_NAMES)
+
+
+@remembered(_REMEMBERED_NAMES, _REMEMBERED_OCTETS)
+def readable(name_der: bytes) -> str:
+    """Return a Name as people read it, which `from_rfc4514` takes, too ("" for the NULL-DN).
+
+    Raises:
+        MalformedMessage: Not a Name.
+    """
+    return _text(name_der, _READABLE)
+
+
+def readable_text(text: str) -> str:
+    """Return a text as of `rfc4514` or `general_names`, or a pattern of such, as people read it."""
+    if "." not in text or "=" not in text:
+        return text
+    return "".join(_readable_attribute(part) + sign for part, sign in _SEPARATED.findall(text))
+
+
+def _readable_attribute(text: str) -> str:
+    kind, equals, value = text.partition("=")
+    if equals:  # before the type there may be a blank, or the kind of a GeneralName
+        kind = _DOTTED_AT_END.sub(lambda found: _READABLE.get(found[0], found[0]), kind)
+    return kind + equals + value
+
+
+_DOTTED_AT_END: Final = re.compile(r"(?<![0-9.])[0-9]+(?:\.[0-9]+)+$")
+
+
+def _text(name_der: bytes, called: Mapping[str, str]) -> str:
     # Not by x509.Name: it warns of every name that is longer than X.520 allows, and devices send such.
     rdns = _rdns(name_der)
     if not all(rdns):
         raise MalformedMessage("empty RelativeDistinguishedName", rule="R1")
-    return ",".join("+".join(map(_rfc4514_attribute, rdn)) for rdn in reversed(rdns))
+    texts = ("+".join(_attribute_text(item, called) for item in rdn) for rdn in reversed(rdns))
+    return ",".join(texts)
 
 
-def _rfc4514_attribute(attribute: structures.AttributeTypeAndValue) -> str:
+def _attribute_text(attribute: structures.AttributeTypeAndValue, called: Mapping[str, str]) -> str:
     text = text_of(attribute.value)
     if attribute.value.tag_bytes[0] in _ENCODINGS:  # else it is hexadecimal, told by its bare "#"
         text = escape_rfc4514(text)
     dotted = attribute.type.dotted_string
-    return f"{_SHORT_NAMES.get(dotted, dotted)}={text}"
+    return f"{called.get(dotted, dotted)}={text}"
+
+
+def spellings(part: str) -> tuple[str, ...]:
+    """Return a part of a name, or a pattern of one, as `rfc4514` and as `readable` write it."""
+    plain = "".join(
+        (_NAMED_AT_END.sub(_dotted, kind) if equals else kind) + equals + value + sign
+        for text, sign in _SEPARATED.findall(part)
+        for kind, equals, value in [text.partition("=")]
+    )
+    return tuple(dict.fromkeys((part, plain, readable_text(plain))))
+
+
+_NAMED_AT_END: Final = re.compile(r"[A-Za-z]+$")
+
+
+def _dotted(found: re.Match[str]) -> str:
+    return _WRITTEN.get(found[0].casefold(), found[0])
 
 
 def short_name(dotted: str) -> str:
@@ -214,16 +284,10 @@ def escape_rfc4514(value: str) -> str:
     return escaped[:-1] + "\\ " if value.endswith(" ") and len(value) > 1 else escaped
 
 
-_ATTRIBUTE_TYPES: Final = OID.commonName.rpartition(".")[0]  # id-at
-_WRITTEN: Final = {
-    name.casefold(): short_name(dotted)
-    for name, dotted in vars(OID).items()
-    if name[:1] != "_" and dotted.rpartition(".")[0] == _ATTRIBUTE_TYPES
-} | {
+_WRITTEN: Final = {name.casefold(): short_name(dotted) for dotted, name in _LONG_NAMES.items()} | {
     **{name.casefold(): name for name in _SHORT_NAMES.values()},
     "userid": "UID",
     "domaincomponent": "DC",
-    "emailaddress": short_name(OID.emailAddress),
     "email": short_name(OID.emailAddress),
     "e": short_name(OID.emailAddress),
 }
@@ -266,7 +330,7 @@ def unfit_attribute(plain: str) -> str:
             return f"{part[:80]!r} is no attribute and value, like CN=enb1; in a value, , and + need a \\ before them"
         known = kind in _WRITTEN.values() or _DOTTED_OID.fullmatch(kind)
         if equals and not known and _GLOB.isdisjoint(kind):
-            return f"no attribute is known as {kind[:80]!r}: write its OID, like 2.5.4.13=..."
+            return f"no attribute is known as {kind[:80]!r}: write its OID, like 1.3.6.1.4.1.99999.1=..."
     return ""
 
 

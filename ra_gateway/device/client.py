@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -51,10 +52,14 @@ class StillWaiting(EnrollmentFailed):
     """The other side goes on telling the device to wait."""
 
 
-def open_session() -> aiohttp.ClientSession:
-    """Return a session for `run`: heads have an end, nothing is unpacked, no cookies, nothing of the environment."""
+def open_session(tls: ssl.SSLContext | None = None) -> aiohttp.ClientSession:
+    """Return a session for `run`: heads have an end, nothing is unpacked, no cookies, nothing of the environment.
+
+    Args:
+        tls: How to speak TLS with https URLs; None trusts the roots of the system.
+    """
     return aiohttp.ClientSession(
-        connector=bounded_connector(),
+        connector=bounded_connector(ssl=True if tls is None else tls),
         cookie_jar=aiohttp.DummyCookieJar(),
         headers={"Accept-Encoding": "identity"},
         auto_decompress=False,
@@ -134,6 +139,12 @@ async def post(
         raise ServerUnreachable(
             f"{url!r} is not a URL", "Give one such as http://127.0.0.1:8080/.well-known/cmp"
         ) from error
+    except aiohttp.ClientConnectorCertificateError as error:
+        reason = getattr(error.certificate_error, "verify_message", "") or error.certificate_error
+        raise ServerUnreachable(
+            f"the TLS certificate at {url} is not believed: {printable(str(reason), 200)}",
+            "Give the root of that certificate with --tls-ca, and the host as the certificate names it",
+        ) from error
     except aiohttp.ClientConnectorError as error:
         raise ServerUnreachable(
             f"no connection to {url}: {printable(error.strerror or str(error), 200)}",
@@ -142,7 +153,8 @@ async def post(
     except (aiohttp.ClientError, HttpProcessingError, ValueError) as error:
         raise ServerUnreachable(
             f"the exchange with {url} broke off: {printable(str(error), 200) or type(error).__name__}",
-            "Try again; if it stays so, see the log of the gateway",
+            "Try again; if it stays so, see the log of the gateway"
+            + (", which may want a certificate (--tls-cert)" if url.startswith("https:") else ""),
         ) from error
 
 

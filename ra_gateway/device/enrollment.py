@@ -415,8 +415,7 @@ class Enrollment:
         """
         credential = self._identity.credential
         if isinstance(credential, MACCredential) and mac_protected(message):
-            parameters = mac_parameters(message.header.protection_alg_der or b"", _BOUNDS)
-            verify_mac(message, parameters.credential(credential.secret))
+            require_mac(message, credential)
             return None
         known = None if self._issued is None else self._issued.signer
         pinned = () if known is None else (known,)
@@ -619,6 +618,16 @@ def _is_root(certificate: Certificate) -> bool:
     except (InvalidSignature, CMPError):
         return False
     return True
+
+
+def require_mac(message: PKIMessage, credential: MACCredential) -> None:
+    """Make sure that an answer is protected by a device's shared secret.
+
+    Raises:
+        CMPError: It is not.
+    """
+    parameters = mac_parameters(message.header.protection_alg_der or b"", _BOUNDS)
+    verify_mac(message, parameters.credential(credential.secret))
 
 
 def _certificates(ders: tuple[bytes, ...]) -> list[Certificate]:

@@ -25,10 +25,12 @@ from ra_gateway.cmp.header_checks import (
     check_header,
     check_version,
 )
+from ra_gateway.cmp.mac import MACCredential, mac_protected
 from ra_gateway.cmp.messages import ANYONE, InfoTypeAndValue, PKIHeader, PKIMessage
 from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.protection import protect
 from ra_gateway.cmp.verification import authenticate_answer
+from ra_gateway.device.enrollment import require_mac
 from ra_gateway.device.errors import EnrollmentRefused, doubting
 from ra_gateway.device.kinds import Question
 from ra_gateway.device.values import DeviceIdentity, Direction, TracedMessage
@@ -66,7 +68,7 @@ class Inquiry:
     """One rr or genm, and its answer.
 
     Args:
-        identity: Who the device is; its operator's root has to be known.
+        identity: Who the device is; its operator's root has to be known, but where a MAC protects the answer.
         body_type, body_der: rr or genm.
         clock: Returns the time, aware UTC.
         random_octets: Returns that many random octets, fresh in each call.
@@ -92,9 +94,9 @@ class Inquiry:
 
     async def request(self) -> bytes:
         """Return the message."""
-        credential = self._identity.signing
+        credential = self._identity.credential
         header = PKIHeader(
-            sender_der=credential.sender_der,
+            sender_der=credential.protector.sender_der,
             recipient_der=ANYONE,
             message_time=self._clock() if self._message_time else None,
             transaction_id=self.transaction_id,
@@ -135,15 +137,19 @@ class Inquiry:
 
     def _doubt(self, message: PKIMessage, now: datetime) -> str:
         """Return why an answer cannot be authenticated, "" if it can."""
-        if self._identity.trust is None:
-            return "the device has no operator root"
+        credential, trust = self._identity.credential, self._identity.trust
         try:
             check_version(message.header)
             check_header(message.header, _RULES, first=False)
             check_answer_header(
                 message.header, transaction_id=self.transaction_id, sender_nonces={self._nonce}
             )
-            authenticate_answer(message, self._identity.trust, (), _RULES, now)
+            if isinstance(credential, MACCredential) and mac_protected(message):
+                require_mac(message, credential)
+            elif trust is None:
+                return "the device has no operator root"
+            else:
+                authenticate_answer(message, trust, (), _RULES, now)
         except CMPError as error:
             return error.detail
         return ""

@@ -116,7 +116,7 @@ def _load(token: Token, reference: Reference) -> HSMKey:
     key = found.key_class(token, reference, found.public_key)
     key.weakness = found.weakness
     if found.weakness:
-        log.warning("hsm.key_unprotected", key=str(reference), detail=found.weakness)
+        log.warning("hsm.key_unprotected", key_uri=str(reference), detail=found.weakness)
     _try(key)
     key.is_known = True
     return key

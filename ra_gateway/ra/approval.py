@@ -8,7 +8,7 @@ from datetime import datetime
 from functools import partial
 from typing import Final
 
-from ra_gateway.cmp.names import rfc4514
+from ra_gateway.cmp.names import readable
 from ra_gateway.errors import GatewayError, ServiceFailure
 from ra_gateway.events import Outcome, unheard
 from ra_gateway.ra import machine, responses, retransmission, transactions
@@ -134,5 +134,5 @@ async def hold(
         return await retransmission.respond(services, context, live)
     services.sink(transactions.changed(held))
     context.report.outcome = Outcome.held
-    context.report.notes.append(f"{rfc4514(held.subject_der)} waits for approval")
+    context.report.notes.append(f"{readable(held.subject_der)} waits for approval")
     return response.der

@@ -14,7 +14,14 @@ from ra_gateway.cmp.crmf import CertId, cert_id_der
 from ra_gateway.cmp.identity import DeviceValues
 from ra_gateway.cmp.mac import SharedSecret
 from ra_gateway.cmp.malformed import refusal_of
-from ra_gateway.cmp.names import NULL_DN, canonical, directory_name, rfc4514
+from ra_gateway.cmp.names import (
+    NULL_DN,
+    canonical,
+    directory_name,
+    readable,
+    readable_text,
+    rfc4514,
+)
 from ra_gateway.cmp.requests import (
     AuthenticatedRequest,
     AuthenticatedRevocation,
@@ -334,7 +341,7 @@ async def _is_listed(
     found = await services.inventory.find(request.domain.name, rfc4514(subject_der))
     if found is not None and not found.enabled:
         raise NotAuthorized(
-            f"{rfc4514(subject_der)} is disabled in the inventory for {request.domain.name}",
+            f"{readable(subject_der)} is disabled in the inventory for {request.domain.name}",
             rule="R145",
         )
     return found is not None
@@ -404,7 +411,8 @@ def _check_name_is_free(
             own = context.relayed and name.fits(requester)
         if not own:
             raise NotAuthorized(
-                f"{rfc4514(authorized.subject_der)} with {', '.join(authorized.san or ()) or 'no other names'} has a "
+                f"{readable(authorized.subject_der)} with "
+                f"{readable_text(', '.join(authorized.san or ())) or 'no other names'} has a "
                 "name by which an RA is registered here",
                 rule="R67",
             )

@@ -13,7 +13,7 @@ from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.cmp.responder import Unreadable
 from ra_gateway.cmp.verification import Authenticated, AuthenticatedMessage
 from ra_gateway.errors import CMPError
-from ra_gateway.events import Component, Outcome, RequestHandled, Stage
+from ra_gateway.events import BY_CA, Component, Outcome, RequestHandled, Stage
 from ra_gateway.ra.endpoints import Endpoint, Upstream
 
 
@@ -101,7 +101,7 @@ def event_of(
     if refusal is not None:
         fail_info, rule = refusal.fail_info, refusal.rule
     elif report.rejection is not None:
-        fail_info, rule = next(iter(report.rejection.fail_info), None), "R89"
+        fail_info, rule = next(iter(report.rejection.fail_info), None), BY_CA
     detail = [] if refusal is None else [refusal.detail]
     if refusal is not None and report.unforgiven:
         detail += {report.unforgiven.get(item, "") for item in quirks_against(refusal.rule)} - {""}

@@ -16,6 +16,7 @@ from ra_gateway.cmp.names import (
     fits_general_name,
     from_rfc4514,
     general_names_der,
+    readable_text,
 )
 from ra_gateway.errors import NotAuthorized
 
@@ -106,8 +107,8 @@ def check_allowed(text: str, patterns: Sequence[str], what: str, signer: Certifi
         if fits_general_name(text, filled) if what == "subjectAltName" else fits(text, filled):
             return
     raise NotAuthorized(
-        f"{what} {text!r} is not allowed for {signer.subject}; allowed: "
-        f"{', '.join(patterns) or 'nothing is configured'}",
+        f"{what} {readable_text(text)!r} is not allowed for {signer.subject}; allowed: "
+        f"{readable_text(', '.join(patterns)) or 'nothing is configured'}",
         rule="R67",
     )
 

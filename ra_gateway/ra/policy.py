@@ -29,6 +29,8 @@ from ra_gateway.cmp.names import (
     name_of,
     normalized_general_name,
     oids_in,
+    readable,
+    readable_text,
     reads_alike,
     rfc4514,
     same_name,
@@ -258,12 +260,12 @@ def _authorize_known(
         _check_old_cert_id(request, old)
     subject = template.subject_der if template.subject_der != NULL_DN else None
     if subject is not None and not same_name(subject, old.subject_der):
-        raise _other_identity(is_update, f"subject {rfc4514(subject)}", old)
+        raise _other_identity(is_update, f"subject {readable(subject)}", old)
     san, san_der = _requested_san(template), template.subject_alt_name_der
     old_der = old.subject_alt_name_der
     old_san = None if old_der is None else general_names(old_der)
     if san is not None and general_name_keys(san_der) != general_name_keys(old_der):
-        raise _other_identity(is_update, f"subjectAltName {', '.join(san)}", old)
+        raise _other_identity(is_update, f"subjectAltName {readable_text(', '.join(san))}", old)
     alike = subject is None or reads_alike(subject, old.subject_der)
     alike = alike and (san is None or _normalized(san) == _normalized(old_san))
     if request.message.body_type is BodyType.p10cr:
@@ -335,7 +337,7 @@ def _authorize_secret(
         own = _normalized(secret.san)
         others = sorted(name for name in san or () if normalized_general_name(name) not in own)
     if others or (subject is not None and not secret.is_for(subject)):
-        asked = ", ".join(others) or f"subject {rfc4514(subject or NULL_DN)}"
+        asked = readable_text(", ".join(others)) or f"subject {readable(subject or NULL_DN)}"
         raise NotAuthorized(f"{asked} is asked for with the {secret.label}", rule="R67")
     if subject is not None and secret.subjects:
         return _kept(request, subject, san, named=oids_in([secret.subjects]))
@@ -411,7 +413,7 @@ def _completed(
 ) -> AuthorizedRequest:
     """Set the identity; the device's signature over its own CertRequest is then void (RFC 9483 5.2.3.2)."""
     if request.message.body_type is BodyType.p10cr:
-        raise _unchangeable(f"the identity would be {rfc4514(subject_der)}")
+        raise _unchangeable(f"the identity would be {readable(subject_der)}")
     if not may_complete:
         raise NotAuthorized(
             "the identity has to be set by the RA, but this request must go up unchanged",

@@ -11,7 +11,7 @@ from typing import Final
 
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.contradictions import require_consistent
-from ra_gateway.cmp.names import NULL_DN, general_names, rfc4514, same_name
+from ra_gateway.cmp.names import NULL_DN, general_names, readable, rfc4514, same_name
 from ra_gateway.cmp.requests import REMOVE_FROM_CRL, AuthenticatedRevocation
 from ra_gateway.cmp.sealed import Seal, proof
 from ra_gateway.cmp.trust import DomainKind
@@ -91,7 +91,7 @@ def authorize_revocation(
 def _check_issuer(request: AuthenticatedRevocation, issuers: Iterable[bytes]) -> None:
     if not any(same_name(request.issuer_der, issuer_der) for issuer_der in issuers):
         raise RequestRefused(
-            f"the certificate to be revoked is of {rfc4514(request.issuer_der)}, no CA that is known here",
+            f"the certificate to be revoked is of {readable(request.issuer_der)}, no CA that is known here",
             fail_info=PKIFailureInfo.badCertId,
             rule="R131",
         )

@@ -403,10 +403,10 @@ class DomainRevocation:
                 if url in self._sources or not self.settings.allows(url):
                     continue
                 if len(self._sources) >= self._most_sources:
-                    log.warning("revocation.too_many_urls", domain=self.domain.name, url=url)
+                    log.warning("revocation.too_many_urls", domain=self.domain.name, source=url)
                     return
                 self._sources[url] = Source(url)
-                log.info("revocation.learned", domain=self.domain.name, url=url)
+                log.info("revocation.learned", domain=self.domain.name, source=url)
                 self._learned()
 
     # --- refreshing -------------------------------------------------------------------------------------------
@@ -481,7 +481,9 @@ class DomainRevocation:
         except (
             StatusRefused
         ) as error:  # there is none, or it is of no use: it is fetched now anyway
-            log.info("revocation.not_restored", domain=self.domain.name, source=url, why=str(error))
+            log.info(
+                "revocation.not_restored", domain=self.domain.name, source=url, detail=str(error)
+            )
 
     async def _save(self, source: Source, url: str, octets: bytes) -> None:
         directory = self.settings.crl_cache_path
@@ -493,7 +495,7 @@ class DomainRevocation:
             source.saved_digest = source.digest
         except StatusRefused as error:  # it is in use all the same
             log.warning(
-                "revocation.not_saved", domain=self.domain.name, source=url, error=str(error)
+                "revocation.not_saved", domain=self.domain.name, source=url, detail=str(error)
             )
 
     async def _take(self, source: Source, octets: bytes, fetched_at: datetime) -> None:
@@ -617,6 +619,7 @@ class DomainRevocation:
     def _tell(self, source: Source, crl: CRL, *, size_bytes: int = 0, seconds: float = 0.0) -> None:
         now = self._clock()
         until = crl.fresh_until(self._grace, self._max_age)
+        ends = {} if crl.next_update is None else {"next_update": crl.next_update.isoformat()}
         (log.info if now <= until else log.warning)(
             "revocation.refreshed",
             domain=self.domain.name,
@@ -626,7 +629,7 @@ class DomainRevocation:
             entries=len(crl.revoked),
             size_bytes=size_bytes,
             this_update=crl.this_update.isoformat(),
-            next_update=None if crl.next_update is None else crl.next_update.isoformat(),
+            **ends,
             age_seconds=round((now - crl.this_update).total_seconds()),
             fresh_seconds=round((until - now).total_seconds()),
             duration_ms=round(seconds * 1000.0, 1),
@@ -643,7 +646,7 @@ class DomainRevocation:
             "revocation.failed",
             domain=self.domain.name,
             source=str(source.where),
-            error=why,
+            detail=why,
             failing_since=source.failing_since.isoformat(),
             mode=self.settings.mode.value,
         )

@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import secrets
 import stat
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -24,8 +24,9 @@ from aiohttp.http import HttpProcessingError
 from yarl import URL
 
 from ra_gateway import ldap
-from ra_gateway.connector import bounded_connector
+from ra_gateway.connector import bounded_connector, in_words
 from ra_gateway.errors import StatusRefused, printable
+from ra_gateway.files import make_directory, open_new, status_of
 
 FileState = tuple[int, int, int, int]
 """Device, inode, size and modification time in nanoseconds: another file, or other content, has another one."""
@@ -75,15 +76,15 @@ def save_file(path: Path, octets: bytes) -> None:
         StatusRefused: It cannot be written.
     """
     try:
-        path.parent.mkdir(mode=0o700, exist_ok=True)
+        make_directory(path.parent)
         # Of a name of its own: the bundled CA in this process may keep the same URL's.
-        handle, new = tempfile.mkstemp(dir=path.parent, suffix=".new")
+        new = path.with_name(f"{path.name}.{secrets.token_hex(8)}.new")
         try:
-            with open(handle, "wb") as file:
+            with os.fdopen(open_new(new, like=status_of(path)), "wb") as file:
                 file.write(octets)
-            Path(new).replace(path)
+            new.replace(path)
         except OSError:
-            Path(new).unlink(missing_ok=True)
+            new.unlink(missing_ok=True)
             raise
     except OSError as error:
         raise StatusRefused(f"cannot be saved in {path.parent}: {error.strerror}") from error
@@ -142,7 +143,7 @@ class Downloader:
         except TimeoutError as error:
             raise StatusRefused(f"not received within {limits.timeout_seconds:g} s") from error
         except (aiohttp.ClientError, HttpProcessingError, OSError, ValueError) as error:
-            raise StatusRefused(f"{type(error).__name__}: {printable(str(error), 200)}") from error
+            raise StatusRefused(in_words(error)) from error
 
     async def _request(
         self, method: str, url: URL, limits: Limits, options: dict[str, Any]

@@ -427,7 +427,7 @@ class Responders:
                 "revocation.responder_failed",
                 domain=self._domain,
                 source=state.url,
-                error=why,
+                detail=why,
                 failing_since=state.failing_since.isoformat(),
             )
 

@@ -132,6 +132,7 @@ class StatusListener(Listener):
         settings: Arguments of `Listener`; max_body_bytes is of an OCSP request.
     """
 
+    name: ClassVar[str] = "status"
     serves: ClassVar[str] = "certificate status"
     refusals: ClassVar[Mapping[HTTPStatus, str]] = {
         HTTPStatus.BAD_REQUEST: "This is not an HTTP request for a CRL, a CA certificate or OCSP.\n",

@@ -78,8 +78,8 @@ def require_dn(text: str) -> str:
     except ValueError as error:
         raise wrong(
             f"is not a distinguished name in the form of RFC 4514: {error}",
-            'Write it like "CN=enb1.example.net,O=Example": most specific part first, dotted numbers for rarer '
-            'attributes ("2.5.4.13=one" for description).',
+            'Write it like "CN=enb1.example.net,O=Example": most specific part first, numbers for attributes that '
+            "have no name here (1.3.6.1.4.1.99999.1=one).",
         ) from None
     return text
 

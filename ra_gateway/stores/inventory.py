@@ -14,6 +14,7 @@ from ra_gateway.cmp.names import (
     canonical,
     from_rfc4514,
     normalized_general_name,
+    plain_rfc4514,
     split_general_names,
 )
 from ra_gateway.cmp.x520 import alternative_name_text_faults, subject_text_faults
@@ -53,13 +54,18 @@ class Listed:
     @property
     def key(self) -> tuple[str, str]:
         """What it is found by."""
-        return self.domain, identity_key(self.identity)
+        return self.domain, identity_key(_plain(self.identity, self.domain))
 
     def values(self) -> tuple[str, ...]:
         """Return it by `COLUMNS`."""
         entry = self.entry
         enabled = "true" if entry.enabled else "false"
         return self.domain, self.identity, entry.subject, " ".join(entry.san), enabled
+
+
+def _plain(identity: str, domain: str) -> str:
+    """Return an identity as it is looked up: other RAs' and shared secrets' devices are known by their subjects."""
+    return plain_rfc4514(identity) if ":" in domain else identity
 
 
 def read_list(path: Path, setting: str = "inventory.csv_path") -> Iterator[Listed | Problem]:
@@ -154,7 +160,7 @@ class CSVInventory:
 
     async def find(self, domain: str, identity: str) -> InventoryEntry | None:
         """Return the entry of a device, or None if it is not listed."""
-        return self.get((domain, identity_key(identity)))
+        return self.get((domain, identity_key(_plain(identity, domain))))
 
 
 class InventoryFile:

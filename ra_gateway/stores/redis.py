@@ -602,7 +602,7 @@ class RedisStore:
                 "store.not_believed",
                 store=self._name,
                 key=name[:200],
-                what=what,
+                detail=what,
                 count=self._unreported,
             )
             self._reported_at, self._unreported = now, 0

@@ -31,6 +31,7 @@ from ra_gateway.cmp.names import (
 )
 from ra_gateway.cmp.x520 import alternative_name_text_faults, subject_text_faults
 from ra_gateway.errors import Problem, StoreUnavailable
+from ra_gateway.files import make_file
 from ra_gateway.peers import network_of
 from ra_gateway.ra.ports import Claim, Clock
 from ra_gateway.stores.rows import read_rows, refuse
@@ -153,7 +154,8 @@ class _UsedSecrets:
             return
         if self.path is None:
             raise OSError("no file to record it in")
-        file = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        make_file(self.path)
+        file = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._holders = _holders(self.path.read_text(encoding="ascii"))

@@ -24,7 +24,7 @@ from aiohttp.http import HttpProcessingError
 from multidict import CIMultiDict
 from yarl import URL
 
-from ra_gateway.connector import bounded_connector
+from ra_gateway.connector import bounded_connector, in_words
 from ra_gateway.errors import ServiceFailure, UpstreamBroken, UpstreamUnavailable, printable
 
 T = TypeVar("T")
@@ -257,7 +257,7 @@ class HttpClient:
             ) from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise UpstreamUnavailable(
-                f"{type(error).__name__}: {printable(str(error), 200)}",
+                in_words(error),
                 delivered=body.started and not _refuses_certificate(error),
             ) from error
 

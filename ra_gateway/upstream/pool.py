@@ -379,7 +379,7 @@ class HttpPool:
                 "upstream.url_left_out",
                 url=member.ca.shown_url,
                 failures=member.breaker.failures,
-                error=error.detail,
+                detail=error.detail,
             )
 
     def _summed_up(self, failure: ServiceFailure | None, delivered: bool) -> ServiceFailure:
@@ -420,7 +420,7 @@ class HttpPool:
         except ServiceFailure as error:
             member.last_error = f"probe: {error.detail}"
             if member.answers_probes:
-                log.warning("upstream.probe_failed", url=member.ca.shown_url, error=error.detail)
+                log.warning("upstream.probe_failed", url=member.ca.shown_url, detail=error.detail)
             member.answers_probes = False
             member.takes_connections = had_connection(error)
             return

@@ -82,7 +82,7 @@ def line(name: str, level: str, der: bytes, **fields: Any) -> dict[str, Any]:
 
 def of_ra(desk: Desk) -> dict[str, str]:
     """What lines tell of the RA that asked."""
-    return {"ra": "ra1", "signer": desk.ra.certificate.fingerprint.hex()}
+    return {"ra": "ra1", "signer_fingerprint": desk.ra.certificate.fingerprint.hex()}
 
 
 def serial_of(answer_der: bytes) -> str:
@@ -96,7 +96,7 @@ async def genm(desk: Desk) -> bytes:
 
 
 async def test_the_lines_for_an_ra(operator_pki: OperatorPKI, tmp_path: Path) -> None:
-    """Request, repeat, confirmation, revocation, and a refusal; no line for a genm."""
+    """Request, repeat, confirmation, revocation, question and refusal: one each."""
     async with open_desk(operator_pki, tmp_path / "ledger.db") as desk:
         with capture_logs() as lines:
             enrolment = await desk.enrol()
@@ -105,7 +105,8 @@ async def test_the_lines_for_an_ra(operator_pki: OperatorPKI, tmp_path: Path) ->
             await desk.send(conf)
             rr = await desk.revocation(enrolment.certificate)
             await desk.send(rr)
-            await desk.send(await genm(desk))
+            question = await genm(desk)
+            await desk.send(question)
             refused = await desk.request(popo=b"")
             await desk.ca.handle(refused, operation="initialization", peer="192.0.2.7")
         serial = f"{enrolment.certificate.serial_number:x}"
@@ -113,13 +114,19 @@ async def test_the_lines_for_an_ra(operator_pki: OperatorPKI, tmp_path: Path) ->
         detail = lines[-1].pop("detail")
     where = {"peer": "192.0.2.7", "operation": "initialization"}
     assert detail
+    why = {"fail_info": "badPOP", "rule": "R53"}
     assert lines == [
         *(
-            line("ca.answered", "info", der, **ra, serial=serial)
-            for der in (enrolment.request, enrolment.request, conf)
+            line("ca.answered", "info", der, **ra, outcome=outcome, serial_number=serial)
+            for der, outcome in (
+                (enrolment.request, "issued"),
+                (enrolment.request, "replayed"),
+                (conf, "confirmed"),
+            )
         ),
-        line("ca.answered", "info", rr, **ra, serial="0"),  # no certificate came of it
-        line("ca.refused", "warning", refused, **ra, **where, fail_info="badPOP", rule="R53"),
+        line("ca.answered", "info", rr, **ra, outcome="revoked"),  # no certificate came of it
+        line("ca.answered", "info", question, **ra, outcome="informed"),
+        line("ca.refused", "warning", refused, **ra, **where, **why, outcome="refused"),
     ]
 
 
@@ -131,8 +138,15 @@ async def test_the_lines_of_client_mode(desk: Desk) -> None:
         await desk.send(conf)
     serial = f"{enrolment.certificate.serial_number:x}"
     assert lines == [
-        line("ca.answered", "info", enrolment.request, entity="enb1", serial=serial),
-        line("ca.answered", "info", conf, serial=serial),
+        line(
+            "ca.answered",
+            "info",
+            enrolment.request,
+            entity="enb1",
+            outcome="issued",
+            serial_number=serial,
+        ),
+        line("ca.answered", "info", conf, outcome="confirmed", serial_number=serial),
     ]
 
 
@@ -150,15 +164,24 @@ async def test_the_lines_of_a_batch(operator_pki: OperatorPKI, tmp_path: Path) -
     where = {"peer": "192.0.2.7", "operation": "nested"}
     outer = (PKIMessage.from_der(batch).header.transaction_id or b"").hex()
     refusal = {"event": "ca.refused", "log_level": "warning", **where, "batch": outer}
-    refusal |= {"fail_info": "badDataFormat", "rule": "R1"}
+    refusal |= {"fail_info": "badDataFormat", "rule": "R1", "outcome": "refused"}
     details = [item.pop("detail") for item in lines if "detail" in item]
-    by_order = sorted(lines, key=lambda item: ("serial" not in item, "messages" in item))
+    by_order = sorted(lines, key=lambda item: ("serial_number" not in item, "messages" in item))
     assert lines[-1] == by_order[-1]
     assert by_order == [
-        line("ca.answered", "info", request, **where, **ra, batch=outer, serial=serial_of(answer)),
+        line(
+            "ca.answered",
+            "info",
+            request,
+            **where,
+            **ra,
+            batch=outer,
+            outcome="issued",
+            serial_number=serial_of(answer),
+        ),
         refusal,
         refusal | {"transaction_id": (other.header.transaction_id or b"").hex()},
-        line("ca.answered", "info", batch, **where, messages=3),
+        line("ca.answered", "info", batch, **where, outcome="batched", messages=3),
     ]
     assert ["extraCerts" in detail for detail in details] == [False, True]
 
@@ -170,10 +193,10 @@ async def test_the_line_of_octets_that_are_no_message(desk: Desk) -> None:
         await desk.ca.exchange(b"\x30\x00", deadline_seconds=5.0)
     assert all(item.pop("detail") for item in lines)
     refusal = {"event": "ca.refused", "log_level": "warning", "rule": "R1"}
-    refusal["fail_info"] = "badDataFormat"
+    refusal |= {"fail_info": "badDataFormat", "outcome": "refused"}
     assert lines == [
         {**refusal, "peer": "192.0.2.7", "operation": "x"},
-        {**refusal, "peer": "", "operation": ""},
+        refusal,
     ]
 
 
@@ -193,7 +216,7 @@ async def test_the_line_of_a_bug(operator_pki: OperatorPKI, tmp_path: Path) -> N
             await desk.ca.handle(der)
     (told,) = lines
     assert told.pop("exc_info")
-    assert told == line("ca.failed", "error", der)
+    assert told == line("ca.failed", "error", der, outcome="failed")
 
 
 async def test_the_line_of_certificates_that_nobody_confirmed(
@@ -519,6 +542,7 @@ async def test_a_service_tells_what_its_http_refuses(
         "event": "http.refused",
         "log_level": "warning",
         "by": by,
+        "listener": "cmp",
         "peer": "127.0.0.1",
         "method": "POST",
         "path": "/cmp",

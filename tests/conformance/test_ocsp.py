@@ -210,7 +210,7 @@ async def test_an_older_answer_frees_nobody(site: Site) -> None:
     with capture_logs() as logs:
         assert await site.ask(device) == ["signerNotTrusted"]
     (refused,) = (line for line in logs if line["event"] == "revocation.responder_failed")
-    assert "older than the one in use" in refused["error"]
+    assert "older than the one in use" in refused["detail"]
 
 
 @pytest.mark.requirement(23)

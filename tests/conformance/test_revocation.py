@@ -216,7 +216,7 @@ async def test_a_crl_by_another_key_is_refused_and_the_old_one_kept(desk: Desk, 
         await desk.refresh(11)
     assert await desk.ask(device) == ["signerNotTrusted"]
     (failure,) = (line for line in logs if line["event"] == "revocation.failed")
-    assert "was not signed by the key of" in failure["error"]
+    assert "was not signed by the key of" in failure["detail"]
 
 
 @pytest.mark.requirement(23)

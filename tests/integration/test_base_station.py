@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +15,9 @@ from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.device.kinds import Fault
 from ra_gateway.keys import load_certificates
 from tests.support.commandline import PASSWORD, run, succeeded
-from tests.support.pki import VendorPKI
+from tests.support.pki import VendorPKI, make_root, write_certificates
 from tests.support.processes import GatewayProcess
-from tests.support.setups import make_setup
+from tests.support.setups import edit, make_setup
 
 
 @dataclass(frozen=True)
@@ -158,6 +159,110 @@ def test_a_shared_secret_in_place_of_a_certificate(
     ended = run(*options, "--secret-file", wrong, "--out", tmp_path / "none")
     assert ended.exit_code == 1
     assert "badMessageCheck" in ended.stderr or "wrongIntegrity" in ended.stderr
+
+
+@pytest.mark.parametrize("request_type", ["genm", "rr"])
+def test_questions_under_a_shared_secret(request_type: str, lab: Lab, tmp_path: Path) -> None:
+    """They are sent so, and this gateway takes them signed only: what it says is believed by the secret."""
+    saved = tmp_path / "messages"
+    own = ("--cert", lab.directory / "acme" / "device.pem") if request_type == "rr" else ()
+    options = (
+        "enroll",
+        "--url",
+        lab.gateway.url,
+        "--request",
+        request_type,
+        "--reference",
+        "enb-9",
+    )
+    secret = ("--secret-file", lab.directory / "secret")
+    ended = run(*options, *own, *secret, "--save-messages", saved)
+    assert (ended.exit_code, "wrongIntegrity" in ended.stderr) == (1, True), ended.stderr
+    sent = PKIMessage.from_der((saved / f"1-{request_type}.der").read_bytes())
+    assert sent.header.sender_kid == b"enb-9"
+
+
+def test_https(tmp_path: Path, vendor_pki: VendorPKI) -> None:
+    """The listener's root is trusted where it is given, and none without; a certificate is shown if it wants one."""
+    config = make_setup(tmp_path, vendors={"acme": vendor_pki})
+    vendor_pki.device("SN-000002").write(tmp_path / "acme", "device")
+    root = make_root("TLS root")
+    for name in ("gateway", "station"):
+        root.issue(name, san=["dns:localhost", "ip:127.0.0.1"]).write(tmp_path, f"tls-{name}")
+    write_certificates(tmp_path / "tls-root.pem", root.certificate)
+    tls = 'certificate_path = "tls-gateway.pem"\nkey_path = "tls-gateway.key"\n'
+    mutual = f'[server.tls]\n{tls}client_ca_paths = ["tls-root.pem"]\n'
+    edit(config, "[log]\n", f"{mutual}\n[log]\n")
+    trust = ("--tls-ca", tmp_path / "tls-root.pem")
+    shown = ("--tls-cert", tmp_path / "tls-station.pem", "--tls-key", tmp_path / "tls-station.key")
+    with GatewayProcess(config) as gateway:
+        assert gateway.url.startswith("http:")
+        url = ("--url", gateway.url.replace("http:", "https:"))
+        station = Lab(gateway, tmp_path, tmp_path / "operator" / "root.pem").station[3:]
+        first, subject = tmp_path / "first", ("--subject", "CN=enb-1")
+        ended = run("enroll", *url, *station, *subject, "--out", tmp_path / "none")
+        assert ended.exit_code == 1
+        assert "--tls-ca" in ended.stderr
+        ended = run("enroll", *url, *station, *subject, *trust, "--out", tmp_path / "none2")
+        assert (ended.exit_code, "--tls-cert" in ended.stderr) == (1, True), ended.stderr
+        succeeded("enroll", *url, *station, *subject, *trust, *shown, "--out", first)
+        succeeded(
+            *("renew", *url, *trust, *shown, "--trusted", first / "root.pem"),
+            *("--cert", first / "cert.pem", "--key", first / "key.pem", "--out", tmp_path / "next"),
+        )
+        ended = run("enroll", "--url", gateway.url, *station, *trust, "--out", tmp_path / "x")
+        assert (ended.exit_code, "go with an https URL" in ended.stderr) == (2, True)
+        ended = run(
+            "enroll", *url, *station, "--tls-ca", first / "key.pem", "--out", tmp_path / "x"
+        )
+        assert (ended.exit_code, ended.stderr.startswith("--tls-ca: ")) == (2, True)
+
+
+def test_whether_a_gateway_would_take_a_message(lab: Lab, tmp_path: Path) -> None:
+    """By the gateway's own steps, with nothing asked of a CA and nothing kept; whether it is of now or of yesterday."""
+    config = lab.directory / "gateway.toml"
+    saved = tmp_path / "messages"
+    names = ("--subject", "CN=enb-6", "--save-messages", saved)
+    succeeded(*lab.station, *names, "--out", tmp_path / "new")
+    judge = ("show", "--config", config)
+    for _ in range(2):  # what is judged leaves nothing behind
+        *_, verdict = succeeded(*judge, saved / "1-ir.der").splitlines()
+        assert verdict.endswith(
+            "UTC: endpoint ran takes it, and asks upstream bundled for CN=enb-6; "
+            "it is from CN=SN-000001,O=ACME Radio of acme."
+        ), verdict
+    ended = run(*judge, "--json", saved / "3-certConf.der")
+    (told,) = json.loads(ended.stdout)["verdicts"]
+    assert (ended.exit_code, told["accepted"]) == (1, False)
+    assert "which the running gateway alone knows" in told["said"]
+    ended = run(*judge, saved / "2-ip.der")
+    assert (ended.exit_code, "ip is not a request served here" in ended.stdout) == (1, True)
+    for fault, told in (
+        ("pop", "refuses it with badPOP: "),
+        ("no-chain", "refuses it with signerNotTrusted: no path from "),
+        ("clock", "refuses it with badTime: messageTime "),
+    ):
+        wrong = tmp_path / fault
+        run(*lab.station, *names[:3], wrong, "--fault", fault, "--out", tmp_path / "none")
+        ended = run(*judge, wrong / "1-ir.der")
+        assert (ended.exit_code, told in ended.stdout) == (1, True), ended
+        lines = [line for line in ended.stdout.splitlines() if line.startswith("verdict, at ")]
+        assert ["takes it" in line for line in lines] == (
+            [False, True] if fault == "clock" else [False]
+        )
+    ended = run(*judge, "--endpoint", "other", saved / "1-ir.der")
+    assert (ended.exit_code, ended.stderr) == (2, "--endpoint: 'other' is none. Name one of ran\n")
+    genm = (
+        *lab.station,
+        "--trusted",
+        lab.root,
+        "--request",
+        "genm",
+        "--save-messages",
+        tmp_path / "g",
+    )
+    succeeded(*genm)
+    assert "takes it, and asks upstream bundled" in succeeded(*judge, tmp_path / "g" / "1-genm.der")
 
 
 WRONG = {

@@ -95,7 +95,8 @@ def running(directory: Path, config: Path, vendor: VendorPKI) -> Iterator[Site]:
 
 def status_ports(ca: CAProcess) -> list[int]:
     """Return the ports its status listener has had."""
-    return [event["port"] for event in ca.events if event["event"] == "ca.status"]
+    listens = [event["listen"] for event in ca.events if event["event"] == "ca.status"]
+    return [int(where.rpartition(":")[2]) for where in listens]
 
 
 @pytest.fixture

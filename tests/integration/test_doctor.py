@@ -33,7 +33,7 @@ from ra_gateway.config.ca_tables import CAConfig
 from ra_gateway.config.reading import load, parse
 from ra_gateway.config.tables import GatewayConfig
 from ra_gateway.errors import PKIFailureInfo
-from ra_gateway.keys import write_new
+from ra_gateway.files import write_new
 from tests.support.commands import run_command
 from tests.support.crls import make_crl
 from tests.support.ejbca import (
@@ -1142,6 +1142,7 @@ TEXTS: list[tuple[str, PKIFailureInfo | None, BodyType, str]] = [
     ("HTTP 500 without a CMP message: ''", None, BodyType.ir, "log of the CA"),
     ("HTTP 503 without a CMP message: '<h1>'", None, BodyType.ir, "rate limits"),
     ("HTTP 200 without a CMP message: '<html>'", None, BodyType.ir, "upstreams.{name}.url"),
+    ("cannot connect to ca:80: Connection refused", None, BodyType.ir, "firewalls on the way"),
     ("no answer in time from http://ca", None, BodyType.ir, "deadline_seconds"),
     ("", PKIFailureInfo.signerNotTrusted, BodyType.ir, "ra-gateway ca ra add"),
     ("", PKIFailureInfo.notAuthorized, BodyType.ir, "ra-gateway ca ra show"),

@@ -18,7 +18,7 @@ from ra_gateway.app.doctor.results import Verdict
 from ra_gateway.cmp.codes import BodyType
 from ra_gateway.config.reading import load
 from ra_gateway.errors import PKIFailureInfo
-from ra_gateway.keys import write_new
+from ra_gateway.files import write_new
 from tests.support.commandline import run, succeeded
 from tests.support.pki import VendorPKI
 from tests.support.setups import edit, http_upstream, make_setup, set_upstream

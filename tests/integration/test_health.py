@@ -188,7 +188,7 @@ def test_systemd_is_told(
         assert told("READY=1") == ["READY=1"]
         started = gateway.await_event("started")
         assert started["endpoints"] == ["ran /.well-known/cmp /pkix"]
-        assert len(started["configuration"]) == 16
+        assert len(started["digest"]) == 16
         gateway.stop()
         told("STOPPING=1")
 

@@ -104,6 +104,8 @@ async def test_a_device_is_looked_up(tables: Tables, inventory: SQLInventory) ->
     assert await inventory.find("acme", "SN2") == InventoryEntry("", (), False)
     assert await inventory.find("other", "SN1") is None
     assert await inventory.find("acme", "' OR 1=1 --") is None
+    tables.execute("INSERT INTO inventory VALUES ('ra:ran', 'serialNumber=1,CN=a', '', '', true)")
+    assert await inventory.find("ra:ran", "2.5.4.5=1,CN=a") == InventoryEntry("", (), True)
     tables.execute("DELETE FROM inventory WHERE identity = 'SN1'")
     assert await inventory.find("acme", "SN1") is None
 

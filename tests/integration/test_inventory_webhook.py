@@ -20,11 +20,13 @@ from ra_gateway.app.application import Application
 from ra_gateway.app.webhook import WebhookInventory
 from ra_gateway.config.reading import load
 from ra_gateway.config.service_tables import InventoryHTTPConfig
+from ra_gateway.device import client
 from ra_gateway.errors import ConfigError, PKIFailureInfo, ServiceFailure, StoreUnavailable
 from ra_gateway.events import Component, Fact, RequestHandled
 from ra_gateway.ra.ports import InventoryEntry
 from tests.support.commandline import run
 from tests.support.pki import VendorPKI
+from tests.support.raw_http import until
 from tests.support.setups import edit, make_setup
 from tests.support.stations import Station
 
@@ -103,9 +105,9 @@ async def test_a_device_is_asked_for(service: Service) -> None:
 
 
 async def test_an_answer_is_remembered_for_a_while(service: Service) -> None:
-    """Whichever it was, however the device spells itself, and for so many devices."""
+    """Whichever it was, and for so many devices."""
     inventory = service.inventory(cache_seconds=10.0, cache_max_devices=2)
-    for identity in ("SN1", "sn1", "SN2", "SN1"):
+    for identity in ("SN1", "SN2", "SN1"):
         await inventory.find("acme", identity)
     await inventory.find("other", "SN1")  # of another vendor: the third, and the first is forgotten
     assert len(service.questions) == 3
@@ -122,6 +124,24 @@ async def test_an_answer_is_remembered_for_a_while(service: Service) -> None:
         await asked_each_time.find("acme", "SN1")
     assert len(service.questions) == 7
     await asked_each_time.close()
+
+
+async def test_an_answer_is_for_the_spelling_that_was_asked_for(service: Service) -> None:
+    """Who keeps the list may tell capitals apart: then one device neither shuts another out nor gets its name."""
+
+    async def strict(_request: web.Request) -> web.StreamResponse:
+        return await says(
+            LISTED if service.questions[-1]["identity"] == "SN1" else {"listed": False}
+        )
+
+    service.answer = strict
+    inventory = service.inventory(cache_seconds=10.0)
+    for _ in range(2):
+        assert await inventory.find("acme", "sn1") is None
+        assert await inventory.find("acme", "SN1") is not None
+        assert await inventory.find("acme", " SN1") is None
+    assert len(service.questions) == 3
+    await inventory.close()
 
 
 async def cut(request: web.Request) -> web.StreamResponse:
@@ -233,23 +253,25 @@ def test_a_secret_that_is_none_is_refused(secret: Path, content: str) -> None:
     assert len(content) < 10 or content not in str(caught.value)
 
 
-def webhook(config: Path, url: str) -> None:
+def asking(config: Path, url: str, secret: Path) -> Path:
     """Have a gateway ask there for each device of acme."""
+    config.with_name(secret.name).touch(0o600)
+    config.with_name(secret.name).write_bytes(secret.read_bytes())
     rules = '[vendors.acme.identity]\ninventory = "required"\nidentity_from = "cn"'
     edit(config, "[vendors.acme.identity]", rules)
     config.write_text(
         f'{config.read_text()}\n[inventory.http]\nurl = "{url}"\nsecret_path = "webhook.secret"\n'
     )
+    return config
 
 
 async def test_a_gateway_that_asks(
     service: Service, tmp_path: Path, secret: Path, vendor_pki: VendorPKI
 ) -> None:
     """A listed device enrols in the name that is answered; while nobody answers, it is told to come later."""
-    config = make_setup(tmp_path / "site", vendors={"acme": vendor_pki})
-    (config.parent / secret.name).write_bytes(secret.read_bytes())
-    (config.parent / secret.name).chmod(0o600)
-    webhook(config, service.url)
+    config = asking(
+        make_setup(tmp_path / "site", vendors={"acme": vendor_pki}), service.url, secret
+    )
     facts: list[Fact] = []
     application = Application(load(config), sink=facts.append)
     await application.start()
@@ -286,9 +308,7 @@ def test_commands_say_that_there_is_no_list_here(
 ) -> None:
     """And a file can be checked all the same; the doctor says that nobody answers."""
     config = make_setup(tmp_path / "site", vendors={"acme": vendor_pki})
-    (config.parent / secret.name).write_bytes(secret.read_bytes())
-    (config.parent / secret.name).chmod(0o600)
-    webhook(config, "http://127.0.0.1:9/devices")
+    asking(config, "http://127.0.0.1:9/devices", secret)
     assert run("check-config", "--config", config).exit_code == 0
     given = tmp_path / "given.csv"
     given.write_text("domain,identity,subject,san,enabled\nacme,1,,,true\n")
@@ -301,3 +321,36 @@ def test_commands_say_that_there_is_no_list_here(
     (row,) = [row for row in rows if row["subject"] == "inventory"]
     assert row["verdict"] == "fault"
     assert "http://127.0.0.1:9/devices" in row["tried"]
+
+
+async def test_a_question_that_is_asked_over_a_reload_is_answered(
+    service: Service, tmp_path: Path, secret: Path, vendor_pki: VendorPKI
+) -> None:
+    """What asked it is closed once the answer has come."""
+    config = asking(
+        make_setup(tmp_path / "site", vendors={"acme": vendor_pki}), service.url, secret
+    )
+    may_answer = asyncio.Event()
+
+    async def late(_: web.Request) -> web.StreamResponse:
+        await may_answer.wait()
+        return await says(
+            LISTED | {"subject": "CN=enb-1.example.net,O=Example Operator", "san": []}
+        )
+
+    service.answer = late
+    application = Application(load(config), sink=lambda _: None, read=lambda: load(config))
+    host, port = await application.start()
+    station = Station("enb-1", vendor_pki, config.parent / "operator" / "root.pem")
+    url = f"http://{host}:{port}/.well-known/cmp"
+    try:
+        async with client.open_session() as session:
+            ir = await station.enrollment.request()
+            waiting = asyncio.create_task(client.post(session, url, ir))
+            await until(lambda: bool(service.questions))
+            await application.reload()
+            await asyncio.sleep(0.05)
+            may_answer.set()
+            await station.confirmation(await waiting)
+    finally:
+        await application.stop()

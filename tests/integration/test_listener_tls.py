@@ -21,7 +21,7 @@ from ra_gateway.app.warnings import warnings
 from ra_gateway.cmp.oids import OID
 from ra_gateway.config.reading import load, load_ca
 from ra_gateway.errors import ConfigError
-from ra_gateway.events import ConfigurationReloaded, Fact, ReloadRefused
+from ra_gateway.events import ConfigurationReloaded, Fact, HTTPRefused, ReloadRefused
 from ra_gateway.keys import write_private_key
 from tests.support.commandline import run
 from tests.support.patience import PATIENCE_SECONDS
@@ -120,6 +120,31 @@ async def test_services_speak_tls(config: Path, serve: Callable[[Path], object])
                 await get(url, client(stranger))
 
 
+async def test_one_issuing_ca_lets_in_whom_it_issued_for(config: Path) -> None:
+    """And nobody else below its root: where that has issued for base stations, these are not monitoring."""
+    monitoring = ROOT.issue_ca("monitoring CA")
+    write_certificates(config.parent / "tls-root.pem", monitoring.certificate)
+    async with gateway(config) as (service, _):
+        url = f"{service.management.url}/livez"
+        assert await get(url, client(monitoring.issue("prometheus"))) == 200
+        for other in (certificate("station"), ROOT.issue_ca("monitoring CA").issue("prometheus")):
+            with pytest.raises((aiohttp.ClientError, OSError)):
+                await get(url, client(other))
+
+
+async def test_whom_management_does_not_let_in_is_told(config: Path) -> None:
+    """Else nobody would find out why Prometheus has nothing of a gateway; and it is no base station's failure."""
+    facts: list[Fact] = []
+    async with gateway(config, facts) as (service, _):
+        url = f"{service.management.url}/metrics"
+        with pytest.raises((aiohttp.ClientError, OSError)):
+            await get(url, client())
+        await until(lambda: any(isinstance(fact, HTTPRefused) for fact in facts), "telling")
+    told, *_ = (fact for fact in facts if isinstance(fact, HTTPRefused))
+    assert (told.listener, told.peer) == ("management", "127.0.0.1")
+    assert told.reason == "the TLS handshake failed: peer did not return a certificate"
+
+
 @pytest.mark.parametrize("serve", [gateway, ca])
 async def test_changed_files_are_taken_up(
     config: Path, monkeypatch: pytest.MonkeyPatch, serve: Callable[[Path], object]
@@ -190,7 +215,7 @@ async def test_a_certificate_that_ends_is_warned_of(config: Path, days: int, eve
         async with gateway(config):
             await until(lambda: any(line["event"] == event for line in log), "warning")
     lines = [line for line in log if line["event"] == event]
-    assert [line["listener"] for line in lines] == ["server.tls", "management.tls"]
+    assert [line["setting"] for line in lines] == ["server.tls", "management.tls"]
     told = [(problem.path, problem.what) for problem in warnings(load(config), now)]
     assert [path for path, _ in told if "tls" in path] == [
         "server.tls.certificate_path",

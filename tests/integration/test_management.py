@@ -113,6 +113,20 @@ async def test_paths(
         assert (await get(node.application, path, method))[0] == status
 
 
+@pytest.mark.parametrize("version", ["x", "1.x", ".", "-1.0.0", "1.0.0;escaping=x", ""])
+async def test_whoever_asks_for_a_format_that_there_is_not_gets_one_that_there_is(
+    tmp_path: Path, vendor_pki: VendorPKI, version: str
+) -> None:
+    accept = {"Accept": f"application/openmetrics-text;version={version}"}
+    async with (
+        running(make_setup(tmp_path, vendors={"acme": vendor_pki})) as node,
+        aiohttp.ClientSession(headers=accept) as session,
+        session.get(f"{node.application.management.url}/metrics") as response,
+    ):
+        assert response.status == 200
+        assert "ra_gateway_build_info" in await response.text()
+
+
 async def test_it_can_be_closed(tmp_path: Path, vendor_pki: VendorPKI) -> None:
     config = make_setup(tmp_path, vendors={"acme": vendor_pki})
     edit(config, "[log]", "[management]\nenabled = false\n\n[log]")

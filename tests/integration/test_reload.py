@@ -9,14 +9,19 @@ import re
 import secrets
 import signal
 import subprocess
+import sys
+import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from aiohttp import web
 
 from ra_gateway.app import application
+from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.mac import MACBounds, MACCredential, SharedSecret, mac_parameters
 from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.device import client
@@ -29,21 +34,24 @@ from ra_gateway.events import (
     InventoryChanged,
     InventoryRefused,
     ReloadRefused,
+    UpstreamFailed,
 )
 from ra_gateway.revocation.refreshing import Revocation
+from ra_gateway.server.cmp import CMPListener
 from ra_gateway.stores import inventory
 from ra_gateway.stores.secrets import SecretFile
 from tests.support.commandline import run, succeeded
 from tests.support.credentials import cmp_credential
+from tests.support.http_ca import ScriptedCA, Visit
 from tests.support.mac import pbm
 from tests.support.pki import VendorPKI, make_vendor_pki, write_certificates
 from tests.support.polling import settled
 from tests.support.ports import free_port
 from tests.support.processes import CAProcess, GatewayProcess, ServerProcess
-from tests.support.raw_http import until
+from tests.support.raw_http import Client, request, until
 from tests.support.redis_server import RedisServer
 from tests.support.reloading import other_vendor, serving
-from tests.support.setups import edit, make_setup
+from tests.support.setups import edit, http_upstream, make_setup
 
 
 @pytest.fixture
@@ -177,6 +185,58 @@ async def test_under_load_nothing_fails(config: Path, vendor_pki: VendorPKI) -> 
         over.set()
         counts = await asyncio.gather(*stations)
     assert all(counts)
+
+
+async def test_what_is_under_way_at_the_ca_is_heard_to_its_end(
+    tmp_path: Path, vendor_pki: VendorPKI
+) -> None:
+    """The connection on which the CA was asked is closed once its answer has come."""
+    may_answer = asyncio.Event()
+
+    async def late(visit: Visit) -> None:
+        await may_answer.wait()
+        visit.answer()
+
+    authority = ScriptedCA(late)
+    async with await asyncio.start_server(authority.serve, "127.0.0.1", 0) as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/cmp"
+        config = make_setup(tmp_path, vendors={"acme": vendor_pki}, upstream=http_upstream(url))
+        async with serving(config) as site:
+            waiting = asyncio.create_task(site.enrol(vendor_pki, "A1"))
+            await until(lambda: bool(authority.visits))
+            await site.application.reload()
+            await asyncio.sleep(0.05)
+            may_answer.set()
+            with pytest.raises(EnrollmentRefused):
+                await waiting
+        await authority.stop()
+    failed = [fact for fact in site.facts if isinstance(fact, UpstreamFailed)]
+    assert ["badDataFormat" in fact.detail for fact in failed] == [True], failed
+
+
+async def test_a_message_that_comes_slowly_is_answered_by_the_rules_of_its_end(
+    config: Path, vendor_pki: VendorPKI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its head came before a reload and its body after: what answered then may be closed by now."""
+    is_reading, read = asyncio.Event(), CMPListener.body
+
+    async def told(listener: CMPListener, request: web.BaseRequest) -> bytes:
+        is_reading.set()
+        return await read(listener, request)
+
+    monkeypatch.setattr(CMPListener, "body", told)
+    async with serving(config) as site:
+        rivet = other_vendor(config, "rivet")
+        octets = request(await site.enrollment(cmp_credential(rivet.device("R1"))).request())
+        host, _, port = site.url.removeprefix("http://").partition(":")
+        reader, writer = await asyncio.open_connection(host, port)
+        writer.write(octets[:-1])
+        await is_reading.wait()
+        await site.application.reload()
+        writer.write(octets[-1:])
+        answer = await Client(reader, writer).response()
+        writer.close()
+    assert PKIMessage.from_der(answer.body).body_type is BodyType.ip
 
 
 MAC = """
@@ -525,3 +585,44 @@ def test_the_command_says_what_came_of_a_reload(config: Path) -> None:
         told(2)
         reloads = [event for event in gateway.events if event["event"].startswith("config.reload")]
     assert [event["event"] for event in reloads] == ["config.reloaded", "config.reload_refused"]
+
+
+class NamesAnother(BaseHTTPRequestHandler):
+    """Stands where the management listener would, and names a process of somebody else's."""
+
+    pid = 0
+
+    def do_GET(self) -> None:
+        body = json.dumps({"pid": self.pid, "reloads": {"count": 0, "refused": 0, "last": None}})
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(body.encode())
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+def test_the_command_hangs_up_nobody_else(config: Path) -> None:
+    """While no gateway runs, any user of the machine may listen there; and all that is Python is one file."""
+    script = "import sys; print(flush=True); sys.stdin.read()"
+    with (
+        HTTPServer(("127.0.0.1", 0), NamesAnother) as server,
+        subprocess.Popen(
+            [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        ) as bystander,
+    ):
+        assert bystander.stdout is not None
+        bystander.stdout.readline()
+        NamesAnother.pid = bystander.pid
+        asked = threading.Thread(target=server.serve_forever)
+        asked.start()
+        config.write_text(
+            f"{config.read_text()}\n[management]\nlisten_port = {server.server_port}\n"
+        )
+        ended = run("reload", "--config", config)
+        server.shutdown()
+        asked.join()
+        bystander.communicate()
+    assert ended.exit_code == 1
+    assert f"names the process {bystander.pid}, which is no service" in ended.stderr
+    assert bystander.returncode == 0

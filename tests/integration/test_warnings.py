@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 
 from ra_gateway.app import warnings
 from ra_gateway.app.idle import of_inventory
@@ -274,6 +275,69 @@ CASES |= {
         open_to_others("ca/issuing.pem", 0o664),
         "ca.directory_path",
         "issuing.pem",
+    ),
+}
+
+
+def intermediate(certificate: x509.Certificate) -> Change:
+    """Return what lists another CA of a vendor."""
+
+    def change(config: Path) -> None:
+        write_certificates(config.parent / "more.pem", certificate)
+        anchors = 'anchors_paths = ["acme/root.pem"]'
+        edit(config, anchors, f'{anchors}\nintermediates_paths = ["more.pem"]')
+
+    return change
+
+
+def crl_is(octets: Callable[[Path], bytes], mode: str = "soft") -> Change:
+    """Return what gives a vendor a file of CRLs."""
+
+    def change(config: Path) -> None:
+        (config.parent / "acme.crl").write_bytes(octets(config))
+        table = f'[vendors.acme.revocation]\nmode = "{mode}"\ncrl_paths = ["acme.crl"]\n'
+        config.write_text(f"{config.read_text()}\n{table}")
+
+    return change
+
+
+STRANGER = make_root("Stranger")
+
+
+def strangers_crl() -> bytes:
+    return make_crl(STRANGER, this_update=datetime.now(UTC), lifetime=timedelta(days=100))
+
+
+CASES |= {
+    "a device among the intermediates": (
+        intermediate(STRANGER.issue("enb-1").certificate),
+        "vendors.acme.intermediates_paths: CN=enb-1 is no CA certificate",
+        "a device brings its own",
+    ),
+    "an intermediate of another root": (
+        intermediate(STRANGER.issue_ca("Stranger Sub").certificate),
+        "vendors.acme.intermediates_paths: CN=Stranger Sub, of CN=Stranger",
+        "List its root in vendors.acme.anchors_paths",
+    ),
+    "the operator's root as a vendor's": (
+        replaced('anchors_paths = ["acme/root.pem"]', 'anchors_paths = ["operator/root.pem"]'),
+        "vendors.acme.anchors_paths: CN=Example Operator Root CA,O=Example Operator is an anchor of the operator too",
+        "List the vendor's own root",
+    ),
+    "a CRL that is none": (
+        crl_is(lambda config: (config.parent / "acme" / "root.pem").read_bytes()),
+        "vendors.acme.revocation.crl_paths: ",
+        "Put the CRL of the CA there",
+    ),
+    "a CRL of somebody else": (
+        crl_is(lambda _: strangers_crl()),
+        "neither among the anchors nor among the intermediates",
+        "List that CA in intermediates_paths",
+    ),
+    "CRLs that nobody looks at": (
+        crl_is(lambda _: strangers_crl(), "off"),
+        "vendors.acme.revocation.mode: is off, so that nobody looks at crl_paths",
+        'Set it to "hard"',
     ),
 }
 

@@ -135,8 +135,69 @@ def test_a_revoked_certificate_is_told(site: Path, tmp_path: Path) -> None:
     assert "enrol anew" in todo(found)
 
 
+def found_without_log(site: Path, what: str) -> list[dict[str, str]]:
+    """What inventory, ledger and trust alone say."""
+    found: list[dict[str, str]] = json.loads(succeeded("why", what, "--config", site, "--json"))
+    return found
+
+
+@pytest.mark.parametrize("what", ["A001", SERVED, "A001.ran.example.net"])
+def test_who_is_blocked_is_told_without_a_log(site: Path, what: str) -> None:
+    """By whatever names the device, as `ca history` takes it: its vendor's identity, too."""
+    succeeded("ca", "entity", "block", SERVED, "--config", site)
+    try:
+        found = found_without_log(site, what)
+    finally:
+        succeeded("ca", "entity", "unblock", SERVED, "--config", site)
+    assert f"the end entity {SERVED} is blocked" in said(found, "ledger")
+    assert f"certificate {serial_of(site)} for {SERVED}" in said(found, "ledger")
+    assert f"ca entity unblock '{SERVED}'" in todo(found)
+
+
+def serial_of(site: Path) -> str:
+    """The serial number of the one certificate of a base station."""
+    listed = succeeded("ca", "list", "--config", site).splitlines()
+    return next(line for line in listed if SERVED in line).split()[0]
+
+
+@pytest.mark.parametrize("upper", [False, True])
+def test_a_serial_number_is_looked_up_in_the_ledger_alone(site: Path, upper: bool) -> None:
+    """It names no device of the inventory; the device that has it is looked up there."""
+    serial = serial_of(site)
+    found = found_without_log(site, serial.upper() if upper else serial)
+    assert f"the end entity {SERVED} is active" in said(found, "ledger")
+    assert "A001 of acme is listed, enabled" in said(found, "inventory")
+
+
+def test_who_is_of_another_vendor_is_not_to_be_listed(site: Path) -> None:
+    """Names of CAs are no device's, and a line in the inventory would help nobody whose root is unknown."""
+    found = why(site, "A006")
+    assert said(found, "inventory") == "A006 of acme is listed, enabled"
+    log = (site.parent / "log").read_text().replace("A006", "A016")
+    options = ("why", "A016", "--config", site, "--log", "-", "--json")
+    found = json.loads(succeeded(*options, stdin=log.encode()))
+    assert said(found, "inventory") == ""
+    assert "none of the CAs that are configured" in said(found, "trust")
+
+
+def test_the_address_of_a_base_station_finds_what_failed_below_cmp(site: Path) -> None:
+    """Whoever has the wrong path, method or content type is known by its address alone."""
+    lines = [
+        {"event": "http.refused", "peer": f"192.0.2.{number}", "method": "POST", "path": "/pki", "status": status,
+         "reason": "No CMP endpoint has this path.", "timestamp": "2026-11-30T10:00:00Z"}
+        for number, status in ((7, 404), (7, 404), (77, 405))
+    ]  # fmt: skip
+    log = (site.parent / "log").read_text() + "".join(json.dumps(line) + "\n" for line in lines)
+    options = ("why", "192.0.2.7", "--config", site, "--log", "-", "--json")
+    found = json.loads(succeeded(*options, stdin=log.encode()))
+    assert [item["source"] for item in found] == ["log"]
+    assert "2 requests of it failed below CMP, the last at 2026-11-30T10:00:00Z" in found[0]["said"]
+    assert "POST /pki 404 No CMP endpoint has this path" in found[0]["said"]
+    assert "endpoints.NAME.paths" in found[0]["todo"]
+
+
 def test_who_never_came_is_told_apart(site: Path) -> None:
-    """No line is about it; what failed below CMP is told instead."""
+    """No line is about it; what failed below CMP is told instead, and not what monitoring failed at."""
     refused: dict[str, Any] = {
         "event": "http.refused",
         "peer": "192.0.2.7",
@@ -144,10 +205,13 @@ def test_who_never_came_is_told_apart(site: Path) -> None:
         "path": "/pki",
     }
     refused |= {"status": 404, "reason": "No CMP endpoint has this path."}
-    log = (site.parent / "log").read_text() + json.dumps(refused) + "\n"
+    monitoring = refused | {"listener": "management", "peer": "192.0.2.99"}
+    lines = (refused | {"listener": "cmp"}, refused, monitoring)
+    log = (site.parent / "log").read_text() + "".join(f"{json.dumps(line)}\n" for line in lines)
     options = ("why", "A999", "--config", site, "--log", "-")
     found: list[dict[str, str]] = json.loads(succeeded(*options, "--json", stdin=log.encode()))
     assert "no message of it came so far as CMP" in found[0]["said"]
+    assert "2 requests of anybody failed below CMP" in found[1]["said"]
     assert "from 192.0.2.7: POST /pki 404" in found[1]["said"]
 
 

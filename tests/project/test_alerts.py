@@ -211,6 +211,17 @@ def test_every_alert_has_its_case() -> None:
     assert len(set(ALERTS)) == len(ALERTS)
 
 
+def test_every_alert_has_its_section() -> None:
+    """On the page that says what to do, in the same order, and each rule leads to its own."""
+    page = (DEPLOY.parent / "docs/alerts.md").read_text()
+    sections = re.split(r"^##? ", page, flags=re.MULTILINE)[1:]
+    named = [text.split("\n")[0] for text in sections if text.startswith("RAGateway")]
+    assert named == ALERTS
+    assert [text for text in sections if text.startswith("RAGateway") and len(text) < 200] == []
+    urls = re.findall(r"^ +runbook_url: (.*)$", RULES.read_text(), flags=re.MULTILINE)
+    assert urls == [f"docs/alerts.md#{name.lower()}" for name in ALERTS]
+
+
 def test_the_rules_are_rules() -> None:
     told = promtool("check", "rules", RULES)
     assert f"SUCCESS: {len(ALERTS)} rules found" in told

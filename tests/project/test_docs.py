@@ -189,6 +189,29 @@ def test_the_documents_name_files_that_exist() -> None:
     assert dead == []
 
 
+def anchors(page: Path) -> set[str]:
+    """Return what links into a page may name: its headings as GitHub and Markdown's own tools write them."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    plain = (re.sub(r"\[([^\]]*)\]\([^)]*\)|[`*]", r"\1", heading) for heading in headings)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in plain}
+
+
+def test_links_lead_to_sections() -> None:
+    """A link with # names a heading of the page that it leads to."""
+    links = [
+        (document, document.parent / target if target else document, anchor)
+        for document in PAGES
+        for target, anchor in re.findall(r"\]\((?!http)([^)#]*)#([^)]+)\)", document.read_text())
+    ]
+    assert len(links) > 30
+    dead = [
+        f"{document.name}: {page.name}#{anchor}"
+        for document, page, anchor in links
+        if anchor not in anchors(page)
+    ]
+    assert dead == []
+
+
 def test_the_documents_name_targets_that_make_has() -> None:
     """`make WORD` on any page is a target of the Makefile."""
     targets = set(re.findall(r"^([a-z-]+):.*##", (ROOT / "Makefile").read_text(), re.MULTILINE))
@@ -199,12 +222,6 @@ def test_the_documents_name_targets_that_make_has() -> None:
     }
     assert named - targets == set()
     assert {"demo", "test", "fuzz-cost"} <= named
-
-
-def test_the_index_lists_every_page() -> None:
-    """docs/README.md links to each of the others."""
-    linked = set(re.findall(r"\]\(([\w-]+\.md)\)", (ROOT / "docs/README.md").read_text()))
-    assert linked == {page.name for page in ROOT.glob("docs/*.md")} - {"README.md"}
 
 
 def test_the_table_of_rooms_names_what_the_package_has() -> None:

@@ -168,6 +168,33 @@ def test_the_check_finds_object_identifiers() -> None:
     assert dotted("x = ('0.0.0.0', '2.5.0', 'serialNumber (2.5.4.5)', '1.2.3.4')") == []
 
 
+# --- names ------------------------------------------------------------------------------------------------------
+
+
+def names_by_number(source: str) -> list[str]:
+    """Return the texts in which a name is put as it is compared and stored: people get `readable`."""
+    return [
+        ast.unparse(text)
+        for text in ast.walk(ast.parse(source))
+        if isinstance(text, ast.JoinedStr)
+        for call in ast.walk(text)
+        if isinstance(call, ast.Call)
+        and getattr(call.func, "id", getattr(call.func, "attr", "")) == "rfc4514"
+    ]
+
+
+def test_people_are_shown_attributes_by_their_names() -> None:
+    """In whatever is written for them; `names` itself makes the texts that are compared."""
+    shown = {path: names_by_number(path.read_text()) for path in PACKAGE.rglob("*.py")}
+    del shown[PACKAGE / "cmp" / "names.py"]
+    assert {path: found for path, found in shown.items() if found} == {}
+
+
+def test_the_check_finds_names_by_number() -> None:
+    assert names_by_number("f'{names.rfc4514(der)} is unknown'") != []
+    assert names_by_number("f'{readable(der)} is not {rfc4514}'; rfc4514(der)") == []
+
+
 # --- the heart of the gateway ---------------------------------------------------------------------------------
 
 HEART = PACKAGE / "ra"

@@ -20,6 +20,7 @@ from typing import Final
 from ra_gateway.cli.main import main as ra_gateway
 from tests.support import linting
 from tests.support.patience import PATIENCE_SECONDS
+from tests.support.users import become
 
 _FORKING: Final = multiprocessing.get_context("forkserver")
 _FORKING.set_forkserver_preload(["tests.support.preloaded"])
@@ -32,10 +33,15 @@ class Command:
         arguments: Behind the program's name.
         output_path: Where standard output goes, appended.
         errors_path: Where standard error goes, appended; with standard output if absent.
+        user: Number of the user and the group that it runs as, which only root can say.
     """
 
     def __init__(
-        self, *arguments: str | Path, output_path: Path, errors_path: Path | None = None
+        self,
+        *arguments: str | Path,
+        output_path: Path,
+        errors_path: Path | None = None,
+        user: int | None = None,
     ) -> None:
         self._process = _FORKING.Process(
             target=_run,
@@ -46,6 +52,7 @@ class Command:
                 dict(os.environ),
                 Path.cwd(),
                 linting.delivery(),
+                user,
             ),
             daemon=True,  # what a failing test leaves ends with the tests
         )
@@ -104,8 +111,9 @@ def _run(
     environment: Mapping[str, str],
     directory: Path,
     delivery: Path | None,
+    user: int | None,
 ) -> None:
-    linting.deliver(delivery)
+    linting.deliver(delivery if user is None else None)  # where no other user can write
     appending = os.O_WRONLY | os.O_CREAT | os.O_APPEND
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(os.open(output_path, appending, 0o600), 1)
@@ -114,4 +122,6 @@ def _run(
     os.environ.update(environment)
     os.chdir(directory)
     sys.argv = ["ra-gateway", *arguments]
+    if user is not None:
+        become(user)
     ra_gateway()

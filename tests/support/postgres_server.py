@@ -33,7 +33,12 @@ _OPTIONS = (
 )
 
 
-def _binary(name: str) -> str:
+def postgres_binary(name: str) -> str:
+    """Return the path of one of the machine's programs of PostgreSQL, of the newest release there is.
+
+    Raises:
+        RuntimeError: There is none; the text says how to install it.
+    """
     found = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"))
     program = str(found[-1]) if found else shutil.which(name)
     if program is None:
@@ -59,7 +64,7 @@ class PostgresServer:
     def __init__(self, *, durable: bool = False) -> None:
         self._options = (*_OPTIONS, f"fsync={'on' if durable else 'off'}")
         self.port = 0
-        self._binary = _binary("postgres")
+        self._binary = postgres_binary("postgres")
         self._directory = Path()
         self._process: subprocess.Popen[bytes] | None = None
         self._numbers = itertools.count(1)
@@ -170,7 +175,7 @@ class PostgresServer:
         password.write_text(_PASSWORD)
         password.chmod(0o644)
         subprocess.run(
-            [_binary("initdb"), "-D", self._data, "-U", _USER, "-A", "scram-sha-256",
+            [postgres_binary("initdb"), "-D", self._data, "-U", _USER, "-A", "scram-sha-256",
              f"--pwfile={password}", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync"],
             check=True, cwd=self._directory, capture_output=True, **_as_user(),
         )  # fmt: skip
@@ -189,7 +194,7 @@ class PostgresServer:
 
     def _run(self, program: str, *arguments: str) -> str:
         done = subprocess.run(
-            [_binary(program), "-h", "127.0.0.1", "-p", str(self.port), "-U", _USER, *arguments],
+            [postgres_binary(program), "-h", "127.0.0.1", "-p", str(self.port), "-U", _USER, *arguments],
             cwd="/", env=os.environ | {"PGPASSWORD": _PASSWORD}, capture_output=True, text=True,
             timeout=PATIENCE_SECONDS, check=False,
         )  # fmt: skip

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Final, Self
 
 from tests.support.commands import Command
+from tests.support.log_table import faults
 from tests.support.patience import PATIENCE_SECONDS
 from tests.support.ports import LocalServer
 
@@ -32,13 +33,17 @@ class ServerProcess(LocalServer):
         config_path: Of its configuration; several processes may share one.
         log_path: Where its output goes, appended over restarts; by default a new file beside the
             configuration.
+        user: Whom it runs as, by number, if not the tests' own user.
     """
 
     command: ClassVar[tuple[str, ...]]
     table: ClassVar[str]
 
-    def __init__(self, config_path: Path, log_path: Path | None = None) -> None:
+    def __init__(
+        self, config_path: Path, log_path: Path | None = None, *, user: int | None = None
+    ) -> None:
         self.config_path = config_path
+        self.user = user
         self.port = 0
         self._process: Command | None = None
         if log_path is None:
@@ -81,7 +86,11 @@ class ServerProcess(LocalServer):
         assert self._process is None, "it runs already"
         written_bytes = self.log_path.stat().st_size
         self._process = Command(
-            *self.command, "--config", self._config_to_use(), output_path=self.log_path
+            *self.command,
+            "--config",
+            self._config_to_use(),
+            output_path=self.log_path,
+            user=self.user,
         )
         try:
             self.port = self._await_port(written_bytes)
@@ -131,8 +140,10 @@ class ServerProcess(LocalServer):
         self.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
         self.kill()
+        if error is None:
+            assert [fault for event in self.events for fault in faults(event)] == []
 
     @property
     def _running(self) -> Command:

@@ -22,7 +22,12 @@ from tests.support.ports import free_port
 _MISSING = "{} is missing: `apt-get install prometheus` (Debian), or `make prometheus`."
 
 
-def _program(name: str) -> str:
+def prometheus_program(name: str) -> str:
+    """Return the path of a program of Debian's package.
+
+    Raises:
+        RuntimeError: It is missing; the text says how to install it.
+    """
     program = shutil.which(name)
     if program is None:
         raise RuntimeError(_MISSING.format(name))
@@ -36,7 +41,10 @@ def promtool(*arguments: str | Path, cwd: Path | None = None) -> str:
         AssertionError: It found something wrong; the text says what.
     """
     done = subprocess.run(
-        [_program("promtool"), *map(str, arguments)], capture_output=True, text=True, cwd=cwd
+        [prometheus_program("promtool"), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -65,7 +73,7 @@ class Prometheus:
         with self._log.open("w") as log:
             self._process = subprocess.Popen(
                 [
-                    _program("prometheus"),
+                    prometheus_program("prometheus"),
                     f"--config.file={config}",
                     f"--storage.tsdb.path={directory / 'data'}",
                     f"--web.listen-address={self.url.removeprefix('http://')}",

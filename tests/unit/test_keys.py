@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import stat
 from pathlib import Path
 from typing import Any
@@ -237,64 +236,3 @@ def test_a_file_without_an_end_is_not_read_whole(tmp_path: Path) -> None:
     (tmp_path / "many.pem").write_text("-----BEGIN CERTIFICATE-----\n" * 100_000)
     with pytest.raises(ConfigError, match="no certificate can be read"):
         keys.load_certificates(tmp_path / "many.pem", "x")
-
-
-class Owners:
-    """What a process that thinks it is root gives to whom."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.given: dict[str, tuple[int, int]] = {}
-        monkeypatch.setattr(os, "geteuid", lambda: 0)
-        monkeypatch.setattr(os, "fchown", self._fchown)
-        monkeypatch.setattr(
-            os, "chown", lambda path, user, group: self._give(str(path), user, group)
-        )
-
-    def _fchown(self, descriptor: int, user: int, group: int) -> None:
-        self._give(str(Path(f"/proc/self/fd/{descriptor}").readlink()), user, group)
-
-    def _give(self, path: str, user: int, group: int) -> None:
-        self.given[path] = user, group
-
-
-def test_what_root_replaces_keeps_owner_group_and_mode(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A key that root alone may read would stop the service that it is for."""
-    owners = Owners(monkeypatch)
-    for name, mode, kept in (
-        ("ra.pem", 0o640, 0o640),
-        ("ra.key", 0o400, 0o400),
-        ("b.key", 0o666, 0o600),
-    ):
-        old, new = tmp_path / name, tmp_path / f"{name}.new"
-        old.touch()
-        old.chmod(mode)
-        keys.write_new(new, b"x", 0o644 if name == "ra.pem" else 0o600, like=old)
-        status = old.stat()
-        assert owners.given[str(new)] == (status.st_uid, status.st_gid)
-        assert stat.S_IMODE(new.stat().st_mode) == kept
-
-
-def test_what_root_makes_in_the_directory_of_a_service_is_the_services(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    real = Path.stat
-
-    def stat_of(path: Path, **options: Any) -> os.stat_result:
-        found = list(real(path, **options))
-        if path == tmp_path:
-            found[4:6] = 1234, 5678
-        return os.stat_result(found)
-
-    monkeypatch.setattr(Path, "stat", stat_of)
-    owners = Owners(monkeypatch)
-    keys.write_new(tmp_path / "root.crl", b"x")
-    keys.make_directory(tmp_path / "cross")
-    assert owners.given == {
-        str(tmp_path / "root.crl"): (1234, 5678),
-        str(tmp_path / "cross"): (1234, 5678),
-    }
-    monkeypatch.setattr(os, "geteuid", lambda: 1234)
-    keys.write_new(tmp_path / "own", b"x")
-    assert str(tmp_path / "own") not in owners.given

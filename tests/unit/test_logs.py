@@ -10,16 +10,19 @@ import stat
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 import structlog
+from structlog.testing import capture_logs
 
 from ra_gateway import logs
-from ra_gateway.errors import ConfigError
-from ra_gateway.events import Component, HTTPRefused, Outcome, RequestHandled
+from ra_gateway.errors import ConfigError, PKIFailureInfo
+from ra_gateway.events import BY_CA, Component, HTTPRefused, Outcome, RequestHandled
+from ra_gateway.logs import LogSink
 
 
 @pytest.fixture(autouse=True)
@@ -149,11 +152,14 @@ def test_a_short_field_is_escaped_before_it_is_rendered(text: str) -> None:
 def test_a_refusal_by_http_is_a_line(capfd: pytest.CaptureFixture[str]) -> None:
     """What there is to tell, and nothing else."""
     logs.configure("json", "info")
-    logs.LogSink()(HTTPRefused(Component.ca, "192.0.2.7", "POST", "/wrong", 404, "No.", 3))
+    logs.LogSink()(
+        HTTPRefused(Component.ca, "status", "192.0.2.7", "POST", "/wrong", 404, "No.", 3)
+    )
     line = json.loads(capfd.readouterr().err)
     assert {key: line[key] for key in line if key not in ("timestamp", "level")} == {
         "event": "http.refused",
         "by": "ca",
+        "listener": "status",
         "peer": "192.0.2.7",
         "method": "POST",
         "path": "/wrong",
@@ -288,3 +294,37 @@ def test_a_full_disk_stops_nobody(tmp_path: Path, capsys: pytest.CaptureFixture[
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, before_signal)
     assert "seen" in capsys.readouterr().err
+
+
+def handled(by: Component, transaction_id: str, **fields: Any) -> RequestHandled:
+    usual: dict[str, Any] = {"outcome": Outcome.refused, "rule": BY_CA, "detail": "the CA refused"}
+    common = {"endpoint": "ran", "peer": "", "body_type": "ir", "duration_ms": 1.0}
+    return RequestHandled(by=by, transaction_id=transaction_id, **common | usual | fields)
+
+
+def of_ca(transaction_id: str, detail: str = "blocked") -> RequestHandled:
+    code = PKIFailureInfo.notAuthorized
+    return handled(Component.ca, transaction_id, fail_info=code, rule="R58", detail=detail)
+
+
+def causes(*facts: RequestHandled) -> list[str | None]:
+    """Return why the CA refused, of each line of the gateway's."""
+    sink = LogSink()
+    with capture_logs() as lines:
+        for fact in facts:
+            sink(fact)
+    return [line.get("ca_detail") for line in lines if line["event"] == "ir"]
+
+
+def test_the_line_of_what_the_bundled_ca_refused_says_why() -> None:
+    """As far as it is known, of the same transaction, and where it was the CA that refused."""
+    by_gateway = partial(handled, Component.gateway)
+    assert causes(of_ca("ab"), by_gateway("ab"), by_gateway("cd")) == ["blocked", None]
+    assert causes(of_ca("ab", "first"), of_ca("ab", "then"), by_gateway("ab")) == ["then"]
+    failed = {"outcome": Outcome.failed, "rule": "R84"}
+    assert causes(of_ca("ab"), by_gateway("ab", **failed)) == ["blocked"]
+    for fields in ({"rule": "R21"}, {"outcome": Outcome.issued, "rule": ""}):
+        assert causes(of_ca("ab"), by_gateway("ab", **fields)) == [None]
+    assert causes(of_ca(""), by_gateway("", **failed)) == [None]
+    many = [of_ca(f"{number:04x}") for number in range(1000)]
+    assert causes(*many, by_gateway("03e7"), by_gateway("0000")) == ["blocked", None]

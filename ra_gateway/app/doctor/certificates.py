@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
 
 from ra_gateway.app.credential import load_ra_credential
 from ra_gateway.app.doctor.results import Check, Result, Verdict
+from ra_gateway.app.listener_tls import TLS_EXPIRY_WARNING, tls_tables
+from ra_gateway.app.listener_tls import load as load_tls
 from ra_gateway.app.trust import certificates, is_root, operator_domain
 from ra_gateway.app.warnings import EXPIRES_SOON
 from ra_gateway.cmp.algorithms import public_key_kind
 from ra_gateway.cmp.certificates import Certificate, KeyUsage
 from ra_gateway.cmp.header_checks import takes_ber
 from ra_gateway.cmp.oids import OID
+from ra_gateway.config.service_tables import ListenerTLSConfig
 from ra_gateway.config.tables import GatewayConfig
 from ra_gateway.config.trust_tables import AlgorithmsConfig
 from ra_gateway.errors import CMPError, ConfigError
@@ -27,7 +30,35 @@ _LEAST_RSA_BITS: Final = 2048
 
 def examine_certificates(config: GatewayConfig, now: datetime) -> list[Result]:
     """Look at every certificate that the gateway itself has."""
-    return [*_ra(config, now), *_operator(config, now), *_vendors(config, now)]
+    return [
+        *_ra(config, now),
+        *_operator(config, now),
+        *_vendors(config, now),
+        *examine_tls(tls_tables(config), now),
+    ]
+
+
+def examine_tls(tables: Mapping[str, ListenerTLSConfig | None], now: datetime) -> list[Result]:
+    """Look at what listeners show to clients, and at the CAs of those clients.
+
+    Args:
+        tables: By the dotted path of each; those that are None have none.
+        now: Aware UTC.
+    """
+    subject = "TLS of listeners"
+    found: list[Result] = []
+    for setting, table in tables.items():
+        try:
+            loaded = load_tls({setting: table})
+        except ConfigError as error:
+            found += Check(subject, f"load the files of {setting}").problems(error)
+            continue
+        for item in loaded.values():
+            path = f"{setting}.certificate_path"
+            found.append(validity(subject, item.certificate, path, now, TLS_EXPIRY_WARNING))
+            paths = item.config.client_ca_paths
+            found += _intermediates(subject, paths, f"{setting}.client_ca_paths", now)
+    return found
 
 
 # --- the RA's credential --------------------------------------------------------------------------------------
@@ -240,7 +271,13 @@ def _unfit_key(
     )
 
 
-def validity(subject: str, certificate: Certificate, setting: str, now: datetime) -> Result:
+def validity(
+    subject: str,
+    certificate: Certificate,
+    setting: str,
+    now: datetime,
+    soon: timedelta = EXPIRES_SOON,
+) -> Result:
     """Say whether a certificate is valid, and for how long."""
     tried = f"validity of {certificate.subject}"
     until = f"{certificate.not_after:%Y-%m-%d %H:%M} UTC"
@@ -250,7 +287,7 @@ def validity(subject: str, certificate: Certificate, setting: str, now: datetime
         since = f"valid only from {certificate.not_before:%Y-%m-%d %H:%M} UTC"
         return _invalid(subject, tried, since, f"{setting}; the clock of this machine (NTP)")
     left = certificate.not_after - now
-    if left < EXPIRES_SOON:
+    if left < soon:
         return Check(subject, tried).warning(
             f"expires in {left.days} days, at {until}",
             "it is time for a new one",

@@ -12,13 +12,12 @@ from redis.exceptions import RedisError
 
 from ra_gateway.app.application import OTHER_SEAL_KEY, transaction_store
 from ra_gateway.app.doctor.results import Check, Result, Verdict
-from ra_gateway.app.idle import of_inventory
-from ra_gateway.app.inventory import name_of, open_inventory
+from ra_gateway.app.idle import of_list
+from ra_gateway.app.inventory import listed, name_of, open_inventory, summary
 from ra_gateway.cmp.selfcheck import require_codec
 from ra_gateway.config.service_tables import StoreConfig
 from ra_gateway.config.tables import GatewayConfig
 from ra_gateway.errors import ConfigError, Problem, ServiceFailure, StoreUnavailable
-from ra_gateway.stores.inventory import CSVInventory
 from ra_gateway.stores.memory import MemoryStore
 from ra_gateway.stores.redis import RedisStore
 
@@ -127,18 +126,24 @@ async def examine_inventory(config: GatewayConfig) -> list[Result]:
     """Read the inventory, or see whether somebody answers for it."""
     if config.inventory is None:
         return []
-    if config.inventory.csv_path is None:
+    if config.inventory.http is not None:
         return await _examine_asked_inventory(config)
-    check = Check("inventory", f"read {config.inventory.csv_path}")
+    check = Check("inventory", f"read {name_of(config)}")
     try:
-        found = [check.ok(f"{len(CSVInventory(config.inventory.csv_path))} devices")]
+        devices = await listed(config, lambda _done, _all: None)
     except ConfigError as error:
         return check.problems(error)
+    except ServiceFailure as error:
+        setting = "inventory.sql.table; inventory.sql.sqlite_path or url_path"
+        return [check.fault(error.detail, _NOBODY, setting)]
     idle = "no device is served by it, or two are by one name"
-    return found + [
+    return [check.ok(summary(devices))] + [
         Check("inventory", problem.path).warning(problem.what, idle, problem.todo)
-        for problem in of_inventory(config)
+        for problem in of_list(config, devices)
     ]
+
+
+_NOBODY: Final = "no device whose vendor goes by the inventory is admitted (systemUnavail)"
 
 
 async def _examine_asked_inventory(config: GatewayConfig) -> list[Result]:
@@ -152,8 +157,7 @@ async def _examine_asked_inventory(config: GatewayConfig) -> list[Result]:
     try:
         await inventory.look()
     except ServiceFailure as error:
-        cause = "no device whose vendor goes by the inventory is admitted (systemUnavail)"
-        return [check.fault(error.detail, cause, "inventory")]
+        return [check.fault(error.detail, _NOBODY, "inventory.http.url")]
     finally:
         await inventory.close()
     return [check.ok("it answers")]

@@ -23,7 +23,7 @@ from ra_gateway.cmp.header_checks import HeaderRules, Strictness, check_answer_h
 from ra_gateway.cmp.mac import MACCredential, mac_protected
 from ra_gateway.cmp.mac_verification import authenticate_answer_by_secret
 from ra_gateway.cmp.messages import PKIMessage
-from ra_gateway.cmp.names import name_of, rfc4514, same_name
+from ra_gateway.cmp.names import name_of, readable, same_name
 from ra_gateway.cmp.verification import (
     authenticate_answer,
     check_authority,
@@ -320,7 +320,7 @@ class ResponseCheck:
         """
         authorities = [item for item in (*self.authorities, *shown) if item.is_ca]
         recipient_der = name_of(self.upstream.recipient_der) or b"\x30\x00"
-        subject = rfc4514(recipient_der)
+        subject = readable(recipient_der)
         tried = "recipient of our messages"
         if any(same_name(item.subject_der, recipient_der) for item in authorities):
             return self._result(tried, f"{subject}, a CA's subject", verdict=Verdict.ok)

@@ -33,11 +33,11 @@ from sqlalchemy import (
     update,
 )
 
-from ra_gateway.ca.files import synchronize
 from ra_gateway.ca.ledger import schema
 from ra_gateway.ca.ledger.database import Progress, write
 from ra_gateway.ca.ledger.ledger import Ledger
 from ra_gateway.errors import ConfigError
+from ra_gateway.files import open_new, synchronize
 
 FORMAT: Final = "ra-gateway ledger 1"
 
@@ -114,7 +114,7 @@ def _new_file(path: Path) -> Iterator[IO[bytes]]:
         raise _exists(path)
     beside = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
-        with os.fdopen(os.open(beside, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600), "w+b") as file:
+        with os.fdopen(open_new(beside), "w+b") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -125,7 +125,7 @@ def _new_file(path: Path) -> Iterator[IO[bytes]]:
 
 def _move(beside: Path, path: Path) -> None:
     try:
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+        os.close(open_new(path))
     except FileExistsError:  # made meanwhile; what is there stays
         raise _exists(path) from None
     beside.replace(path)

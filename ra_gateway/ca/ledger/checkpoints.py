@@ -26,6 +26,7 @@ from ra_gateway.ca.ledger import audit
 from ra_gateway.ca.ledger.database import write
 from ra_gateway.ca.ledger.ledger import Ledger
 from ra_gateway.errors import ConfigError
+from ra_gateway.files import make_file, open_new
 
 CHECKPOINTS: Final = "checkpoints"
 """Usual name of the file."""
@@ -129,10 +130,10 @@ class Checkpoints:
 
     def _append(self, checkpoint: Checkpoint) -> None:
         key = self._key(make=True)
-        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-        with os.fdopen(os.open(self.path, flags, 0o600), "a+b") as file:
+        make_file(self.path)
+        flags = os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+        with os.fdopen(os.open(self.path, flags), "a+b") as file:
             os.fchmod(file.fileno(), 0o600)
-            _hand_over(file.fileno(), self.path.parent)
             # Two processes may append: each line's HMAC covers that of the line before.
             fcntl.flock(file, fcntl.LOCK_EX)
             file.seek(0)
@@ -167,9 +168,7 @@ class Checkpoints:
         if make and not self._key_path.exists():
             if self.path.exists() and self.path.stat().st_size:
                 raise self._wrong(f"has checkpoints, and their key {self._key_path} is gone")
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-            with os.fdopen(os.open(self._key_path, flags, 0o600), "wb") as file:
-                _hand_over(file.fileno(), self._key_path.parent)
+            with os.fdopen(open_new(self._key_path), "wb") as file:
                 file.write(secrets.token_bytes(_KEY_OCTETS))
                 file.flush()
                 os.fsync(file.fileno())
@@ -192,13 +191,6 @@ class Checkpoints:
             what,
             "Find out who wrote to it; restore both files from a backup, or move both away to begin anew",
         )
-
-
-def _hand_over(descriptor: int, directory: Path) -> None:
-    """Give a file that root makes to the owner of its directory: the CA has to append to it."""
-    if os.geteuid() == 0:
-        owner = directory.stat()
-        os.fchown(descriptor, owner.st_uid, owner.st_gid)
 
 
 def _line(checkpoint: Checkpoint, previous: bytes, key: bytes) -> bytes:

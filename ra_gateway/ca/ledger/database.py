@@ -20,7 +20,6 @@ Reading has connections of its own and waits for no commit. It sees what was com
 from __future__ import annotations
 
 import asyncio
-import os
 import sqlite3
 import threading
 from collections.abc import Awaitable, Callable, Sequence
@@ -49,6 +48,7 @@ from ra_gateway.ca.ledger.batches import (
 from ra_gateway.ca.ledger.schema import HEAD
 from ra_gateway.ca.postgres_url import PostgresURL, UnusableURL, parse_postgres_url
 from ra_gateway.errors import ConfigError, StoreUnavailable, missing_extra
+from ra_gateway.files import make_file
 from ra_gateway.keys import require_private
 
 T = TypeVar("T")
@@ -275,16 +275,6 @@ def _raw(connection: Connection) -> sqlite3.Connection:
     return raw
 
 
-def _make_private(path: Path) -> None:
-    """Make the file if there is none, readable by its owner only.
-
-    A file that exists is never opened here: closing any descriptor of it would drop the locks (POSIX) that this
-    process's connections hold on it, and another process that ends would then delete the write-ahead log under them.
-    """
-    with suppress(FileExistsError):
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
-
-
 def side_files(path: Path) -> tuple[Path, ...]:
     """Return the files that SQLite keeps beside its database."""
     return tuple(path.with_name(f"{path.name}{suffix}") for suffix in ("-wal", "-shm", "-journal"))
@@ -301,8 +291,10 @@ def _sqlite_connect(path: Path) -> Connection:
         "sqlite://", creator=connect, poolclass=NullPool, hide_parameters=True
     )
     try:
-        # SQLite gives its side files the mode of the main one; subjects are nobody else's business.
-        _make_private(path)
+        # SQLite gives its side files owner and mode of the main one; subjects are nobody else's business. One that
+        # exists is not opened here: closing any descriptor of it would drop the locks (POSIX) that this process's
+        # connections hold on it, and another process that ends would then delete the write-ahead log under them.
+        make_file(path)
         for file in (path, *side_files(path)):
             require_private(file, "ca.ledger_path")
         connection = engine.connect()

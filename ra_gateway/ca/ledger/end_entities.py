@@ -38,7 +38,13 @@ from ra_gateway.ca.ledger.sql import (
 from ra_gateway.ca.ledger.validity import living_or_held
 from ra_gateway.ca.records import EndEntity, EntityStatus
 from ra_gateway.cmp.hosts import fqdn_of
-from ra_gateway.cmp.names import NULL_DN, from_rfc4514, general_names, general_names_der
+from ra_gateway.cmp.names import (
+    NULL_DN,
+    from_rfc4514,
+    general_names,
+    general_names_der,
+    spellings,
+)
 from ra_gateway.cmp.x520 import alternative_name_text_faults, subject_text_faults
 from ra_gateway.errors import ConfigError, Problem
 
@@ -316,10 +322,14 @@ def entity_of(row: Row[Any]) -> EndEntity:
 
 def matching(pattern: str) -> ColumnElement[bool]:
     """Return the condition that name, subject or identity are like a pattern; see `Registry.entities`."""
-    escaped = re.sub(r"[\\%_]", r"\\\g<0>", pattern)
-    wanted = escaped.replace("*", "%").replace("?", "_")
     columns = (_entities.c.name, _entities.c.subject, _entities.c.identity)
-    return or_(*(column.ilike(wanted, escape="\\") for column in columns))
+    wanted = map(_like, spellings(pattern))
+    return or_(*(column.ilike(text, escape="\\") for text in wanted for column in columns))
+
+
+def _like(pattern: str) -> str:
+    escaped = re.sub(r"[\\%_]", r"\\\g<0>", pattern)
+    return escaped.replace("*", "%").replace("?", "_")
 
 
 def require_no_valid_certificate(connection: Connection, name: str, now: datetime) -> None:

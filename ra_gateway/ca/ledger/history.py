@@ -17,6 +17,7 @@ from ra_gateway.ca.ledger.audit import entry
 from ra_gateway.ca.ledger.end_entities import CHUNK, entity_of, matching
 from ra_gateway.ca.ledger.ledger import Ledger
 from ra_gateway.ca.records import NO_ENTITY, AuditEntry, EndEntity
+from ra_gateway.cmp.names import spellings
 from ra_gateway.errors import ConfigError
 
 _a, _c, _e = schema.audit.c, schema.certificates.c, schema.entities.c
@@ -92,13 +93,12 @@ def _meant(connection: Connection, wanted: str) -> list[str]:
     """Return the names of the end entities that are meant: exactly, else by a part of their name or subject."""
     if not wanted:
         return []
-    lowered = wanted.lower()
-    serial = lowered.replace(":", "").removeprefix("0x").lstrip("0")
+    serial = wanted.lower().replace(":", "").removeprefix("0x").lstrip("0")
     exactly = (
-        select(_e.name).where(_any_is(lowered, _e.name, _e.subject, _e.identity)),
+        select(_e.name).where(_any_is(wanted, _e.name, _e.subject, _e.identity)),
         select(_c.entity).where(
             _c.entity != NO_ENTITY,
-            or_(_any_is(lowered, _c.entity, _c.identity), _c.serial == serial),
+            or_(_any_is(wanted, _c.entity, _c.identity), _c.serial == serial),
         ),
     )
     found = {name for statement in exactly for name in connection.scalars(statement.distinct())}
@@ -115,8 +115,9 @@ def _meant(connection: Connection, wanted: str) -> list[str]:
     return sorted(found)
 
 
-def _any_is(lowered: str, *columns: ColumnElement[Any]) -> ColumnElement[bool]:
-    return or_(*(func.lower(column) == lowered for column in columns))
+def _any_is(wanted: str, *columns: ColumnElement[Any]) -> ColumnElement[bool]:
+    lowered = [text.lower() for text in spellings(wanted)]
+    return or_(*(func.lower(column).in_(lowered) for column in columns))
 
 
 def _events(connection: Connection, owners: Mapping[str, str]) -> list[Event]:

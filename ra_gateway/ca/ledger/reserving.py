@@ -39,7 +39,7 @@ from ra_gateway.ca.ledger.sql import (
 )
 from ra_gateway.ca.ledger.validity import duplicate_key, key_holders
 from ra_gateway.ca.records import NO_ENTITY, EntityStatus, Intent, Operation, Reenroll
-from ra_gateway.cmp.names import canonical, general_names, rfc4514
+from ra_gateway.cmp.names import canonical, general_names, readable, rfc4514
 from ra_gateway.errors import CMPError, NotAuthorized, ServiceFailure, TemplateRefused
 
 _c, _o, _e = schema.certificates.c, schema.operations.c, schema.entities.c
@@ -339,7 +339,7 @@ def _require_served(intent: Intent, name: str, profile: str) -> None:
 
 
 def _name_for(item: Reservation) -> str:
-    name = rfc4514(item.intent.subject_der)
+    name = readable(item.intent.subject_der)
     if not name:
         return nameless_name(item.intent.san_der, item.identity)
     return name if len(name) <= LONGEST_NAME else unique_name(name, item.identity)

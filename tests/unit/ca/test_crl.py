@@ -433,7 +433,7 @@ async def test_one_key_that_fails_does_not_stop_the_others(ca: StatusCA) -> None
     made = CRLPublisher([broken, ca.issuing], ca.ledger, ca.clock, WITHOUT_DELTAS)
     with structlog.testing.capture_logs() as lines:
         await made.refresh()
-    assert [(line["log_level"], line["issuer"]) for line in lines] == [
+    assert [(line["log_level"], line["issuer_id"]) for line in lines] == [
         ("error", broken.id),
         ("info", ca.issuing.id),
     ]

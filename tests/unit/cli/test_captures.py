@@ -7,12 +7,20 @@ import random
 import re
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from pathlib import Path
+from typing import Literal
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ra_gateway.cli.captures import MAX_INPUT_OCTETS, CannotShow, read_message
+from ra_gateway.cli.captures import (
+    MAX_INPUT_OCTETS,
+    CannotShow,
+    Incomplete,
+    read_message,
+    read_messages,
+)
 from ra_gateway.cmp import asn1
 
 LENGTHS = (64, 73, 80, 95, 300, 1537)
@@ -257,6 +265,92 @@ def test_a_message_in_packets(link: str) -> None:
         assert read_message(text.encode()) == der
 
 
+def pcap(made: list[bytes], order: Literal["little", "big"] = "little") -> bytes:
+    head = 0xA1B2C3D4.to_bytes(4, order) + bytes(16) + (1).to_bytes(4, order)
+    return head + b"".join(
+        bytes(8) + 2 * len(packet).to_bytes(4, order) + packet for packet in made
+    )
+
+
+def block(kind: int, content: bytes, order: Literal["little", "big"]) -> bytes:
+    content += bytes(-len(content) % 4)
+    length = (12 + len(content)).to_bytes(4, order)
+    return kind.to_bytes(4, order) + length + content + length
+
+
+def pcapng(made: list[bytes], order: Literal["little", "big"] = "little") -> bytes:
+    """A section, an interface, a packet of each kind of block in turn, and statistics."""
+    blocks = [
+        block(0x0A0D0D0A, 0x1A2B3C4D.to_bytes(4, order) + bytes(12), order),
+        block(1, (1).to_bytes(2, order) + bytes(6), order),
+    ]
+    for number, packet in enumerate(made):
+        size = len(packet).to_bytes(4, order)
+        content = (size if number % 2 else bytes(12) + 2 * size) + packet
+        blocks.append(block(3 if number % 2 else 6, content, order))
+    return b"".join((*blocks, block(5, bytes(12), order)))
+
+
+@pytest.mark.parametrize("order", ["little", "big"])
+@pytest.mark.parametrize("form", [pcap, pcapng])
+def test_a_file_of_packets(form: Callable[..., bytes], order: str) -> None:
+    """As tcpdump -w and Wireshark write them; one that is cut off has what is before the cut."""
+    der = message_of(1537)
+    data = form([bytes(60), *packets(http(der), link=ETHERNET)], order)
+    assert list(read_messages(data)) == [der]
+    with pytest.raises(CannotShow, match="its Content-Length says 1537"):
+        read_message(data[:-900])
+    with pytest.raises(CannotShow, match="no CMP message in them"):
+        read_message(form([bytes(60)], order))
+
+
+VECTORS = Path(__file__).parents[2] / "vectors"
+DIALOGUE = [(VECTORS / f"{name}.der").read_bytes() for name in ("ir", "ip", "certconf", "pkiconf")]
+
+
+def answered(der: bytes) -> bytes:
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: application/pkixcmp\r\nContent-Length: %d\r\n\r\n"
+    return head % len(der) + der
+
+
+def pem(der: bytes) -> str:
+    return f"-----BEGIN CMP-----\n{base64.encodebytes(der).decode()}-----END CMP-----\n"
+
+
+def dialogue_in_packets() -> bytes:
+    """Both directions of one connection."""
+    ir, ip, certconf, pkiconf = DIALOGUE
+    there = packets(http(ir, chunked=True) + http(certconf), link=ETHERNET)
+    back = [
+        packet.replace(b"\x9c\x40\x1f\x90", b"\x1f\x90\x9c\x40", 1)
+        for packet in packets(answered(ip) + answered(pkiconf), link=ETHERNET)
+    ]
+    return pcap([*there, *back])
+
+
+SEVERAL: dict[str, bytes] = {
+    "one behind the other": b"".join(DIALOGUE),
+    "PEM": "".join(map(pem, DIALOGUE)).encode(),
+    "dumps": "\n".join(map(xxd, DIALOGUE)).encode(),
+    "hex": b"".join(DIALOGUE).hex().encode(),
+    "C arrays": "\n".join(map(c_array, DIALOGUE)).encode(),
+    "HTTP": b"".join(map(answered, DIALOGUE)),
+    "HTTP in a dump": xxd(b"".join(map(answered, DIALOGUE))).encode(),
+    "curl --trace": "\n".join(map(trace, DIALOGUE)).encode(),
+    "packets": dialogue_in_packets(),
+}
+
+
+@pytest.mark.parametrize("form", SEVERAL)
+def test_several_messages(form: str) -> None:
+    """All of them, in their order; of one that is not all there, it is told behind them."""
+    assert list(read_messages(SEVERAL[form])) == DIALOGUE
+    found = read_messages(answered(DIALOGUE[0]) + answered(DIALOGUE[1])[:-1])
+    assert next(found) == DIALOGUE[0]
+    with pytest.raises(Incomplete, match="octets behind its header"):
+        next(found)
+
+
 # --- what is wrong with a dump ------------------------------------------------------------------------------------
 
 
@@ -305,13 +399,6 @@ def test_a_wrong_dump_is_told_with_its_line(case: str) -> None:
     text, why = WRONG[case]
     with pytest.raises(CannotShow, match=re.escape(why)):
         read_message(text.encode())
-
-
-def test_a_capture_file_is_named_as_one() -> None:
-    """With how to get at what is in it."""
-    for magic in ("d4c3b2a1", "a1b2c3d4", "0a0d0d0a"):
-        with pytest.raises(CannotShow, match="tcpdump -x -r"):
-            read_message(bytes.fromhex(magic) + bytes(40))
 
 
 @pytest.mark.parametrize(

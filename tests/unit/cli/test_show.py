@@ -26,8 +26,8 @@ from ra_gateway.cmp.codes import BodyType, PKIStatus
 from ra_gateway.cmp.messages import ANYONE, PKIMessage, body
 from ra_gateway.cmp.names import directory_name, from_rfc4514
 from ra_gateway.errors import PKIFailureInfo
-from tests.support import pki
-from tests.support.commandline import succeeded
+from tests.support import crls, pki
+from tests.support.commandline import run, succeeded
 from tests.support.dialogue import NOW, bare_message, messages
 
 
@@ -362,6 +362,82 @@ def test_the_command_prints_what_there_is_whatever_the_terminal(
     told = succeeded("show", file)
     assert "x" * 600 in told
     assert told.splitlines() == [line.plain for line in lines_of(describe(long))]
+
+
+def test_what_is_no_message_is_named(tmp_path: Path, operator_pki: pki.OperatorPKI) -> None:
+    """A certificate, a PKCS #10 or a CRL in the place of a message is shown as what it is."""
+    key = operator_pki.ra.private_key
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "enb-1")])
+    csr = x509.CertificateSigningRequestBuilder().subject_name(name).sign(key, hashes.SHA256())
+    der = serialization.Encoding.DER
+    for octets, told in (
+        (operator_pki.root.der, ("certificate: ", "SHA-256: ")),
+        (csr.public_bytes(der), ("PKCS #10", "subject: CN=enb-1")),
+        (crls.make_crl(operator_pki.root, this_update=NOW), ("CRL: ", "thisUpdate: ")),
+    ):
+        shown = text_of(octets)
+        assert shown.startswith(f"no CMP message: {len(octets)} octets\n")
+        assert [text for text in told if text not in shown] == []
+    both = tmp_path / "both.pem"
+    pem = operator_pki.root.certificate.public_bytes(serialization.Encoding.PEM)
+    both.write_bytes(2 * pem)
+    assert len(json.loads(succeeded("show", "--json", both))) == 2
+
+
+async def test_what_there_is_of_a_message_is_shown(
+    tmp_path: Path, made: dict[str, bytes], operator_pki: pki.OperatorPKI
+) -> None:
+    """Wherever it is cut off: its header and type as soon as they are there, the certificates before the cut."""
+    for name in ("ir", "ip"):
+        der = made[name]
+        header = len(PKIMessage.from_der(der).header_der)
+        for length in {*range(1, 12), *range(12, len(der), 97), len(der) - 1}:
+            try:
+                shown = text_of(der[:length])
+            except CannotShow:
+                assert length < 12
+                continue
+            assert f"cut off: {length} of {len(der)} octets" in shown
+            if length > header + 10:
+                assert shown.startswith(f"PKIMessage: {name} (")
+                assert "transactionID: " in shown
+    certificates = len(PKIMessage.from_der(made["ir"]).extra_certs)
+    assert text_of(made["ir"][:-1]).count("SHA-256") == certificates - 1 > 0
+    file = tmp_path / "cut.der"
+    file.write_bytes(made["ir"][:300])
+    ended = run("show", file)
+    assert (ended.exit_code, ended.stdout.startswith("PKIMessage: ir")) == (1, True)
+    assert ended.stderr == (
+        f"The message is cut off: 300 of its {len(made['ir'])} octets are there.\n"
+    )
+    key = operator_pki.ra.private_key.private_bytes(
+        serialization.Encoding.DER,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    for length in range(1, len(key)):
+        with pytest.raises(CannotShow):
+            describe(key[:length])
+
+
+async def test_several_messages_are_shown(tmp_path: Path, made: dict[str, bytes]) -> None:
+    """Of one file and of several, each with where it is; JSON has a list of them."""
+    one, two = tmp_path / "one.der", tmp_path / "two.der"
+    one.write_bytes(made["ir"] + made["ip"])
+    two.write_bytes(made["certConf"])
+    told = succeeded("show", one, two)
+    places = [f"{one}, message 1:", f"{one}, message 2:", f"{two}, message 1:"]
+    assert [
+        line for line in told.splitlines() if line.endswith(":") and "message" in line
+    ] == places
+    values = [
+        item["value"].split()[0] for item in json.loads(succeeded("show", "--json", one, two))
+    ]
+    assert values == ["ir", "ip", "certConf"]
+    two.write_text("Hello, world!")
+    ended = run("show", one, two)
+    assert (ended.exit_code, ended.stdout.count("PKIMessage")) == (1, 2)
+    assert ended.stderr.startswith(f"{two}: The file is text")
 
 
 def members_of(shown: dict[str, Any], name: str) -> list[dict[str, Any]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from ra_gateway.cmp.names import (
@@ -10,10 +12,14 @@ from ra_gateway.cmp.names import (
     from_rfc4514,
     plain_general_name,
     plain_rfc4514,
+    readable,
+    readable_text,
     rfc4514,
+    spellings,
     unfit_attribute,
     unfit_general_name,
 )
+from ra_gateway.cmp.x520 import ATTRIBUTE_FORMS
 
 
 @pytest.mark.parametrize(
@@ -77,3 +83,55 @@ def test_other_names_are_brought_into_form_as_well(written: str, plain: str, nam
 @pytest.mark.parametrize("pattern", ["dns:", "dns:a b", "ip:192.0.2.0/24", "ip:192.0.2", "dn:a"])
 def test_patterns_of_other_names_that_fit_nothing_are_told(pattern: str) -> None:
     assert unfit_general_name(plain_general_name(pattern))
+
+
+@pytest.mark.parametrize("dotted", ATTRIBUTE_FORMS)
+def test_people_read_every_attribute_that_can_be_certified_by_its_name(dotted: str) -> None:
+    """What they read they may write, wherever a name is wanted; what is compared and stored stays as it was."""
+    value = "FI" if dotted.endswith((".6", ".3")) and dotted != "2.5.4.3" else "x"
+    der = from_rfc4514(f"CN=a+{dotted}={value},O=b")
+    shown = readable(der)
+    assert not re.search(r"\d=", shown), shown
+    assert from_rfc4514(shown) == der
+    assert plain_rfc4514(shown) == rfc4514(der)
+    assert readable_text(rfc4514(der)) == shown
+    assert readable_text(f"dn:{rfc4514(der)}, dn:{dotted}=*") == f"dn:{shown}, dn:{_name(shown)}=*"
+    assert rfc4514(der) in spellings(shown)
+    assert shown in spellings(rfc4514(der))
+    assert unfit_attribute(plain_rfc4514(shown)) == ""
+
+
+def _name(shown: str) -> str:
+    (name,) = {part.partition("=")[0] for part in re.split("[+,]", shown)[:2]} - {"CN"} or {"CN"}
+    return name
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "1.3.6.1.4.1.99999.1=x,CN=a",
+        "CN=a\\,2.5.4.5=b",
+        "CN=2.5.4.5",
+        "CN=a=2.5.4.5=b",
+        "ip:192.0.2.5",
+        "uri:http://a.example/?q=2.5.4.5",
+        "CN=v1.2.5.4.5=x",
+    ],
+)
+def test_what_only_looks_like_an_attribute_stays_as_it_is(text: str) -> None:
+    assert readable_text(text) == text
+
+
+@pytest.mark.parametrize(
+    "part, others",
+    [
+        ("*serialnumber=A0", ["*2.5.4.5=A0", "*serialNumber=A0"]),
+        ("2.5.4.5=A", ["serialNumber=A"]),
+        ("enb", []),
+        ("A?0", []),
+    ],
+)
+def test_a_part_of_a_name_is_looked_for_as_it_is_stored_and_as_it_is_read(
+    part: str, others: list[str]
+) -> None:
+    assert spellings(part) == (part, *others)

@@ -162,3 +162,15 @@ def test_a_bad_file_at_the_start_is_refused(tmp_path: Path) -> None:
 async def test_a_file_that_was_only_touched_is_not_told(desk: Desk) -> None:
     os.utime(desk.path, ns=(1, 1))
     assert await desk.looks() == []
+
+
+async def test_a_device_that_is_known_by_its_subject_may_be_written_either_way(desk: Desk) -> None:
+    """As the log shows it, or as it is looked up: those of other RAs and of shared secrets."""
+    desk.write(
+        'ra:ran,"serialNumber=1, CN=a",,,true\nmac:ran,"2.5.4.5=2,CN=a",,,true\n'
+        "acme,serialNumber=3,,,true\n"
+    )
+    await desk.looks()
+    assert await desk.inventory.find("ra:ran", "2.5.4.5=1,CN=a") is not None
+    assert await desk.inventory.find("mac:ran", "2.5.4.5=2,CN=a") is not None
+    assert await desk.inventory.find("acme", "2.5.4.5=3") is None

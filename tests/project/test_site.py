@@ -1,0 +1,98 @@
+"""The documents as a site: every page in one of its four parts, every link alive, nothing loaded from elsewhere."""
+
+from __future__ import annotations
+
+import re
+import runpy
+import subprocess
+import tomllib
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+ROOT: Final = Path(__file__).parents[2]
+BUILDER: Final = runpy.run_path(str(ROOT / "docs/build_site.py"))
+PARTS: Final[dict[str, dict[str, str]]] = BUILDER["pages"]()
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The site, as `make docs` builds it."""
+    target = tmp_path_factory.mktemp("docs") / "docs"
+    BUILDER["build"](target)
+    return target / "site"
+
+
+def test_the_parts_have_every_page_once() -> None:
+    """docs/README.md lists tutorial, how-to, reference and explanation, and in them all pages but the READMEs."""
+    assert list(PARTS) == ["Tutorial", "How-to", "Reference", "Explanation"]
+    listed = [path for part in PARTS.values() for path in part.values()]
+    there = [
+        str(path.relative_to(ROOT))
+        for pattern in ("*.md", "docs/*.md", "deploy/*.md")
+        for path in ROOT.glob(pattern)
+    ]
+    assert sorted([*listed, "README.md", "docs/README.md"]) == sorted(there)
+
+
+def test_the_order_of_the_site_is_that_of_the_index() -> None:
+    """The README, the index, then its parts."""
+    home, index, *parts = tomllib.loads(BUILDER["settings"]())["project"]["nav"]
+    assert (home, index) == ({"Home": "README.md"}, {"All pages": "docs/README.md"})
+    wanted = [
+        {part: [{title: path} for title, path in titles.items()]} for part, titles in PARTS.items()
+    ]
+    assert parts == wanted
+
+
+class Loaded(HTMLParser):
+    """What a browser loads for a page by itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.urls: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = dict(attrs)
+        if tag == "link" and values.get("rel") not in ("canonical", "next", "prev"):
+            self.urls.append(values["href"] or "")
+        elif tag != "a" and values.get("src"):
+            self.urls.append(values["src"] or "")
+
+
+def test_a_page_loads_nothing_from_elsewhere(site: Path) -> None:
+    """Neither fonts nor scripts nor pictures; whoever reads it is known to nobody."""
+    files = [*site.rglob("*.html")]
+    assert len(files) > sum(map(len, PARTS.values()))
+    for file in files:
+        loaded = Loaded()
+        loaded.feed(file.read_text())
+        assert [url for url in loaded.urls if re.match(r"(\w+:)?//", url)] == []
+        here = file.parent if file.name != "404.html" else site
+        assert loaded.urls
+        assert [url for url in loaded.urls if not (here / url.lstrip("/")).is_file()] == []
+    assert "@import" not in "".join(path.read_text() for path in site.rglob("*.css"))
+
+
+@pytest.mark.parametrize(
+    "link, why",
+    [("ca.md#roots", "anchor does not exist"), ("cb.md", "page does not exist")],
+)
+def test_a_link_that_leads_nowhere_ends_the_build(
+    link: str,
+    why: str,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """To a page, or to an anchor within one."""
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "README.md").write_text("# It\n")
+    (tmp_path / "docs/README.md").write_text("## How-to\n\n| [CA](ca.md) | it |\n")
+    (tmp_path / "docs/ca.md").write_text(f"# Root\n\n[Root](ca.md#root), [another]({link})\n")
+    with pytest.raises(subprocess.CalledProcessError):
+        BUILDER["build"](tmp_path / "build", tmp_path)
+    output = re.sub(r"\x1b\[[\d;]*m", "", "".join(capfd.readouterr()))
+    assert output.count("Warning:") == 1
+    assert why in output
