@@ -326,7 +326,8 @@ class HTTPRefused:
         method, path: As sent, made printable and cut; the path without its query. "" where the octets were no HTTP.
         status: None where the connection was closed without an answer.
         reason: What the client was told, or would have been.
-        refused: How many that listener has refused since its start, this one included.
+        refused: How many requests and connections that listener has refused, or cut off, since its start, this one
+            included.
         untold: How many of them were not told since the last one that was.
     """
 

@@ -137,10 +137,10 @@ FIELDS: Final[Mapping[str, Field]] = {
     ),
     "ra": Field(Kind.text, "Name of the RA that asked the CA."),
     "reason": Field(Kind.text, "Why an HTTP request was refused, as the client is told."),
-    "listener": Field(
-        Kind.text, "Whose it was: `cmp`, `status` or `management`, as in the metrics."
+    "refused": Field(
+        Kind.whole,
+        "Requests and connections that this listener refused, or cut off, since its start.",
     ),
-    "refused": Field(Kind.whole, "Requests that this listener refused below CMP since its start."),
     "removed": Field(Kind.whole, "Devices that are no longer listed."),
     "request": Field(
         Kind.hex, "Digest of a request that waits for approval, as `approvals list` shows it."
@@ -243,7 +243,7 @@ LINES: Final[Mapping[str, Line]] = {
     "http.refused": Line(
         _WARNING,
         ("by", "listener", "peer", "method", "path", "status", "reason", "refused", "untold"),
-        "A request was refused before it was a CMP message; a few lines a minute, all are counted.",
+        "A request was refused, or a connection closed, below CMP; at most ten lines in ten seconds.",
     ),
     # The process.
     "started": Line(

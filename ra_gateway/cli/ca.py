@@ -14,6 +14,7 @@ from ra_gateway.cli.entities import entity_app
 from ra_gateway.cli.ledger_context import with_ledger
 from ra_gateway.cli.output import (
     CONFIG,
+    Checked,
     Commands,
     ConfigOption,
     CRLURLOption,
@@ -359,8 +360,8 @@ def _warnings(source: Source, settings: CAServiceConfig) -> list[str]:
     return [*found, *ledger_warnings(settings.ca)]
 
 
-def check_ca_config(source: Source) -> None:
-    """Read the configuration of `ca serve` and every file it names, and say everything that is wrong.
+def checked_ca(source: Source) -> Checked:
+    """Read the configuration of `ca serve` and every file it names, and return what there is to say.
 
     Raises:
         ConfigError: It cannot be used.
@@ -375,16 +376,11 @@ def check_ca_config(source: Source) -> None:
     settings = load_ca(source)
     check(CAService, settings)
     client = settings.ca.client
-    if client is None:
-        say(f"{source}: good. A CA in RA mode.")
-    else:
-        say(f"{source}: good. A CA in RA mode and in client mode, {len(client.vendors)} vendor(s).")
-    for warning in (
-        *_warnings(source, settings),
-        *of_idle_at_the_ca(settings),
-        *of_ca_expiry(settings.ca, now()),
-    ):
-        say(f"warning: {warning}")
+    vendors = "" if client is None else f" and in client mode, {len(client.vendors)} vendor(s)"
+    rest = (*of_idle_at_the_ca(settings), *of_ca_expiry(settings.ca, now()))
+    return Checked(
+        f"good. A CA in RA mode{vendors}.", [*_warnings(source, settings), *map(str, rest)]
+    )
 
 
 ca_app.command("reload", examples=("ra-gateway ca reload --config ca.toml",))(reload_ca)
