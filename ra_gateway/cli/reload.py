@@ -182,7 +182,7 @@ def _status(listener: _Listener) -> dict[str, Any]:
             if type(found["pid"]) is not int or found["pid"] < 1 or "reloads" not in found:
                 raise ValueError
     except (OSError, ValueError, KeyError, TypeError) as error:
-        is_tls = listener.context is not None and hasattr(error, "reason")
-        why = f" ({error.reason})" if is_tls else ""
+        reason = getattr(error, "reason", "")
+        why = f" ({reason})" if reason and listener.context is not None else ""
         fail([f"no service answers at {listener.url}{why}. Start it, or look at [management]"], 1)
     return found
