@@ -92,10 +92,10 @@ class Reloads:
                     raise ConfigError.of("process", "is about to end", "Start it again")
                 digest = config_digest(await go_over())
             except ConfigError as error:
-                self._rotate()
-                problems = tuple(map(str, error.problems))
-                self._management.reloaded(self._management.configuration, problems)
-                self._sink(ReloadRefused(self._by, problems))
+                self._refused(*map(str, error.problems))
+                raise
+            except Exception as error:
+                self._refused(f"a bug, {type(error).__name__}: the log has more of it")
                 raise
             if self._log is not None:
                 use(self._log)
@@ -103,16 +103,16 @@ class Reloads:
             self._management.reloaded(digest)
             self._sink(ConfigurationReloaded(self._by, digest))
 
-    def _rotate(self) -> None:
-        """Go on in the log file of before, which somebody may have moved away for a new one."""
+    def _refused(self, *problems: str) -> None:
+        """Tell so, in the log file of before, which somebody may have moved away for a new one."""
         if self._log is not None:
             self._log.close()
             self._log = None
         if self._has_log:
-            with suppress(
-                ConfigError
-            ):  # told by the reload where it goes on; else the moved one is written on
+            with suppress(ConfigError):  # then the one that was moved is written on
                 reopen()
+        self._management.reloaded(self._management.configuration, problems)
+        self._sink(ReloadRefused(self._by, problems))
 
     def retire(self, stopping: Coroutine[Any, Any, None]) -> None:
         """Have what was replaced stop when it is done, while others are served."""
