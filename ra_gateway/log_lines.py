@@ -450,9 +450,7 @@ LINES: Final[Mapping[str, Line]] = {
         _WARNING, ("detail",), "A certificate profile grants nothing; the text says why."
     ),
     "ca.profiles_unchecked": Line(
-        _WARNING,
-        ("detail",),
-        "Whether profiles grant anything could not be found out: the ledger does not answer.",
+        _WARNING, ("detail",), "Whether every profile grants something could not be looked up."
     ),
     "ca.directory_unusable": Line(
         ("warning", "error"),

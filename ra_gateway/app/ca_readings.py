@@ -11,7 +11,8 @@ from ra_gateway.app.readings import SLOWLY_SECONDS, of_listener
 from ra_gateway.ca.crl import CRLPublisher
 from ra_gateway.ca.keys import expiries
 from ra_gateway.ca.ledger.ledger import Ledger
-from ra_gateway.ca.records import CertificateStatus
+from ra_gateway.ca.records import Authority, CertificateStatus
+from ra_gateway.cmp.certificates import load_certificate
 from ra_gateway.events import Component
 from ra_gateway.metrics import Metrics, families
 from ra_gateway.metrics.collecting import Survey
@@ -19,6 +20,9 @@ from ra_gateway.metrics.families import Reading
 from ra_gateway.server.status import StatusListener
 
 _MAX_CHARACTERS: Final = 128
+
+_MOST_AUTHORITIES: Final = 100
+"""Of those RAs that end first."""
 
 
 def meter_ca(
@@ -59,6 +63,14 @@ def meter_ca(
             for status in CertificateStatus
         ]
 
+    async def authorities() -> list[Reading]:
+        found = await ledger.registry.authorities()
+        ends = {item.name: _last_end(item) for item in found if item.enabled and item.certificates}
+        return [
+            Reading(families.CA_RA_EXPIRY, (name[:_MAX_CHARACTERS],), ends[name])
+            for name in sorted(ends, key=ends.__getitem__)[:_MOST_AUTHORITIES]
+        ]
+
     async def ends() -> list[Reading]:
         soonest = await asyncio.to_thread(expiries, directory)
         return [
@@ -74,3 +86,9 @@ def meter_ca(
     metrics.reads(read)
     metrics.asks(Survey(counts, SLOWLY_SECONDS))
     metrics.asks(Survey(ends, SLOWLY_SECONDS))
+    metrics.asks(Survey(authorities, SLOWLY_SECONDS))
+
+
+def _last_end(authority: Authority) -> float:
+    certificates = map(load_certificate, authority.certificates)
+    return max(certificate.not_after.timestamp() for certificate in certificates)
