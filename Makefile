@@ -17,7 +17,7 @@ FLOORS := cmp:96 ra:96 ca:79
 .DEFAULT_GOAL := help
 # The tests start hundreds of processes: compiled modules save each of them a second or more.
 unexport PYTHONDONTWRITEBYTECODE
-.PHONY: FORCE help setup lock dist sbom docs bench-ledger bench-strangers openssl newer-openssl softhsm slapd postgresql haproxy prometheus deploy-tools systemd under-load rolling-restarts install-check deploy-check lint-each fmt lint types contracts test coverage fuzz fuzz-cost demo bench clean
+.PHONY: FORCE help setup lock dist sbom docs bench-ledger bench-strangers openssl newer-openssl softhsm slapd postgresql haproxy logrotate prometheus deploy-tools systemd under-load rolling-restarts install-check deploy-check lint-each fmt lint types contracts test coverage fuzz fuzz-cost demo bench clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -71,6 +71,9 @@ postgresql:
 haproxy:
 	@PATH="$$PATH:/usr/sbin:/usr/local/sbin" command -v haproxy >/dev/null || { $(call apt,haproxy); }
 
+logrotate:
+	@PATH="$$PATH:/usr/sbin:/usr/local/sbin" command -v logrotate >/dev/null || { $(call apt,logrotate); }
+
 deploy-tools: setup  ## Fetch what looks at deploy/ in the tests, into build/
 	@$(BIN)/python -m tests.support.deploy_tools
 
@@ -117,7 +120,7 @@ types: setup  ## Check types (mypy strict)
 contracts: setup  ## Check which module may import which
 	$(BIN)/lint-imports --no-cache
 
-test: setup openssl newer-openssl softhsm slapd postgresql haproxy prometheus systemd lint types contracts  ## Run every check and every test (PYTEST_ARGS="-k word" for some)
+test: setup openssl newer-openssl softhsm slapd postgresql haproxy logrotate prometheus systemd lint types contracts  ## Run every check and every test (PYTEST_ARGS="-k word" for some)
 	$(BIN)/python -m pytest -n auto --dist worksteal $(PYTEST_ARGS)
 
 coverage: setup openssl softhsm slapd postgresql  ## Measure which lines and branches the unit and conformance tests run; fails below a floor

@@ -42,7 +42,7 @@ from tests.support.mac import pbm
 from tests.support.pki import VendorPKI
 from tests.support.polling import settled
 from tests.support.ports import free_port
-from tests.support.processes import GatewayProcess
+from tests.support.processes import CAProcess, GatewayProcess, ServerProcess
 from tests.support.raw_http import until
 from tests.support.redis_server import RedisServer
 from tests.support.reloading import other_vendor, serving
@@ -394,6 +394,60 @@ def test_sighup_reloads_and_ends_nothing(config: Path) -> None:
         gateway.hang_up()
         refused = gateway.await_event("config.reload_refused")
         assert refused["problems"][0].startswith("server.max_connections: has changed")
+        assert gateway.stop() == 0
+
+
+@pytest.mark.parametrize("kind", [GatewayProcess, CAProcess])
+def test_the_log_file_is_opened_anew(config: Path, kind: type[ServerProcess]) -> None:
+    """As logrotate wants it, also where the reload is refused; one that cannot be written to refuses the reload."""
+    path, table = config.with_name("ra.log"), '[log]\npath = "ra.log"\n'
+    edit(config, "[log]\n", table)
+
+    def holds(file: Path, *events: str) -> Callable[[], bool]:
+        def told() -> bool:
+            lines = file.read_text().splitlines() if file.exists() else []
+            return set(events) <= {json.loads(line)["event"] for line in lines}
+
+        return told
+
+    with kind(config) as service:
+        assert holds(path, "started")()
+        moved = path.rename(path.with_name("ra.log.1"))
+        service.hang_up()
+        asyncio.run(until(holds(path, "config.reloaded")))
+        assert not holds(moved, "config.reloaded")()
+        moved = path.rename(path.with_name("ra.log.2"))
+        config.with_name("elsewhere").mkdir()
+        edit(config, table, '[log]\npath = "elsewhere"\n')
+        service.hang_up()
+        asyncio.run(until(holds(path, "config.reload_refused")))
+        assert "log.path: " in path.read_text()
+        edit(config, '[log]\npath = "elsewhere"\n', '[log]\npath = "other.log"\n')
+        service.hang_up()
+        asyncio.run(until(holds(config.with_name("other.log"), "config.reloaded")))
+        assert service.stop() == 0
+        assert not service.events
+    assert holds(config.with_name("other.log"), "draining")()
+
+
+def test_logrotate_as_in_the_sample(config: Path) -> None:
+    """It moves the file and has the gateway reload, which goes on in a new one."""
+    path = config.with_name("ra.log")
+    edit(config, "[log]\n", '[log]\npath = "ra.log"\n')
+    config.parent.chmod(0o700)
+    with GatewayProcess(config) as gateway:
+        sample = (Path(__file__).parents[2] / "deploy" / "logrotate.conf").read_text()
+        pattern, command = "/var/log/ra_gateway/*.log", "systemctl reload 'ra-gateway*.service'"
+        assert sample.count(pattern) == sample.count(command) == 1
+        own = sample.replace(pattern, str(path)).replace(command, f"kill -HUP {gateway.pid}")
+        rules = config.with_name("logrotate.conf")
+        rules.write_text(own)
+        rules.chmod(0o644)
+        environment = {"PATH": f"{os.environ['PATH']}:/usr/sbin:/usr/local/sbin"}
+        state = config.with_name("logrotate.state")
+        subprocess.run(["logrotate", "-f", "-s", state, rules], env=environment, check=True)
+        asyncio.run(until(lambda: path.exists() and "config.reloaded" in path.read_text()))
+        assert "started" in path.with_name("ra.log.1").read_text()
         assert gateway.stop() == 0
 
 
