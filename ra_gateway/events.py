@@ -323,6 +323,7 @@ class HTTPRefused:
     """A request was refused below CMP, by an HTTP status; no more are told than a few in so many seconds.
 
     Args:
+        listener: Whose it was: "cmp", "status" or "management".
         method, path: As sent, made printable and cut; the path without its query. "" where the octets were no HTTP.
         status: None where the connection was closed without an answer.
         reason: What the client was told, or would have been.
@@ -332,6 +333,7 @@ class HTTPRefused:
     """
 
     by: Component
+    listener: str
     peer: str
     method: str
     path: str

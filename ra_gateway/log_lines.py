@@ -110,6 +110,9 @@ FIELDS: Final[Mapping[str, Field]] = {
     "key": Field(Kind.text, "Key in Redis."),
     "key_uri": Field(Kind.text, "Key in an HSM, as `pkcs11:` URI without PIN."),
     "listen": Field(Kind.text, "Host and port that are listened on."),
+    "listener": Field(
+        Kind.text, "Whose it was: `cmp`, `status` or `management`, as in the metrics."
+    ),
     "logger": Field(Kind.text, "Module of a library that logs by itself."),
     "management": Field(Kind.text, "URL of the management listener; empty without one."),
     "messages": Field(Kind.whole, "Messages in a batch."),
@@ -240,7 +243,7 @@ LINES: Final[Mapping[str, Line]] = {
     # Below CMP.
     "http.refused": Line(
         _WARNING,
-        ("by", "peer", "method", "path", "status", "reason", "refused", "untold"),
+        ("by", "listener", "peer", "method", "path", "status", "reason", "refused", "untold"),
         "A request was refused, or a connection closed, below CMP; at most ten lines in ten seconds.",
     ),
     # The process.

@@ -310,6 +310,9 @@ class Listener(ABC):
     The reasons for the numbers are in the configuration reference.
     """
 
+    name: ClassVar[str]
+    """What it is called in metrics and in the log."""
+
     serves: ClassVar[str]
     """What is served, for the log."""
 
@@ -587,7 +590,9 @@ class Listener(ABC):
         refused = self.counters.all_refused
         status = None if status is None else int(status)
         self._sink(
-            HTTPRefused(self._by, peer, method, path, status, reason.strip(), refused, untold)
+            HTTPRefused(
+                self._by, self.name, peer, method, path, status, reason.strip(), refused, untold
+            )
         )
 
     # --- One request ------------------------------------------------------------------------------
