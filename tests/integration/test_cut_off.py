@@ -16,6 +16,7 @@ PROXIED: Final[dict[str, Any]] = {
     "proxy_protocol": True,
 }
 
+
 def no_certificate() -> ssl.SSLContext:
     return ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
 
