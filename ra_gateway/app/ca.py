@@ -13,6 +13,7 @@ import structlog
 from ra_gateway.app.ca_readings import meter_ca
 from ra_gateway.app.changes import config_digest, require_unchanged
 from ra_gateway.app.health import CALM_SECONDS, LOOK_SECONDS, Probe
+from ra_gateway.app.ledger import ca_checkpoints, ca_ledger
 from ra_gateway.app.listener_tls import ListenerTLS, ca_tls_tables
 from ra_gateway.app.listener_tls import load as load_tls
 from ra_gateway.app.management import Management
@@ -39,8 +40,8 @@ from ra_gateway.ca.files import CAFiles
 from ra_gateway.ca.general_messages import Published
 from ra_gateway.ca.key_generation import KeyGeneration
 from ra_gateway.ca.keys import CAKeys, expiries, load_ca, retired_certificates
-from ra_gateway.ca.ledger.checkpoints import CHECKPOINTS, Checkpoints, TrailRewritten
-from ra_gateway.ca.ledger.ledger import Ledger, open_ledger
+from ra_gateway.ca.ledger.checkpoints import TrailRewritten
+from ra_gateway.ca.ledger.ledger import Ledger
 from ra_gateway.ca.lint import require_clean
 from ra_gateway.ca.ocsp import OCSPResponder, OCSPSettings, OCSPSigner
 from ra_gateway.ca.profiles import Profile
@@ -59,7 +60,6 @@ from ra_gateway.events import (
     ConfigurationReloaded,
     EventSink,
     ReloadRefused,
-    unheard,
 )
 from ra_gateway.keys import read_password
 from ra_gateway.metrics import Metrics
@@ -97,17 +97,6 @@ def ca_keys(config: CAConfig) -> CAKeys:
     if config.rsa_pss:
         keys.issuers[0].use_pss()
     return keys
-
-
-def ca_ledger(config: CAConfig, sink: EventSink = unheard) -> Ledger:
-    """Return the CA's ledger; nothing is opened yet."""
-    return open_ledger(config.database, sink)
-
-
-def ca_checkpoints(config: CAConfig) -> Checkpoints:
-    """Return where the CA writes down how far its audit trail goes."""
-    directory = config.directory_path if config.ledger_path is None else config.ledger_path.parent
-    return Checkpoints(config.checkpoints_path or directory / CHECKPOINTS)
 
 
 def crl_publisher(config: CAConfig, keys: CAKeys, ledger: Ledger) -> CRLPublisher:

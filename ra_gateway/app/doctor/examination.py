@@ -1,4 +1,4 @@
-"""The doctor: looks at everything around a gateway, without having anything issued, and says what to change."""
+"""All that the doctor looks at, one after the other."""
 
 from __future__ import annotations
 
