@@ -1,4 +1,4 @@
-"""Every example in `--help` and every command in docs/cli.md, run as it stands at a site made by its own examples."""
+"""Every example in `--help` and every command in docs/cli.md and docs/log-fields.md, run at a site that they make."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.ports import free_port
 from tests.support.printed import HELP, Prompt, to_run
 from tests.support.setups import edit
 
-PAGE: Final = "docs/cli.md"
+PAGES: Final = (HELP, "docs/cli.md", "docs/log-fields.md")
 LAB: Final = r"ra-gateway (demo|enroll|renew|show) "
 APPROVALS: Final = r"ra-gateway approvals "
 SERVE: Final = r"ra-gateway (ca )?serve"
@@ -34,8 +34,8 @@ listen_port = 0
 
 
 def printed(pattern: str, *, but: str = "^$") -> list[str]:
-    """Return commands of help and page that fit one pattern and not the other; each once, help first."""
-    lines = dict.fromkeys(line.text for line in [*to_run(HELP), *to_run(PAGE)])
+    """Return commands of help and pages that fit one pattern and not the other; each once, help first."""
+    lines = dict.fromkeys(line.text for page in PAGES for line in to_run(page))
     return [line for line in lines if re.search(pattern, line) and not re.search(but, line)]
 
 
