@@ -326,12 +326,20 @@ def unfit_attribute(plain: str) -> str:
     parts = [part for part, _ in _SEPARATED.findall(plain)][:-1]
     for part in (*parts, "") if plain.endswith((",", "+")) else parts:
         kind, equals, _ = part.partition("=")
-        if not equals and _GLOB.isdisjoint(part):
+        if not equals and not (_GLOB & set(part) and _may_begin_an_attribute(part)):
             return f"{part[:80]!r} is no attribute and value, like CN=enb1; in a value, , and + need a \\ before them"
         known = kind in _WRITTEN.values() or _DOTTED_OID.fullmatch(kind)
         if equals and not known and _GLOB.isdisjoint(kind):
             return f"no attribute is known as {kind[:80]!r}: write its OID, like 1.3.6.1.4.1.99999.1=..."
     return ""
+
+
+def _may_begin_an_attribute(pattern: str) -> bool:
+    """Tell whether what stands before the first wildcard begins the name of an attribute, or an OID."""
+    begun = re.split(r"[*?\[]", pattern, maxsplit=1)[0].casefold()
+    return bool(re.fullmatch(r"[0-9.]*", begun)) or any(
+        name.casefold().startswith(begun) for name in _WRITTEN.values()
+    )
 
 
 def from_rfc4514(text: str) -> bytes:

@@ -499,8 +499,9 @@ async def test_a_client_that_takes_no_answers_is_cut_off() -> None:
 
 
 async def test_for_a_connection_too_many_the_longest_idle_one_goes() -> None:
-    """Whoever opened connections and says nothing shuts nobody out; who said something last stays."""
-    async with served(max_connections=3) as (listener, _, _, connect):
+    """Whoever opened connections and says nothing shuts nobody out; who said something last stays. It is told."""
+    facts: list[Any] = []
+    async with served(max_connections=3, sink=facts.append) as (listener, _, _, connect):
         silent, first, second = await connect(), await connect(), await connect()
         await first.post(b"x")
         await second.post(b"x")
@@ -514,6 +515,8 @@ async def test_for_a_connection_too_many_the_longest_idle_one_goes() -> None:
         assert listener.connections_count == 3
         assert listener.counters.connections_let_go == 2
         assert listener.counters.connections_refused == 0
+    assert [(fact.status, fact.peer) for fact in facts] == [(None, "127.0.0.1")] * 2
+    assert facts[0].reason == "closed for another connection: there were too many"
 
 
 async def test_a_connection_with_a_request_in_flight_never_goes() -> None:

@@ -44,9 +44,17 @@ def test_blanks_and_long_names_of_attributes_make_no_difference(written: str, pl
         assert fits_alike(rfc4514(from_rfc4514(plain)), plain_rfc4514(written))
 
 
-@pytest.mark.parametrize("pattern", ["*", "CN=*", "C*=a,*", "CN=[ab],2.5.4.5=*", "cn={cn}, O=*"])
+@pytest.mark.parametrize(
+    "pattern", ["*", "CN=*", "C*=a,*", "CN=[ab],2.5.4.5=*", "cn={cn}, O=*", "o*", "2.5*", "?N=a"]
+)
 def test_patterns_that_may_fit_are_taken(pattern: str) -> None:
     assert unfit_attribute(plain_rfc4514(pattern)) == ""
+
+
+@pytest.mark.parametrize("pattern", ["enb-*", "*,enb-?", "x*", "CN=*,e.g.*", "-*"])
+def test_patterns_that_no_attribute_begins_like_are_told(pattern: str) -> None:
+    """All of an attribute is compared, its name with it."""
+    assert "is no attribute and value, like CN=" in unfit_attribute(plain_rfc4514(pattern))
 
 
 @pytest.mark.parametrize(
