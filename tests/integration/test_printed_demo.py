@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import struct
 from collections.abc import Iterator
 from typing import Final
 
@@ -21,27 +20,19 @@ REQUEST: Final = (
     "-newkey new.key -certout new.pem"
 )
 """What stands for the dots in `openssl cmp ...`."""
-TCPDUMP: Final = 'cp "$(dirname "$0")/../seen.pcap" capture.pcap'
-"""What stands for it: it has seen the request that openssl saved."""
+TCPDUMP: Final = r"""
+echo "12:00:00.000001 IP 192.0.2.1.40000 > 192.0.2.2.8080: Flags [P.], length 99"
+od -An -v -tx1 -w16 "$(dirname "$0")/../ir.der" | awk '{
+  printf "\t0x%04x: ", (NR - 1) * 16
+  for (i = 1; i <= NF; i += 2) printf " %s%s", $i, $(i + 1)
+  print ""
+}'
+"""
+"""Prints a request as tcpdump -x does."""
 GENM: Final = (
     "ra-gateway serve --config gateway.toml --port {} --set management.listen_port=0 "
     '--set ca.status.listen_port=0 --set \'endpoints.ran.body_types=["ir", "kur", "genm"]\''
 )
-
-
-def seen(der: bytes) -> bytes:
-    """Return a capture of one request as tcpdump -w writes it: a connection, and HTTP in TCP, IPv4 and Ethernet."""
-    packets = b""
-    for flags, payload in (
-        (0x02, b""),
-        (0x18, b"POST / HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % len(der) + der),
-    ):
-        tcp = struct.pack(">HHIIBBHHH", 40000, 8080, 1, 1, 0x50, flags, 65535, 0, 0) + payload
-        peers = bytes((192, 0, 2, 1, 192, 0, 2, 2))
-        ip = struct.pack(">BBHHHBBH", 0x45, 0, 20 + len(tcp), 0, 0, 64, 6, 0) + peers + tcp
-        frame = bytes(12) + b"\x08\x00" + ip
-        packets += struct.pack("<IIII", 0, 0, len(frame), len(frame)) + frame
-    return struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 65535, 1) + packets
 
 
 def of_lab(page: str) -> list[str]:
@@ -64,7 +55,6 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prompt]:
     with prompt.serving(line, until="openssl cmp -cmd ir"):
         url = (place / "management_url").read_text().strip()
         prompt.texts |= {"http://127.0.0.1:9080": url, "cmp ... ": f"cmp {REQUEST} "}
-        prompt.texts["--config /etc/ra_gateway/"] = f"--config {place}/"
         yield prompt
 
 
@@ -91,7 +81,7 @@ def test_a_base_station_of_the_command_line(demo: Prompt, page: str) -> None:
     demo.here = lab
     demo.succeeds("openssl ecparam -name prime256v1 -genkey -noout -out new.key")
     demo.succeeds(f"openssl cmp {REQUEST} -reqout ir.der")
-    (demo.directory / "seen.pcap").write_bytes(seen((lab / "ir.der").read_bytes()))
+    shutil.copyfile(lab / "ir.der", demo.directory / "ir.der")
     (lab / "site").symlink_to(place)
     for command in of_lab(page):
         demo.here = lab

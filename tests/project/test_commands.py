@@ -31,6 +31,7 @@ RUN_BY: Final[dict[str, dict[str, str]]] = {
         EVERYWHERE: "integration/test_printed_cli.py::test_at_a_site",
         "serve": "integration/test_printed_cli.py::test_what_serves",
         "enroll": "integration/test_printed_demo.py::test_a_base_station_of_the_command_line",
+        "replay": "integration/test_printed_demo.py::test_a_base_station_of_the_command_line",
         "samples": "integration/test_printed_demo.py::test_a_base_station_of_the_command_line",
         "renew": "integration/test_printed_demo.py::test_a_base_station_of_the_command_line",
         "show": "integration/test_printed_demo.py::test_a_base_station_of_the_command_line",
@@ -58,7 +59,11 @@ RUN_BY: Final[dict[str, dict[str, str]]] = {
         "The configuration": "integration/test_printed_cli.py::test_what_serves",
         "`ra-gateway enroll`": "integration/test_printed_demo.py::test_a_base_station_of_the_command_line",
         "`ra-gateway renew`": "integration/test_printed_demo.py::test_a_base_station_of_the_command_line",
+        "`ra-gateway replay FILES`": "integration/test_printed_demo.py::test_a_base_station_of_the_command_line",
         "`ra-gateway show FILES`": "integration/test_printed_demo.py::test_a_base_station_of_the_command_line",
+    },
+    "docs/cli-reference.md": {  # its examples are those of help
+        EVERYWHERE: "project/test_docs.py::test_the_manual_and_the_completion_are_up_to_date"
     },
     "docs/client-occm.md": {EVERYWHERE: "integration/test_client_occm.py::test_what_the_page_says_can_be_done"},
     "docs/client-onap.md": {EVERYWHERE: "integration/test_client_onap.py::test_it_enrols_and_renews"},

@@ -289,7 +289,9 @@ NOT_HERE: Final[Mapping[str, str]] = {
     r"(cd deploy/compose && )?docker ": "takes an engine; test_compose_site runs the site as processes",
     r"kubectl |helm ": "takes a cluster; `make deploy-check` has Helm and Kubernetes look at the chart",
     r"step |vault ": "takes a CA of another maker; test_rest_upstreams has its interface",
-    r"\.venv/bin/python docs/": "writes into this tree; for each, a test compares what it would write",
+    r"\.venv/bin/python (docs/|-m tests\.bench\.)": (
+        "writes into this tree, and a test compares what it would write; or measures for minutes"
+    ),
     r"PATH=/opt/valkey/": "takes another server than the one that is installed",
     r"journalctl .*\| jq ": "takes jq, on which nothing else here depends",
     r"sudo apt-get ": "installs Debian packages; the Makefile does it where the tests may",
