@@ -134,8 +134,8 @@ def test_nothing_is_listed_in_vain() -> None:
         if ((page, section) not in run if section else page not in pages)
     ]
     assert idle == []
-    idle = [text for text in NOT_HERE if not any(re.match(text, item.text) for item in ALL)]
-    assert idle == []
+    reasons = [text for text in NOT_HERE if not any(re.match(text, item.text) for item in ALL)]
+    assert reasons == []
 
 
 def test_blocks_of_commands_are_known_as_such() -> None:

@@ -255,7 +255,8 @@ class Prompt:
         words = list(words)
         os.environ.update(self.environment)
         while "=" in words[0]:
-            os.environ.update([words.pop(0).split("=", 1)])
+            name, _, value = words.pop(0).partition("=")
+            os.environ[name] = value
         os.chdir(self.here)
         try:
             yield words[1:]
