@@ -102,6 +102,7 @@ class Application:
     Args:
         sink: Takes what happens (`ra_gateway.events`) in place of the log, the bundled CA's facts included.
         read: Reads the configuration again, for `reload`; raises ConfigError.
+        has_log: Whether the process's log is this service's, which then goes over with the rest.
 
     Raises:
         ConfigError: On construction, when files that the configuration names cannot be used.
@@ -113,6 +114,7 @@ class Application:
         *,
         sink: EventSink | None = None,
         read: Callable[[], GatewayConfig] | None = None,
+        has_log: bool = False,
     ) -> None:
         require_codec()
         self._read = read
@@ -149,7 +151,7 @@ class Application:
             sink=self._sink,
         )
         self.management.configuration = config_digest(config)
-        self._reloads = Reloads(Component.gateway, self.management, self._sink)
+        self._reloads = Reloads(Component.gateway, self.management, self._sink, has_log=has_log)
         self._metrics = metrics
         meter_gateway(
             metrics,
@@ -236,6 +238,7 @@ class Application:
         old = self._wiring
         config = old.config if self._read is None else await asyncio.to_thread(self._read)
         require_no_restart(old.config, config)
+        self._reloads.open_log(config.log)
         tls = await asyncio.to_thread(load_tls, tls_tables(config))
         async with (
             AsyncExitStack() as undo

@@ -320,13 +320,14 @@ class CAWiring:
         """
         await self.ca.start()
         await self.revocation.start()
-        await self._stop_if_revoked()
+        is_over = await self._stop_if_revoked()
         await self._warn_of_profiles()
         watched = [
             ("ca.checkpoints", self._keep_checkpoints),
             ("ca.expiries", self._warn_of_expiries),
-            ("ca.root", self._watch_root),
         ]
+        if not is_over:
+            watched += [("ca.root", self._watch_root)]
         if self.config.status is not None:
             watched += [("crl", self.publisher.run)]
             directory = self._directory(self.config.status)

@@ -343,9 +343,10 @@ def ca_serve(port: PortOption = None, config: ConfigOption = CONFIG) -> None:
     if port is not None:
         config = config.with_setting("--port", "ca.server.listen_port", port)
     settings = load_ca(config)
-    logs.configure(settings.log.format, settings.log.level)
+    logs.configure(settings.log.format, settings.log.level, settings.log.path)
     serve_until_signalled(
-        CAService(settings, read=lambda: load_ca(config)), _warnings(config, settings)
+        CAService(settings, read=lambda: load_ca(config), has_log=True),
+        _warnings(config, settings),
     )
 
 

@@ -120,9 +120,10 @@ def serve(port: PortOption = None, config: ConfigOption = CONFIG) -> None:
     if port is not None:
         config = config.with_setting("--port", "server.listen_port", port)
     settings = load(config)
-    logs.configure(settings.log.format, settings.log.level)
+    logs.configure(settings.log.format, settings.log.level, settings.log.path)
     serve_until_signalled(
-        Application(settings, read=lambda: load(config)), _warnings(config, settings)
+        Application(settings, read=lambda: load(config), has_log=True),
+        _warnings(config, settings),
     )
 
 
