@@ -57,6 +57,7 @@ newer-openssl: setup  ## Fetch OpenSSL 3.5 into build/, for tests, where the mac
 
 softhsm:
 	@command -v softhsm2-util >/dev/null || { $(call apt,softhsm2); }
+	@command -v pkcs11-tool >/dev/null || { $(call apt,opensc); }
 
 slapd:
 	@PATH="$$PATH:/usr/sbin:/usr/local/sbin" command -v slapd >/dev/null || { $(call apt,slapd); }
