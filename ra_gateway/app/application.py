@@ -17,7 +17,7 @@ from ra_gateway.app.listener_tls import ListenerTLS, Loaded, tls_tables
 from ra_gateway.app.listener_tls import load as load_tls
 from ra_gateway.app.management import Management
 from ra_gateway.app.readings import meter_gateway, names_of, of_tls
-from ra_gateway.app.running import cmp_listener, event_sink, listen, log_start, now
+from ra_gateway.app.running import cmp_listener, event_sink, listen, log_start, now, require_apart
 from ra_gateway.clocks import unstepped
 from ra_gateway.cmp.selfcheck import require_codec
 from ra_gateway.config.service_tables import StoreConfig
@@ -114,6 +114,9 @@ class Application:
         read: Callable[[], GatewayConfig] | None = None,
     ) -> None:
         require_codec()
+        ca = config.ca if config.has_bundled_upstream else None
+        status = None if ca is None else ca.status
+        require_apart("server", config.server, config.management, status)
         self._read = read
         metrics = Metrics()
         self._sink = event_sink(metrics, sink)

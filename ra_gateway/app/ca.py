@@ -28,6 +28,7 @@ from ra_gateway.app.running import (
     log_start,
     now,
     proxies,
+    require_apart,
 )
 from ra_gateway.app.trust import vendor_domains
 from ra_gateway.ca.authorization import ClientMode, Mode
@@ -102,6 +103,27 @@ def ca_keys(config: CAConfig) -> CAKeys:
 def ca_ledger(config: CAConfig, sink: EventSink = unheard) -> Ledger:
     """Return the CA's ledger; nothing is opened yet."""
     return open_ledger(config.database, sink)
+
+
+def _require_database(config: CAConfig) -> None:
+    """Refuse another file than SQLite's in place of the ledger; one that is not there yet is made.
+
+    Raises:
+        ConfigError: It is something else.
+    """
+    begin = b""
+    if config.ledger_path is not None and config.ledger_path.is_file():
+        with config.ledger_path.open("rb") as stream:
+            begin = stream.read(len(_SQLITE))
+    if begin and begin != _SQLITE:
+        raise ConfigError.of(
+            "ca.ledger_path",
+            f"{config.ledger_path} is no database of SQLite",
+            "Give the ledger of a bundled CA, or a path where nothing is yet",
+        )
+
+
+_SQLITE: Final = b"SQLite format 3\0"
 
 
 def ca_checkpoints(config: CAConfig) -> Checkpoints:
@@ -225,6 +247,7 @@ class BundledService:
         keys = ca_keys(config)
         self._profiles = profiles = ca_profiles(config)
         require_clean(profiles.values(), keys.issuers[0])
+        _require_database(config)
         self.ledger = ca_ledger(config, sink)
         self._issuing, self._root = keys.issuers, keys.root
         self.issuers = tuple(issuer.certificate for issuer in keys.issuers)
@@ -476,6 +499,7 @@ class CAService:
         self, config: CAServiceConfig, *, read: Callable[[], CAServiceConfig] | None = None
     ) -> None:
         require_codec()
+        require_apart("ca.server", config.ca.server, config.management, config.ca.status)
         self._config, self._read = config, read
         metrics = Metrics()
         self._sink = sink = event_sink(metrics)
