@@ -14,7 +14,9 @@ import sys
 from collections.abc import Iterable, Iterator
 from itertools import product
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
+
+from ra_gateway.errors import PKIFailureInfo
 
 ROOT: Final = Path(__file__).parents[1]
 PACKAGE: Final = ROOT / "ra_gateway"
@@ -26,11 +28,34 @@ _DETAIL: Final = {"ca/clauses.py": 2, "cmp/x520.py": 1}
 Pieces = tuple[str, ...]
 
 
+class Refusal(NamedTuple):
+    """One text with which something is refused, or fails.
+
+    Args:
+        error: Name of the exception's class.
+        rule: "" where it has none, or one that is known only when it runs.
+        pieces: Literal parts of the text.
+        fail_infos: Names, where they are not the one of the class.
+        phrase: Literal parts of what the device is told, where it is not the phrase of the class.
+    """
+
+    error: str
+    rule: str
+    pieces: Pieces
+    fail_infos: tuple[str, ...] = ()
+    phrase: Pieces = ()
+
+
 def sites() -> list[tuple[str, str, Pieces]]:
-    """Return class, rule ("" where it is none or known only when it runs) and literal parts of every text."""
+    """Return class, rule and literal parts of every text."""
+    return sorted({item[:3] for item in refusals()})
+
+
+def refusals() -> set[Refusal]:
+    """Return every text that our own code refuses or fails with."""
     trees = {path: ast.parse(path.read_text()) for path in sorted(PACKAGE.rglob("*.py"))}
     classes = _classes(trees.values())
-    found: set[tuple[str, str, Pieces]] = set()
+    found: set[Refusal] = set()
     for path, tree in trees.items():
         constants = _constants(tree)
         fault = _DETAIL.get(str(path.relative_to(PACKAGE)))
@@ -49,10 +74,34 @@ def sites() -> list[tuple[str, str, Pieces]]:
             if fault is not None and place == 2 and len(call.args) > 1:
                 rule = call.args[1]
             if detail is not None:
+                phrase = next(_texts(given.get("phrase"), scope), ())
                 found.update(
-                    (name, _rule(rule, constants), pieces) for pieces in _texts(detail, scope)
+                    Refusal(
+                        name,
+                        _rule(rule, constants),
+                        pieces,
+                        _codes(given.get("fail_info"), scope),
+                        phrase,
+                    )
+                    for pieces in _texts(detail, scope)
                 )
-    return sorted(found)
+    return found
+
+
+def _codes(given: ast.expr | None, scope: ast.AST) -> tuple[str, ...]:
+    if given is None:
+        return ()
+    values: list[ast.AST] = [given]
+    if isinstance(given, ast.Name):
+        values = []
+        for item in ast.walk(scope):
+            if isinstance(item, ast.Assign) and given.id in map(_name, item.targets):
+                values.append(item.value)
+            elif isinstance(item, ast.For) and given.id in map(_name, ast.walk(item.target)):
+                values.append(item.iter)
+    nodes = (node for value in values for node in ast.walk(value))
+    names = {node.attr for node in nodes if isinstance(node, ast.Attribute)}
+    return tuple(sorted(name for name in names if name in PKIFailureInfo.__members__))
 
 
 def _classes(trees: Iterable[ast.Module]) -> set[str]:
@@ -103,7 +152,7 @@ def _rule(node: ast.AST | None, constants: dict[str, str]) -> str:
     return constants.get(_name(node), "") if node is not None else ""
 
 
-def _texts(node: ast.AST, scope: ast.AST) -> Iterator[Pieces]:
+def _texts(node: ast.AST | None, scope: ast.AST) -> Iterator[Pieces]:
     """Yield the literal parts of every text that an expression may be, as far as can be seen."""
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
         yield (node.value,)

@@ -8,7 +8,8 @@
     |-- StaleTransaction             nobody: a compare-and-set lost its race; reload and look again
     `-- CMPError(fail_info)          the wire
         |-- MalformedMessage         device: not DER, or not a PKIMessage
-        |-- HeaderRefused            device: version, nonces, time, type not allowed now
+        |-- HeaderRefused            device: version, nonces, type not allowed now
+        |   `-- TimeRefused          device: messageTime
         |-- ProtectionRefused        device: signature, algorithm, signer named but not matching
         |-- SignerNotTrusted         device or operator: no path to a configured anchor
         |   `-- AlreadyRevoked       device: it asks for its revocation once more
@@ -206,6 +207,11 @@ class MalformedMessage(CMPError):
 
 class HeaderRefused(CMPError):
     phrase = "The message header, or the message type at this point, is not acceptable."
+
+
+class TimeRefused(HeaderRefused):
+    fail_info = PKIFailureInfo.badTime
+    phrase = "The messageTime is missing, or too far from the time here: check the clock."
 
 
 class ProtectionRefused(CMPError):

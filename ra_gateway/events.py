@@ -322,14 +322,17 @@ class HTTPRefused:
     """A request was refused below CMP, by an HTTP status; no more are told than a few in so many seconds.
 
     Args:
+        listener: Whose it was: "cmp", "status" or "management".
         method, path: As sent, made printable and cut; the path without its query. "" where the octets were no HTTP.
         status: None where the connection was closed without an answer.
         reason: What the client was told, or would have been.
-        refused: How many that listener has refused since its start, this one included.
+        refused: How many requests and connections that listener has refused, or cut off, since its start, this one
+            included.
         untold: How many of them were not told since the last one that was.
     """
 
     by: Component
+    listener: str
     peer: str
     method: str
     path: str

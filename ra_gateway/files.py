@@ -15,6 +15,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from ra_gateway.owners import directory_at, file_at
+
 _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 
 
@@ -25,18 +27,56 @@ def make_directory(path: Path) -> None:
         OSError: It cannot be made.
     """
     for missing in reversed([item for item in (path, *path.parents) if not item.exists()]):
-        missing.mkdir(mode=0o700, exist_ok=True)
-        give_like(missing, missing.parent)
+        with directory_at(missing.parent) as parent:
+            with suppress(FileExistsError):
+                os.mkdir(missing.name, 0o700, dir_fd=parent)
+            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+            made = os.open(missing.name, flags, dir_fd=parent)
+            try:
+                if not os.listdir(made):  # and so what was made just now
+                    _give(made, os.fstat(parent))
+            finally:
+                os.close(made)
     if not path.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
 
 
-def open_new(path: Path, mode: int = 0o600, *, like: Path | None = None) -> int:
+def status_of(path: Path) -> os.stat_result | None:
+    """Return whose a file is, and its mode; None if there is none.
+
+    Raises:
+        OSError: It cannot be said; or root would be led there by a link of somebody else's.
+    """
+    with suppress(FileNotFoundError), file_at(path) as (directory, name):
+        return os.stat(name, dir_fd=directory, follow_symlinks=False)
+    return None
+
+
+def read_with_status(path: Path) -> tuple[bytes, os.stat_result] | None:
+    """Return what is in a file, and what `status_of` says of just that one; None if there is none.
+
+    Raises:
+        OSError: It cannot be read, or is no file; or as `status_of`.
+    """
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
+    with (
+        suppress(FileNotFoundError),
+        file_at(path) as (directory, name),
+        os.fdopen(os.open(name, flags, dir_fd=directory), "rb") as file,
+    ):
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "is not a file", str(path))
+        return file.read(), status
+    return None
+
+
+def open_new(path: Path, mode: int = 0o600, *, like: os.stat_result | None = None) -> int:
     """Make an empty file with just this mode, whatever the umask; returns a descriptor to read and write it.
 
     Args:
-        like: A file whose place it will take, and whose owner, group and mode it gets if that is there; what is
-            for its owner alone by `mode` stays so.
+        like: Of a file whose place it will take, and whose owner, group and mode it gets; what is for its owner alone
+            by `mode` stays so.
 
     Raises:
         FileExistsError: The file is there already; nothing is ever overwritten.
@@ -44,18 +84,19 @@ def open_new(path: Path, mode: int = 0o600, *, like: Path | None = None) -> int:
     """
     # Created with its mode, not given it afterwards: there is no moment at which others can open it.
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-    descriptor = os.open(path, flags, mode)
-    try:
-        if like is not None and like.exists():
-            _give(descriptor, like.stat())
-            _set_mode(descriptor, mode, like)
-        else:
-            _give(descriptor, path.parent.stat())
-            os.fchmod(descriptor, mode)
-    except BaseException:
-        os.close(descriptor)
-        path.unlink(missing_ok=True)
-        raise
+    with directory_at(path.parent) as directory:
+        descriptor = os.open(path.name, flags, mode, dir_fd=directory)
+        try:
+            _give(descriptor, os.fstat(directory) if like is None else like)
+            if like is None:
+                os.fchmod(descriptor, mode)
+            else:
+                _set_mode(descriptor, mode, like)
+        except BaseException:
+            os.close(descriptor)
+            with suppress(FileNotFoundError):
+                os.unlink(path.name, dir_fd=directory)
+            raise
     return descriptor
 
 
@@ -69,7 +110,9 @@ def make_file(path: Path) -> None:
         os.close(open_new(path))
 
 
-def write_new(path: Path, octets: bytes, mode: int = 0o600, *, like: Path | None = None) -> None:
+def write_new(
+    path: Path, octets: bytes, mode: int = 0o600, *, like: os.stat_result | None = None
+) -> None:
     """Write a new file with just this mode, whatever the umask, to the disk; its directory is made if need be.
 
     Args:
@@ -92,24 +135,25 @@ def replace_file(path: Path, octets: bytes) -> None:
     Raises:
         OSError: It cannot be written, or not be given to its owner; nothing has changed.
     """
-    path = path.resolve()  # where a link leads, and stays one
-    status = path.stat()
-    fresh = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    try:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        with os.fdopen(os.open(fresh, flags, 0o600), "wb") as file:
-            made = os.fstat(file.fileno())
-            if (made.st_uid, made.st_gid) != (status.st_uid, status.st_gid):
-                os.fchown(file.fileno(), status.st_uid, status.st_gid)
-            os.fchmod(file.fileno(), status.st_mode & 0o7777)
-            file.write(octets)
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(path)
-    except BaseException:
-        fresh.unlink(missing_ok=True)
-        raise
-    synchronize(path.parent)
+    with file_at(path) as (directory, name):  # where a link leads, and stays one
+        status = os.stat(name, dir_fd=directory, follow_symlinks=False)
+        fresh = f".{name}.{secrets.token_hex(8)}"
+        try:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            with os.fdopen(os.open(fresh, flags, 0o600, dir_fd=directory), "wb") as file:
+                made = os.fstat(file.fileno())
+                if (made.st_uid, made.st_gid) != (status.st_uid, status.st_gid):
+                    os.fchown(file.fileno(), status.st_uid, status.st_gid)
+                os.fchmod(file.fileno(), status.st_mode & 0o777)
+                file.write(octets)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(fresh, name, src_dir_fd=directory, dst_dir_fd=directory)
+        except BaseException:
+            with suppress(FileNotFoundError):
+                os.unlink(fresh, dir_fd=directory)
+            raise
+        os.fsync(directory)
 
 
 def give_like(path: Path, other: Path, *, mode: bool = False) -> None:
@@ -126,7 +170,7 @@ def give_like(path: Path, other: Path, *, mode: bool = False) -> None:
     try:
         _give(descriptor, other.stat())
         if mode:
-            _set_mode(descriptor, os.fstat(descriptor).st_mode, other)
+            _set_mode(descriptor, os.fstat(descriptor).st_mode, other.stat())
     finally:
         os.close(descriptor)
 
@@ -138,9 +182,9 @@ def _give(descriptor: int, like: os.stat_result) -> None:
         os.fchown(descriptor, like.st_uid, like.st_gid)
 
 
-def _set_mode(descriptor: int, mode: int, like: Path) -> None:
+def _set_mode(descriptor: int, mode: int, like: os.stat_result) -> None:
     allowed = 0o777 if mode & _OTHERS else stat.S_IRWXU
-    os.fchmod(descriptor, stat.S_IMODE(like.stat().st_mode) & allowed)
+    os.fchmod(descriptor, stat.S_IMODE(like.st_mode) & allowed)
 
 
 def synchronize(path: Path) -> None:

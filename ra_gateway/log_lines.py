@@ -110,6 +110,9 @@ FIELDS: Final[Mapping[str, Field]] = {
     "key": Field(Kind.text, "Key in Redis."),
     "key_uri": Field(Kind.text, "Key in an HSM, as `pkcs11:` URI without PIN."),
     "listen": Field(Kind.text, "Host and port that are listened on."),
+    "listener": Field(
+        Kind.text, "Whose it was: `cmp`, `status` or `management`, as in the metrics."
+    ),
     "logger": Field(Kind.text, "Module of a library that logs by itself."),
     "management": Field(Kind.text, "URL of the management listener; empty without one."),
     "messages": Field(Kind.whole, "Messages in a batch."),
@@ -134,7 +137,10 @@ FIELDS: Final[Mapping[str, Field]] = {
     ),
     "ra": Field(Kind.text, "Name of the RA that asked the CA."),
     "reason": Field(Kind.text, "Why an HTTP request was refused, as the client is told."),
-    "refused": Field(Kind.whole, "Requests that this listener refused below CMP since its start."),
+    "refused": Field(
+        Kind.whole,
+        "Requests and connections that this listener refused, or cut off, since its start.",
+    ),
     "removed": Field(Kind.whole, "Devices that are no longer listed."),
     "request": Field(
         Kind.hex, "Digest of a request that waits for approval, as `approvals list` shows it."
@@ -236,9 +242,8 @@ LINES: Final[Mapping[str, Line]] = {
     # Below CMP.
     "http.refused": Line(
         _WARNING,
-        ("by", "peer", "method", "path", "status", "reason", "refused", "untold"),
-        "A request was refused before it was a CMP message, or a connection closed for another; a few lines a minute, "
-        "all are counted.",
+        ("by", "listener", "peer", "method", "path", "status", "reason", "refused", "untold"),
+        "A request was refused, or a connection closed, below CMP; at most ten lines in ten seconds.",
     ),
     # The process.
     "started": Line(

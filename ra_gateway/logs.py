@@ -281,7 +281,7 @@ class _OtherLoggers(logging.Handler):
         )
 
 
-_OF_HTTP: Final = ("peer", "method", "path", "status", "reason", "refused", "untold")
+_OF_HTTP: Final = ("listener", "peer", "method", "path", "status", "reason", "refused", "untold")
 
 
 class LogSink:

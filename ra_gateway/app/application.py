@@ -13,17 +13,18 @@ import structlog
 from ra_gateway.app.changes import config_digest, require_no_restart
 from ra_gateway.app.gateway import Wiring
 from ra_gateway.app.health import LOOK_SECONDS, Probe
-from ra_gateway.app.listener_tls import ListenerTLS, Loaded, tls_tables
+from ra_gateway.app.listener_tls import ListenerTLS, tls_tables
 from ra_gateway.app.listener_tls import load as load_tls
 from ra_gateway.app.management import Management
 from ra_gateway.app.readings import meter_gateway, names_of, of_tls
+from ra_gateway.app.reloading import Reloads
 from ra_gateway.app.running import cmp_listener, event_sink, listen, log_start, now, require_apart
 from ra_gateway.clocks import unstepped
 from ra_gateway.cmp.selfcheck import require_codec
 from ra_gateway.config.service_tables import StoreConfig
 from ra_gateway.config.tables import GatewayConfig
 from ra_gateway.errors import ConfigError, StoreUnavailable, missing_extra
-from ra_gateway.events import Component, ConfigurationReloaded, EventSink, ReloadRefused, unheard
+from ra_gateway.events import Component, EventSink, unheard
 from ra_gateway.metrics import Metrics
 from ra_gateway.ra.pipeline import Gateway
 from ra_gateway.ra.services import Services
@@ -33,7 +34,7 @@ from ra_gateway.stores.sealing import load_seal_keys
 from ra_gateway.tasks import ended, supervised
 
 if TYPE_CHECKING:
-    from ra_gateway.app.ca import BundledService
+    from ra_gateway.app.ca import BundledService, CAWiring
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("ra_gateway.store")
 
@@ -122,13 +123,14 @@ class Application:
         self._sink = event_sink(metrics, sink)
         self._bundled = _bundled(config, self._sink)
         self._wiring = Wiring(
-            config, transaction_store(config.store, self._sink), self._bundled, self._sink
+            config,
+            transaction_store(config.store, self._sink),
+            None if self._bundled is None else self._bundled.wiring,
+            self._sink,
         )
         self._tls = ListenerTLS(tls_tables(config))
         self._background: list[asyncio.Task[None]] = []
-        self._retiring: set[asyncio.Task[None]] = set()
         self._outgoing: list[Wiring] = []
-        self._reloading = asyncio.Lock()
         self.listener = cmp_listener(
             self._wiring,
             config.server,
@@ -147,8 +149,10 @@ class Application:
             metrics,
             self._parts,
             tls=self._tls.context_of("management.tls"),
+            sink=self._sink,
         )
         self.management.configuration = config_digest(config)
+        self._reloads = Reloads(Component.gateway, self.management, self._sink)
         self._metrics = metrics
         meter_gateway(
             metrics,
@@ -229,54 +233,42 @@ class Application:
         Raises:
             ConfigError: It cannot be used, or changes what takes a restart; nothing has changed.
         """
-        async with self._reloading:
-            try:
-                if self._state == "draining":
-                    raise ConfigError.of("process", "is about to end", "Start it again")
-                fresh, tls = await self._rewired()
-            except ConfigError as error:
-                problems = tuple(map(str, error.problems))
-                self.management.reloaded(config_digest(self.config), problems)
-                self._sink(ReloadRefused(Component.gateway, problems))
-                raise
-            old, self._wiring = self._wiring, fresh
-            self._tls.take_up(tls)
-            self.listener.serve(fresh, fresh.routes, fresh.profiles)
-            self._metrics.keep(names_of(fresh))
-            retiring = asyncio.create_task(self._retire(old))
-            self._retiring.add(retiring)
-            retiring.add_done_callback(self._retiring.discard)
-        digest = config_digest(fresh.config)
-        self.management.reloaded(digest)
-        self._sink(ConfigurationReloaded(Component.gateway, digest))
+        await self._reloads.one(self._go_over)
 
-    async def _rewired(self) -> tuple[Wiring, dict[str, Loaded]]:
+    async def _go_over(self) -> GatewayConfig:
         old = self._wiring
         config = old.config if self._read is None else await asyncio.to_thread(self._read)
         require_no_restart(old.config, config)
         tls = await asyncio.to_thread(load_tls, tls_tables(config))
-        store = old.store
-        if config.store.kind == "redis":  # its URL and keys are in files, which may be others now
-            store = transaction_store(config.store, self._sink)
-        try:
+        async with (
+            AsyncExitStack() as undo
+        ):  # also where the process is to end: what was begun is not left open
+            ca = None
+            if self._bundled is not None and config.ca is not None:
+                ca = await self._bundled.rewired(config.ca, config.vendors)
+                undo.push_async_callback(ca.stop, 0.0)
+            store = old.store
+            if (
+                config.store.kind == "redis"
+            ):  # its URL and keys are in files, which may be others now
+                store = transaction_store(config.store, self._sink)
+                undo.push_async_callback(store.close)
             # In a thread: keys in an HSM are tried out, and all chains are built anew.
-            fresh = await asyncio.to_thread(Wiring, config, store, self._bundled, self._sink, old)
-        except BaseException:
-            if store is not old.store:
-                await store.close()
-            raise
-        try:
+            fresh = await asyncio.to_thread(Wiring, config, store, ca, self._sink, old)
+            undo.push_async_callback(fresh.stop, 0.0)
             if store is not old.store:
                 await self._compare_seals(store)
             await fresh.start()
-        except BaseException:  # the process is to end: what was begun is not left open
-            await fresh.stop(0.0)
-            if store is not old.store:
-                await store.close()
-            raise
-        return fresh, tls
+            undo.pop_all()
+        self._wiring = fresh
+        self._tls.take_up(tls)
+        self.listener.serve(fresh, fresh.routes, fresh.profiles)
+        self._metrics.keep(names_of(fresh))
+        old_ca = None if self._bundled is None or ca is None else self._bundled.take_up(ca)
+        self._reloads.retire(self._retire(old, old_ca))
+        return config
 
-    async def _retire(self, wiring: Wiring) -> None:
+    async def _retire(self, wiring: Wiring, ca: CAWiring | None) -> None:
         self._outgoing.append(wiring)
         try:
             await wiring.stop(wiring.config.server.drain_seconds)
@@ -284,6 +276,8 @@ class Application:
             self._outgoing.remove(wiring)
             if wiring.store is not self.store:
                 await wiring.store.close()
+            if ca is not None:
+                await ca.stop(0.0)
 
     async def _watch_store(self) -> None:
         while True:
@@ -321,8 +315,7 @@ class Application:
     async def stop(self) -> None:
         """Be unready for a while, answer what was accepted, then close everything."""
         is_serving, self._state = not self._state, "draining"
-        async with self._reloading:  # one that has begun ends; none begins any more
-            pass
+        await self._reloads.end()
         if is_serving:
             await asyncio.sleep(self.config.server.lame_duck_seconds)
         background, self._background = self._background, []
@@ -335,5 +328,5 @@ class Application:
             if self._bundled is not None:
                 stack.push_async_callback(self._bundled.stop)
             await self.listener.drain(seconds)
-            await asyncio.gather(*self._retiring, return_exceptions=True)
+            await self._reloads.retired()
             await self._wiring.stop(max(left_at - time.monotonic(), 0.0))

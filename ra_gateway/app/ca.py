@@ -1,34 +1,27 @@
-"""The bundled CA's composition root: in the gateway's process (`BundledService`) or in its own (`CAService`)."""
+"""The bundled CA's composition root, in the gateway's process or in its own (`ra_gateway.app.ca_service`)."""
 
 from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Final
 
 import structlog
 
 from ra_gateway.app.ca_readings import meter_ca
-from ra_gateway.app.changes import config_digest, require_unchanged
 from ra_gateway.app.health import CALM_SECONDS, LOOK_SECONDS, Probe
-from ra_gateway.app.listener_tls import ListenerTLS, ca_tls_tables
-from ra_gateway.app.listener_tls import load as load_tls
-from ra_gateway.app.management import Management
 from ra_gateway.app.profiles import ca_profiles, lacks_crl_url, unusable
-from ra_gateway.app.readings import of_domains, of_listener, of_revocation, of_tls
+from ra_gateway.app.readings import of_domains, of_revocation
+from ra_gateway.app.reloading import InFlight
 from ra_gateway.app.revocation import revocation
 from ra_gateway.app.running import (
     STEADY,
     CannotListen,
-    cmp_listener,
-    event_sink,
     listen,
-    log_start,
     now,
     proxies,
-    require_apart,
 )
 from ra_gateway.app.trust import vendor_domains
 from ra_gateway.ca.authorization import ClientMode, Mode
@@ -47,24 +40,18 @@ from ra_gateway.ca.ocsp import OCSPResponder, OCSPSettings, OCSPSigner
 from ra_gateway.ca.profiles import Profile
 from ra_gateway.ca.root_record import RootCRL, revoked_by_root
 from ra_gateway.ca.status import CAStatus
+from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.header_checks import HeaderRules, Strictness
 from ra_gateway.cmp.responder import Reply
-from ra_gateway.cmp.selfcheck import require_codec
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
 from ra_gateway.config.ca_tables import CAConfig, CAStatusConfig
-from ra_gateway.config.tables import CAServiceConfig, VendorConfig
+from ra_gateway.config.tables import VendorConfig
 from ra_gateway.config.values import OPERATOR_DOMAIN
 from ra_gateway.errors import ConfigError, StoreUnavailable
-from ra_gateway.events import (
-    Component,
-    ConfigurationReloaded,
-    EventSink,
-    ReloadRefused,
-    unheard,
-)
+from ra_gateway.events import Component, EventSink, unheard
 from ra_gateway.keys import read_password
 from ra_gateway.metrics import Metrics
-from ra_gateway.metrics.families import CONFIGURATION, Reading
+from ra_gateway.revocation.refreshing import Revocation
 from ra_gateway.server.status import StatusListener
 from ra_gateway.tasks import ended, supervised
 
@@ -132,8 +119,13 @@ def ca_checkpoints(config: CAConfig) -> Checkpoints:
     return Checkpoints(config.checkpoints_path or directory / CHECKPOINTS)
 
 
-def crl_publisher(config: CAConfig, keys: CAKeys, ledger: Ledger) -> CRLPublisher:
+def crl_publisher(
+    config: CAConfig, keys: CAKeys, ledger: Ledger, before: CRLPublisher | None = None
+) -> CRLPublisher:
     """Return what makes the CA's CRLs.
+
+    Args:
+        before: What it takes the place of.
 
     Raises:
         ConfigError: An issuing CA may not sign CRLs.
@@ -146,12 +138,12 @@ def crl_publisher(config: CAConfig, keys: CAKeys, ledger: Ledger) -> CRLPublishe
         delta_url=config.delta_crl_url or "",
         check_seconds=status.check_seconds,
     )
-    return CRLPublisher(keys.issuers, ledger, now, settings, steady=STEADY)
+    return CRLPublisher(keys.issuers, ledger, now, settings, steady=STEADY, before=before)
 
 
-def _status_listener(
+def _status(
     config: CAConfig, keys: CAKeys, ledger: Ledger, publisher: CRLPublisher
-) -> StatusListener | None:
+) -> CAStatus | None:
     status = config.status
     if status is None:
         return None
@@ -167,14 +159,22 @@ def _status_listener(
             now,
             OCSPSettings(status.ocsp_validity_minutes, status.ocsp_max_age_seconds),
         )
+    return CAStatus(keys.root, keys.issuers, publisher, responder, RootCRL(config.directory_path))
+
+
+def _status_listener(
+    config: CAStatusConfig | None, handler: CAStatus | None
+) -> StatusListener | None:
+    if config is None or handler is None:
+        return None
     return StatusListener(
-        CAStatus(keys.root, keys.issuers, publisher, responder, RootCRL(config.directory_path)),
-        host=status.listen_host,
-        port=status.listen_port,
+        handler,
+        host=config.listen_host,
+        port=config.listen_port,
         clock=now,
-        max_connections=status.max_connections,
-        max_connections_per_address=status.max_connections_per_address,
-        **proxies(status),
+        max_connections=config.max_connections,
+        max_connections_per_address=config.max_connections_per_address,
+        **proxies(config),
     )
 
 
@@ -224,45 +224,56 @@ def _until_next_warning(ends: Iterable[datetime]) -> float:
     return min([_WARNING_SECONDS, *left])
 
 
-class BundledService:
-    """The bundled CA and what runs beside it: its ledger, its CRLs and its status listener.
+class CAWiring:
+    """What one configuration asks of the bundled CA: its keys, profiles and CRLs, over a ledger that outlives them.
 
     Args:
         vendors: Tables of the vendors by name, for client mode.
+        ledger: Opened and closed by whoever runs the CA.
         sink: Takes what happens (`ra_gateway.events`); must not raise.
+        before: What it takes the place of, for what is known to be revoked, the CRLs that are served, and the names
+            that nobody gets.
 
     Raises:
         ConfigError: Its files cannot be used.
     """
 
     def __init__(
-        self, config: CAConfig, vendors: Mapping[str, VendorConfig], sink: EventSink
+        self,
+        config: CAConfig,
+        vendors: Mapping[str, VendorConfig],
+        ledger: Ledger,
+        sink: EventSink,
+        before: CAWiring | None = None,
     ) -> None:
-        self._config = config
+        self.config, self.ledger = config, ledger
         listed = config.client.vendors if config.client is not None else ()
         domains = vendor_domains({name: vendors[name] for name in listed})
-        self._domains = tuple(domains.values())
-        self._revocation_tables = [vendors[name].revocation for name in listed]
-        self._revocation = revocation(zip(self._domains, self._revocation_tables, strict=True))
+        self.domains = tuple(domains.values())
+        """Of the vendors, in client mode."""
+        self.revocation_tables = [vendors[name].revocation for name in listed]
+        self.revocation: Revocation = revocation(
+            zip(self.domains, self.revocation_tables, strict=True),
+            None if before is None else before.revocation,
+        )
         keys = ca_keys(config)
         self._profiles = profiles = ca_profiles(config)
         require_clean(profiles.values(), keys.issuers[0])
-        _require_database(config)
-        self.ledger = ca_ledger(config, sink)
         self._issuing, self._root = keys.issuers, keys.root
-        self.issuers = tuple(issuer.certificate for issuer in keys.issuers)
-        self.publisher = crl_publisher(config, keys, self.ledger)
-        self.status = _status_listener(config, keys, self.ledger, self.publisher)
+        self.issuers: tuple[Certificate, ...] = tuple(issuer.certificate for issuer in keys.issuers)
+        self.publisher: CRLPublisher = crl_publisher(
+            config, keys, ledger, None if before is None else before.publisher
+        )
+        self.status = _status(config, keys, ledger, self.publisher)
         self._background: list[asyncio.Task[None]] = []
-        self._opening: asyncio.Task[None] | None = None
-        self._opened = False
-        self._probe = Probe(self.ledger.ping, CALM_SECONDS)
+        self._in_flight = InFlight()
+        self._told = ""
         client = config.client
         roots = (keys.root, *((keys.old_root,) if keys.old_root else ()))
-        self.ca = BundledCA(
+        self.ca: BundledCA = BundledCA(
             credential=keys.credential,
             issuers=keys.issuers,
-            ledger=self.ledger,
+            ledger=ledger,
             operator=TrustDomain(
                 OPERATOR_DOMAIN,
                 DomainKind.operator,
@@ -288,7 +299,7 @@ class BundledService:
             client=None
             if client is None
             else ClientMode(
-                domains, client.identity_from, client.implicit_confirm, self._revocation.check
+                domains, client.identity_from, client.implicit_confirm, self.revocation.check
             ),
             policy=IssuancePolicy(
                 config.reenroll,
@@ -303,20 +314,209 @@ class BundledService:
                 *(credential.certificate for credential in keys.ocsp.values()),
                 *retired_certificates(config.directory_path),
             ],
+            before=None if before is None else before.ca,
         )
+
+    @property
+    def routes(self) -> dict[str, str]:
+        """Path to mode, of the CA as a service of its own."""
+        routes = {"/.well-known/cmp": "ra", "/pkix": "ra"}
+        if self.config.client is not None:
+            routes |= dict.fromkeys(self.config.client.paths, CLIENT_ENDPOINT)
+        return routes
+
+    async def handle(
+        self, der: bytes, *, endpoint: str, profile: str, operation: str, peer: str
+    ) -> Reply:
+        """Answer one message in the mode of its path (`CMPHandler`)."""
+        mode = Mode.client if endpoint == CLIENT_ENDPOINT else Mode.ra
+        with self._in_flight:
+            return await self.ca.handle(der, mode=mode, operation=operation, peer=peer)
+
+    async def start(self) -> None:
+        """Open the ledger, fetch CRLs, and begin what goes on beside the messages.
+
+        Raises:
+            ConfigError, StoreUnavailable: The ledger cannot be used.
+        """
+        await self.ca.start()
+        await self.revocation.start()
+        await self._stop_if_revoked()
+        await self._warn_of_profiles()
+        watched = [
+            ("ca.checkpoints", self._keep_checkpoints),
+            ("ca.expiries", self._warn_of_expiries),
+            ("ca.root", self._watch_root),
+        ]
+        if self.config.status is not None:
+            watched += [("crl", self.publisher.run)]
+            directory = self._directory(self.config.status)
+            if directory is not None:
+                watched += [("crl.directory", directory.run)]
+        self._background = [asyncio.create_task(supervised(*item)) for item in watched]
+
+    async def stop(self, seconds: float) -> None:
+        """Answer what came here and finish what was begun; the ledger stays open.
+
+        Args:
+            seconds: Time for the answers.
+        """
+        background, self._background = self._background, []
+        await ended(*background)  # whatever one of them failed of, the others are to be ended
+        await self._in_flight.end(seconds)
+        await self.revocation.stop()
+        await self.ca.finish()
+
+    def _directory(self, status: CAStatusConfig) -> CRLDirectory | None:
+        config = self.config.ldap
+        if config is None:
+            return None
+        try:
+            password = (read_password(config.bind_password_path) or b"").decode()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError.of(
+                "ca.ldap.bind_password_path", f"cannot be read: {error}", "Mend the file"
+            ) from error
+        return CRLDirectory(
+            self._issuing,
+            self.publisher,
+            config.directory(password),
+            config.entry,
+            deltas=status.delta_minutes > 0,
+            check_seconds=status.check_seconds,
+            # One identifier is one entry: a root that issues itself has its CRLs from the ledger.
+            root=None if self._root in self.issuers else self._root,
+            root_crl=RootCRL(self.config.directory_path),
+        )
+
+    async def _warn_of_profiles(self) -> None:
+        """Tell who has a profile that issues nothing, which a request would be the first to say."""
+        if not any(map(lacks_crl_url, self._profiles.values())):
+            return
+        try:
+            roles = await self.ledger.registry.roles()
+            recorded = await self.ledger.living_profiles(now())
+        except StoreUnavailable as error:
+            log.warning("ca.profiles_unchecked", detail=error.detail)
+            return
+        for problem in unusable(self._profiles, roles, recorded, self.config):
+            log.warning("ca.profile_unusable", detail=str(problem))
+
+    async def _warn_of_expiries(self) -> None:
+        """Tell once a day which of the CA's own certificates somebody has to renew."""
+        while True:
+            try:
+                soonest = expiries(self.config.directory_path)
+            except ConfigError as error:
+                log.warning("ca.directory_unusable", detail=str(error))
+                soonest = []
+            for expiry in soonest:
+                told = {
+                    "file": expiry.file,
+                    "subject": expiry.subject,
+                    "not_after": expiry.not_after.isoformat(),
+                }
+                if expiry.revoked:
+                    log.warning("ca.certificate_revoked", **told)
+                elif expiry.not_after < now():
+                    log.error("ca.certificate_expired", **told)
+                elif expiry.not_after < now() + EXPIRY_WARNING:
+                    log.warning("ca.certificate_expires", **told)
+            await asyncio.sleep(_until_next_warning(item.not_after for item in soonest))
+
+    async def _watch_root(self) -> None:
+        """Issue nothing any more from when the root has revoked the issuing CA."""
+        while True:
+            if await self._stop_if_revoked():
+                return
+            await asyncio.sleep(_ROOT_SECONDS)
+
+    async def _stop_if_revoked(self) -> bool:
+        directory, issuer = self.config.directory_path, self._issuing[0]
+        chain = (issuer.certificate, *issuer.chain)
+        try:
+            revoked = await asyncio.to_thread(
+                revoked_by_root, CAFiles(directory), self._root, chain
+            )
+        except ConfigError as error:  # what it said before holds
+            if str(error) != self._told:
+                self._told = str(error)
+                log.error("ca.directory_unusable", detail=self._told)
+            return False
+        if revoked:
+            issuer.stop(f"the root has revoked {revoked[0].subject}")
+            log.error(
+                "ca.issuing_revoked",
+                subject=revoked[0].subject,
+                serial_number=f"{revoked[0].serial_number:x}",
+                todo=f"run: ra-gateway ca roll-issuing {directory}, and reload; nothing is issued until then",
+            )
+        return bool(revoked)
+
+    async def _keep_checkpoints(self) -> None:
+        while True:
+            await self.checkpoint()
+            await asyncio.sleep(_CHECKPOINT_SECONDS)
+
+    async def checkpoint(self) -> None:
+        """Write down how far the audit trail goes."""
+        checkpoints = ca_checkpoints(self.config)
+        try:
+            await checkpoints.append(self.ledger, now())
+        except TrailRewritten as error:
+            log.error("ca.audit_rewritten", detail=str(error), todo="run `ra-gateway ca verify`")
+        except (ConfigError, OSError, StoreUnavailable) as error:
+            log.error(
+                "ca.checkpoint_failed",
+                file=str(checkpoints.path),
+                detail=str(getattr(error, "detail", error)),
+                todo="set ca.checkpoints_path to a file that this service may write",
+            )
+
+
+class BundledService:
+    """The bundled CA: what outlives a reload (its ledger, its status listener), and the wiring that answers.
+
+    Args:
+        vendors: Tables of the vendors by name, for client mode.
+        sink: Takes what happens (`ra_gateway.events`); must not raise.
+
+    Raises:
+        ConfigError: Its files cannot be used.
+    """
+
+    def __init__(
+        self, config: CAConfig, vendors: Mapping[str, VendorConfig], sink: EventSink
+    ) -> None:
+        self._sink = sink
+        _require_database(config)
+        self.ledger = ca_ledger(config, sink)
+        self.wiring = CAWiring(config, vendors, self.ledger, sink)
+        self.status = _status_listener(config.status, self.wiring.status)
+        self._background: list[asyncio.Task[None]] = []
+        self._opening: asyncio.Task[None] | None = None
+        self._opened = False
+        self._probe = Probe(self.ledger.ping, CALM_SECONDS)
+
+    @property
+    def ca(self) -> BundledCA:
+        """What answers messages now."""
+        return self.wiring.ca
 
     def meter(self, metrics: Metrics) -> None:
         """Have metrics read what is here."""
         meter_ca(
             metrics,
             self.ledger,
-            self.publisher,
+            lambda: self.wiring.publisher,
             self.status,
-            self._config.directory_path,
+            self.wiring.config.directory_path,
             lambda: self.problem,
         )
-        metrics.reads(lambda: of_domains(self._domains))
-        metrics.reads(lambda: of_revocation(self._revocation.states(), self._revocation_tables))
+        metrics.reads(lambda: of_domains(self.wiring.domains))
+        metrics.reads(
+            lambda: of_revocation(self.wiring.revocation.states(), self.wiring.revocation_tables)
+        )
 
     async def start(self) -> None:
         """Open the ledger, and serve status; where the ledger cannot be reached, as soon as it can.
@@ -346,26 +546,13 @@ class BundledService:
         await asyncio.Event().wait()
 
     async def _open(self) -> None:
-        await self.ca.start()
-        await self._revocation.start()
-        self._opened = True
-        await self._warn_of_profiles()
-        self._background.append(
-            asyncio.create_task(supervised("ca.checkpoints", self._keep_checkpoints))
-        )
-        self._background.append(
-            asyncio.create_task(supervised("ca.expiries", self._warn_of_expiries))
-        )
-        self._background.append(asyncio.create_task(supervised("ca.root", self._watch_root)))
-        config = self._config.status
+        if not self._opened:
+            await self.wiring.start()
+            self._opened = True
+        config = self.wiring.config.status
         if self.status is not None and config is not None:
             where = await listen(self.status, config.listen_host, config.listen_port, "ca.status")
             log.info("ca.status", listen="{}:{}".format(*where))
-            self._background.append(asyncio.create_task(supervised("crl", self.publisher.run)))
-            directory = self._directory(config)
-            if directory is not None:
-                task = supervised("crl.directory", directory.run)
-                self._background.append(asyncio.create_task(task))
         self._probe.problem = ""
         self._background.append(asyncio.create_task(supervised("ledger.probe", self._probe.run)))
 
@@ -374,102 +561,34 @@ class BundledService:
         """What is wrong with the ledger, "" if nothing is."""
         return self._probe.problem
 
-    def _directory(self, status: CAStatusConfig) -> CRLDirectory | None:
-        config = self._config.ldap
-        if config is None:
-            return None
-        try:
-            password = (read_password(config.bind_password_path) or b"").decode()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError.of(
-                "ca.ldap.bind_password_path", f"cannot be read: {error}", "Mend the file"
-            ) from error
-        return CRLDirectory(
-            self._issuing,
-            self.publisher,
-            config.directory(password),
-            config.entry,
-            deltas=status.delta_minutes > 0,
-            check_seconds=status.check_seconds,
-            # One identifier is one entry: a root that issues itself has its CRLs from the ledger.
-            root=None if self._root in self.issuers else self._root,
-            root_crl=RootCRL(self._config.directory_path),
+    async def rewired(self, config: CAConfig, vendors: Mapping[str, VendorConfig]) -> CAWiring:
+        """Return what would answer under another configuration, begun; to be taken up, or stopped.
+
+        Raises:
+            ConfigError: Its files cannot be used; or it has to wait for the ledger.
+        """
+        if not self._opened:
+            raise _ledger_missing(self.problem)
+        # In a thread: keys in an HSM are tried out, and all chains are built anew.
+        fresh = await asyncio.to_thread(
+            CAWiring, config, vendors, self.ledger, self._sink, self.wiring
         )
-
-    async def _warn_of_profiles(self) -> None:
-        """Tell who has a profile that issues nothing, which a request would be the first to say."""
-        if not any(map(lacks_crl_url, self._profiles.values())):
-            return
-        roles = await self.ledger.registry.roles()
-        recorded = await self.ledger.living_profiles(now())
-        for problem in unusable(self._profiles, roles, recorded, self._config):
-            log.warning("ca.profile_unusable", detail=str(problem))
-
-    async def _warn_of_expiries(self) -> None:
-        """Tell once a day which of the CA's own certificates somebody has to renew."""
-        while True:
-            try:
-                soonest = expiries(self._config.directory_path)
-            except ConfigError as error:
-                log.warning("ca.directory_unusable", detail=str(error))
-                soonest = []
-            for expiry in soonest:
-                told = {
-                    "file": expiry.file,
-                    "subject": expiry.subject,
-                    "not_after": expiry.not_after.isoformat(),
-                }
-                if expiry.revoked:
-                    log.warning("ca.certificate_revoked", **told)
-                elif expiry.not_after < now():
-                    log.error("ca.certificate_expired", **told)
-                elif expiry.not_after < now() + EXPIRY_WARNING:
-                    log.warning("ca.certificate_expires", **told)
-            await asyncio.sleep(_until_next_warning(item.not_after for item in soonest))
-
-    async def _watch_root(self) -> None:
-        """Issue nothing any more from when the root has revoked the issuing CA."""
-        directory, issuer = self._config.directory_path, self._issuing[0]
-        chain, told = (issuer.certificate, *issuer.chain), ""
-        while True:
-            try:
-                revoked = await asyncio.to_thread(
-                    revoked_by_root, CAFiles(directory), self._root, chain
-                )
-            except ConfigError as error:  # what it said before holds
-                if str(error) != told:
-                    told = str(error)
-                    log.error("ca.directory_unusable", detail=told)
-                revoked = []
-            if revoked:
-                issuer.stop(f"the root has revoked {revoked[0].subject}")
-                log.error(
-                    "ca.issuing_revoked",
-                    subject=revoked[0].subject,
-                    serial_number=f"{revoked[0].serial_number:x}",
-                    todo=f"run: ra-gateway ca roll-issuing {directory}, and restart; nothing is issued until then",
-                )
-                return
-            await asyncio.sleep(_ROOT_SECONDS)
-
-    async def _keep_checkpoints(self) -> None:
-        while True:
-            await self._checkpoint()
-            await asyncio.sleep(_CHECKPOINT_SECONDS)
-
-    async def _checkpoint(self) -> None:
-        checkpoints = ca_checkpoints(self._config)
         try:
-            await checkpoints.append(self.ledger, now())
-        except TrailRewritten as error:
-            log.error("ca.audit_rewritten", detail=str(error), todo="run `ra-gateway ca verify`")
-        except (ConfigError, OSError, StoreUnavailable) as error:
-            log.error(
-                "ca.checkpoint_failed",
-                file=str(checkpoints.path),
-                detail=str(getattr(error, "detail", error)),
-                todo="set ca.checkpoints_path to a file that this service may write",
-            )
+            await fresh.start()
+        except StoreUnavailable as error:
+            await fresh.stop(0.0)
+            raise _ledger_missing(error.detail) from error
+        except BaseException:
+            await fresh.stop(0.0)
+            raise
+        return fresh
+
+    def take_up(self, fresh: CAWiring) -> CAWiring:
+        """Answer by it from now on; returns the one of before, to be stopped when it is done."""
+        old, self.wiring = self.wiring, fresh
+        if self.status is not None and fresh.status is not None:
+            self.status.serve(fresh.status)
+        return old
 
     async def stop(self) -> None:
         """Finish what was begun and close everything."""
@@ -477,121 +596,13 @@ class BundledService:
             await ended(self._opening)
         background, self._background = self._background, []
         await ended(*background)  # whatever one of them failed of, the ledger is to be closed
-        await self._revocation.stop()
         if self.status is not None:
-            await self.status.drain(self._config.server.drain_seconds)
+            await self.status.drain(self.wiring.config.server.drain_seconds)
+        await self.wiring.stop(0.0)
         if self._opened:
-            await self._checkpoint()
-        await self.ca.close()
+            await self.wiring.checkpoint()
+        await self.ledger.close()
 
 
-class CAService:
-    """The bundled CA as a process of its own (`ra-gateway ca serve`).
-
-    Args:
-        read: Reads the configuration again, for `reload`; raises ConfigError.
-
-    Raises:
-        ConfigError: On construction, when files that the configuration names cannot be used.
-    """
-
-    def __init__(
-        self, config: CAServiceConfig, *, read: Callable[[], CAServiceConfig] | None = None
-    ) -> None:
-        require_codec()
-        require_apart("ca.server", config.ca.server, config.management, config.ca.status)
-        self._config, self._read = config, read
-        metrics = Metrics()
-        self._sink = sink = event_sink(metrics)
-        self._bundled = BundledService(config.ca, config.vendors, sink)
-        self._tls = ListenerTLS(ca_tls_tables(config))
-        self._watching: asyncio.Task[None] | None = None
-        routes = {"/.well-known/cmp": "ra", "/pkix": "ra"}
-        if config.ca.client is not None:
-            routes |= dict.fromkeys(config.ca.client.paths, CLIENT_ENDPOINT)
-        self._paths = {
-            mode: tuple(path for path, known in routes.items() if known == mode)
-            for mode in dict.fromkeys(routes.values())
-        }
-        self.listener = cmp_listener(
-            self,
-            config.ca.server,
-            routes=routes,
-            profiles={},
-            sink=sink,
-            by=Component.ca,
-            tls=self._tls.context_of("ca.server.tls"),
-        )
-        self._state = "starting"
-        self.management = Management(
-            config.management,
-            config.ca.server.listen_port,
-            metrics,
-            lambda: {"process": self._state, "ledger": self._bundled.problem},
-            by=Component.ca,
-            tls=self._tls.context_of("management.tls"),
-        )
-        self._bundled.meter(metrics)
-        self.management.configuration = digest = config_digest(config)
-        metrics.reads(
-            lambda: (
-                *of_listener("cmp", self.listener),
-                *of_tls(self._tls),
-                Reading(CONFIGURATION, (digest,), 1),
-            )
-        )
-
-    async def handle(
-        self, der: bytes, *, endpoint: str, profile: str, operation: str, peer: str
-    ) -> Reply:
-        """Answer one message in the mode of its path (`CMPHandler`)."""
-        mode = Mode.client if endpoint == CLIENT_ENDPOINT else Mode.ra
-        return await self._bundled.ca.handle(der, mode=mode, operation=operation, peer=peer)
-
-    async def start(self) -> tuple[str, int]:
-        """Open the ledger and listen; returns host and port.
-
-        Raises:
-            ConfigError: The ledger cannot be used.
-            CannotListen: The address or the port cannot be had.
-        """
-        await self.management.start()
-        await self._bundled.start()
-        server = self._config.ca.server
-        where = await listen(self.listener, server.listen_host, server.listen_port, "ca.server")
-        self._watching = asyncio.create_task(supervised("tls", self._tls.watch))
-        self._state = ""
-        unready = {"ledger": self._bundled.problem} if self._bundled.problem else {}
-        log_start(self._config, where, self.management.url, self._paths, unready=unready)
-        return where
-
-    async def reload(self) -> None:
-        """Read the configuration again, and the files of TLS; what else has changed in it takes a restart.
-
-        Raises:
-            ConfigError: It cannot be used, or has changed.
-        """
-        try:
-            config = self._config if self._read is None else await asyncio.to_thread(self._read)
-            require_unchanged(self._config, config)
-            tls = await asyncio.to_thread(load_tls, ca_tls_tables(config))
-        except ConfigError as error:
-            problems = tuple(map(str, error.problems))
-            self.management.reloaded(config_digest(self._config), problems)
-            self._sink(ReloadRefused(Component.ca, problems))
-            raise
-        self._config = config
-        self._tls.take_up(tls)
-        self.management.reloaded(config_digest(config))
-        self._sink(ConfigurationReloaded(Component.ca, config_digest(config)))
-
-    async def stop(self) -> None:
-        """Answer what was accepted, then close the ledger."""
-        is_serving, self._state = not self._state, "draining"
-        if is_serving:
-            await asyncio.sleep(self._config.ca.server.lame_duck_seconds)
-        if self._watching is not None:
-            await ended(self._watching)
-        await self.listener.drain(self._config.ca.server.drain_seconds)
-        await self._bundled.stop()
-        await self.management.stop()
+def _ledger_missing(why: str) -> ConfigError:
+    return ConfigError.of("ca", f"waits for its ledger: {why}", "Reload again once that answers")

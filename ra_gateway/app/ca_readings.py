@@ -11,7 +11,8 @@ from ra_gateway.app.readings import SLOWLY_SECONDS, of_listener
 from ra_gateway.ca.crl import CRLPublisher
 from ra_gateway.ca.keys import expiries
 from ra_gateway.ca.ledger.ledger import Ledger
-from ra_gateway.ca.records import CertificateStatus
+from ra_gateway.ca.records import Authority, CertificateStatus
+from ra_gateway.cmp.certificates import load_certificate
 from ra_gateway.events import Component
 from ra_gateway.metrics import Metrics, families
 from ra_gateway.metrics.collecting import Survey
@@ -20,11 +21,14 @@ from ra_gateway.server.status import StatusListener
 
 _MAX_CHARACTERS: Final = 128
 
+_MOST_AUTHORITIES: Final = 100
+"""Of those RAs that end first."""
+
 
 def meter_ca(
     metrics: Metrics,
     ledger: Ledger,
-    publisher: CRLPublisher,
+    publisher: Callable[[], CRLPublisher],
     status: StatusListener | None,
     directory: Path,
     problem: Callable[[], str],
@@ -32,6 +36,7 @@ def meter_ca(
     """Have the parts of the bundled CA read.
 
     Args:
+        publisher: Returns the one of now.
         directory: Of its keys and certificates.
         problem: Returns what is wrong with the ledger, "" if nothing is.
     """
@@ -43,7 +48,7 @@ def meter_ca(
             yield Reading(families.LEDGER_WRITE_SECONDS, (str(durable).lower(),), durations)
         yield Reading(families.LEDGER_READ_SECONDS, (), watched.read_durations)
         yield Reading(families.LEDGER_COMMITS, (), ledger.commit_count)
-        for crl, due_at in publisher.newest():
+        for crl, due_at in publisher().newest():
             at = crl.issuer_id, "full" if crl.base_number is None else "delta"
             yield Reading(families.CA_CRL_DUE, at, due_at.timestamp())
             yield Reading(families.CA_CRL_NEXT_UPDATE, at, crl.next_update.timestamp())
@@ -56,6 +61,14 @@ def meter_ca(
         return [
             Reading(families.LEDGER_CERTIFICATES, (status,), found.get(status, 0))
             for status in CertificateStatus
+        ]
+
+    async def authorities() -> list[Reading]:
+        found = await ledger.registry.authorities()
+        ends = {item.name: _last_end(item) for item in found if item.enabled and item.certificates}
+        return [
+            Reading(families.CA_RA_EXPIRY, (name[:_MAX_CHARACTERS],), ends[name])
+            for name in sorted(ends, key=ends.__getitem__)[:_MOST_AUTHORITIES]
         ]
 
     async def ends() -> list[Reading]:
@@ -73,3 +86,9 @@ def meter_ca(
     metrics.reads(read)
     metrics.asks(Survey(counts, SLOWLY_SECONDS))
     metrics.asks(Survey(ends, SLOWLY_SECONDS))
+    metrics.asks(Survey(authorities, SLOWLY_SECONDS))
+
+
+def _last_end(authority: Authority) -> float:
+    certificates = map(load_certificate, authority.certificates)
+    return max(certificate.not_after.timestamp() for certificate in certificates)

@@ -8,11 +8,15 @@ from typing import Any, Final
 
 from pydantic import BaseModel
 
+from ra_gateway.config.service_tables import ListenerConfig
 from ra_gateway.config.tables import CAServiceConfig, GatewayConfig
 from ra_gateway.errors import ConfigError, Problem
 
-_AT_THE_START: Final = ("server", "management", "ca")
-"""Tables that a gateway takes up at its start alone."""
+_OF_CA: Final = (
+    *(f"ca.{name}" for name in ("directory_path", "ledger_path", "ledger_url", "ledger_url_path")),
+    *(f"ca.status.{name}" for name in ListenerConfig.model_fields),
+)
+"""Keys of the bundled CA that are taken up at the start alone: where its files, its ledger and its listener are."""
 
 _TLS: Final = ("server.tls.", "management.tls.", "ca.server.tls.")
 """Keys of theirs that are taken up all the same (`listener_tls`): other files for a listener that has TLS."""
@@ -41,29 +45,34 @@ def require_no_restart(old: GatewayConfig, new: GatewayConfig) -> None:
     Raises:
         ConfigError: With every key that takes a restart.
     """
-    before, after = old.model_dump(), new.model_dump()
-    fixed = set(_AT_THE_START)
-    if new.ca is not None and new.ca.client is not None:
-        fixed.add("vendors")  # the bundled CA's client mode trusts them too
+    fixed = {"server", "management"}
+    if new.has_bundled_upstream:
+        fixed.update(_OF_CA)
     if (old.store.kind, new.store.kind) != ("redis", "redis"):
         fixed.add("store")  # what is in memory would be lost
-    names = [name for name in changed_keys(before, after) if name.partition(".")[0] in fixed]
     if old.has_bundled_upstream != new.has_bundled_upstream:
-        names.append("upstreams")
-    _refuse(names)
+        fixed.add("upstreams")
+    _refuse(old, new, fixed)
 
 
-def require_unchanged(old: CAServiceConfig, new: CAServiceConfig) -> None:
-    """Refuse a configuration of the CA that is not the one it runs with, but for files of TLS.
+def require_no_ca_restart(old: CAServiceConfig, new: CAServiceConfig) -> None:
+    """Refuse a configuration that a running CA cannot go over to.
 
     Raises:
-        ConfigError: With every key that differs.
+        ConfigError: With every key that takes a restart.
     """
-    _refuse(changed_keys(old.model_dump(), new.model_dump()))
+    _refuse(old, new, {"management", "ca.server", *_OF_CA})
 
 
-def _refuse(names: Iterable[str]) -> None:
+def _refuse(old: BaseModel, new: BaseModel, fixed: Iterable[str]) -> None:
+    """Refuse changes of keys, whatever is below them, and whole tables that have them."""
     what, todo = "has changed, and is taken up at the start alone", "Restart, or change it back"
-    names = [name for name in names if not name.startswith(_TLS)]
-    if problems := [Problem(name, what, todo) for name in names]:
+    tables = [f"{key}." for key in fixed]
+    problems = [
+        Problem(name, what, todo)
+        for name in changed_keys(old.model_dump(), new.model_dump())
+        if any(f"{name}.".startswith(key) or key.startswith(f"{name}.") for key in tables)
+        and not name.startswith(_TLS)
+    ]
+    if problems:
         raise ConfigError(problems)

@@ -6,7 +6,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import Callable, Collection, Mapping
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
@@ -14,6 +14,7 @@ from ra_gateway.app.credential import CredentialFiles
 from ra_gateway.app.health import UpstreamProbe, none_of
 from ra_gateway.app.information import information
 from ra_gateway.app.inventory import open_inventory
+from ra_gateway.app.reloading import InFlight
 from ra_gateway.app.revocation import LedgerStatus, gateway_revocation
 from ra_gateway.app.running import STEADY, now
 from ra_gateway.app.trust import (
@@ -56,6 +57,7 @@ from ra_gateway.ra.services import Services
 from ra_gateway.ra.signer_status import SignerStatus
 from ra_gateway.ra.transaction import RELAYED_DOMAIN
 from ra_gateway.ra.unconfirmed import UnconfirmedCertificates
+from ra_gateway.revocation.refreshing import Revocation
 from ra_gateway.stores.inventory import InventoryFile
 from ra_gateway.stores.memory import MemoryStore
 from ra_gateway.stores.redis import RedisStore
@@ -65,7 +67,7 @@ from ra_gateway.upstream.kinds import BundledUpstream, UpstreamConfig
 from ra_gateway.upstream.pool import CMPHTTPUpstream
 
 if TYPE_CHECKING:
-    from ra_gateway.app.ca import BundledService
+    from ra_gateway.app.ca import CAWiring
 
 _WITHDRAWING_SECONDS: Final = 10.0
 """Between two looks at certificates that await their confirmation: a small part of what devices have for that."""
@@ -331,7 +333,7 @@ class Wiring:
         self,
         config: GatewayConfig,
         store: MemoryStore | RedisStore,
-        bundled: BundledService | None,
+        bundled: CAWiring | None,
         sink: EventSink,
         before: Wiring | None = None,
     ) -> None:
@@ -347,9 +349,7 @@ class Wiring:
             None if before is None else before._ra,
         )
         self._background: list[asyncio.Task[None]] = []
-        self._in_flight = 0
-        self._quiet = asyncio.Event()
-        self._quiet.set()
+        self._in_flight = InFlight()
         self._bundled = bundled
         self._remote = Cores(operator, self._own_certificates)
         cores = {name: self._core(name, upstream) for name, upstream in config.upstreams.items()}
@@ -409,7 +409,7 @@ class Wiring:
             )
             for name, endpoint in config.endpoints.items()
         }
-        self.revocation = gateway_revocation(
+        self.revocation: Revocation = gateway_revocation(
             config, operator, vendors, before=None if before is None else before.revocation
         )
         self._inventory = open_inventory(config, sink)
@@ -446,7 +446,7 @@ class Wiring:
     @property
     def in_flight_count(self) -> int:
         """How many messages are being answered."""
-        return self._in_flight
+        return self._in_flight.count
 
     @property
     def credential(self) -> Credential:
@@ -483,16 +483,10 @@ class Wiring:
         self, der: bytes, *, endpoint: str, profile: str, operation: str, peer: str
     ) -> Reply:
         """Answer one message (`CMPHandler`)."""
-        self._in_flight += 1
-        self._quiet.clear()
-        try:
+        with self._in_flight:
             return await self.gateway.handle(
                 der, endpoint=endpoint, profile=profile, operation=operation, peer=peer
             )
-        finally:
-            self._in_flight -= 1
-            if not self._in_flight:
-                self._quiet.set()
 
     async def start(self) -> None:
         """Fetch CRLs, so that no device waits for them, and begin what goes on beside the messages."""
@@ -527,8 +521,6 @@ class Wiring:
             stack.push_async_callback(self.revocation.stop)
             for core in self.cores.values():
                 stack.push_async_callback(core.close)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(seconds):
-                    await self._quiet.wait()
+            await self._in_flight.end(seconds)
             # Devices that were told to wait: what their CA still answers in time need not be asked for again.
             await self.services.drain(max(left_at - time.monotonic(), 0.0))

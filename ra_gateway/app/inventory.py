@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -147,6 +148,21 @@ def as_csv(devices: Iterable[Listed]) -> bytes:
     """Return a list as a file, sorted by vendor and identity."""
     rows = (as_line(item.values()) for item in sorted(devices, key=lambda item: item.key))
     return "\n".join((as_line(COLUMNS), *rows, "")).encode()
+
+
+def as_json(devices: Iterable[Listed]) -> bytes:
+    """Return a list as JSON: an object with the columns of a file for each device, sorted likewise."""
+    objects = [
+        {
+            "domain": item.domain,
+            "identity": item.identity,
+            "subject": item.entry.subject,
+            "san": item.entry.san,
+            "enabled": item.entry.enabled,
+        }
+        for item in sorted(devices, key=lambda item: item.key)
+    ]
+    return (json.dumps(objects, indent=2) + "\n").encode()
 
 
 async def take_in(

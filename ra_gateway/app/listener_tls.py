@@ -184,6 +184,8 @@ def _load(setting: str, config: ListenerTLSConfig) -> Loaded:
         context.load_cert_chain(config.certificate_path, config.key_path, password or b"")
         if config.client_ca_paths:
             context.verify_mode = ssl.CERT_REQUIRED
+            # Of an issuing CA without its root: with the root, all that is below that would come in.
+            context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
             context.load_verify_locations(cadata=_client_cas(setting, config))
     except (OSError, ValueError) as error:
         raise ConfigError.of(

@@ -10,7 +10,7 @@ from ra_gateway import __version__
 from ra_gateway.app.readings import of_listener
 from ra_gateway.app.running import listen
 from ra_gateway.config.service_tables import ManagementConfig
-from ra_gateway.events import Component
+from ra_gateway.events import Component, EventSink, unheard
 from ra_gateway.metrics import Metrics
 from ra_gateway.metrics.families import BUILD, READY, Reading
 from ra_gateway.server.management import Exposition, ManagementListener
@@ -26,6 +26,7 @@ class Management:
         metrics: Counts the service's facts.
         parts: Returns what has to work for devices to be sent here, with what is wrong with it, "" if nothing is.
         tls: What connections are met with; None for HTTP without TLS.
+        sink: Takes what its listener refuses.
     """
 
     def __init__(
@@ -36,13 +37,14 @@ class Management:
         parts: Callable[[], Mapping[str, str]],
         by: Component = Component.gateway,
         tls: TLSContext | None = None,
+        sink: EventSink = unheard,
     ) -> None:
         self._metrics = metrics
         self._plain = tls is None
         self._parts = parts
         self._host, self._port = config.listen_host, config.port_beside(service_port)
         self.listener = (
-            ManagementListener(self, host=self._host, port=self._port, by=by, tls=tls)
+            ManagementListener(self, host=self._host, port=self._port, by=by, tls=tls, sink=sink)
             if config.enabled
             else None
         )

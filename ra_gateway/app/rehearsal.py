@@ -14,7 +14,7 @@ from ra_gateway.app.gateway import Wiring
 from ra_gateway.app.running import now
 from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.messages import PKIMessage
-from ra_gateway.cmp.names import rfc4514
+from ra_gateway.cmp.names import readable
 from ra_gateway.config.tables import GatewayConfig
 from ra_gateway.errors import ConfigError, MalformedMessage, ServiceFailure
 from ra_gateway.events import Fact, Outcome, RequestHandled
@@ -158,7 +158,7 @@ class Rehearsal:
         )
         opened = store.opened
         if opened is not None:
-            who = f"{opened.upstream} for {rfc4514(opened.subject_der) or 'no subject'}"
+            who = f"{opened.upstream} for {readable(opened.subject_der) or 'no subject'}"
             names = f" ({' '.join(opened.san)})" if opened.san else ""
             waits = ", when an operator has approved it" if opened.state is State.HELD else ""
             said = f"takes it, and asks upstream {who}{names}{waits}"

@@ -9,7 +9,7 @@ from ra_gateway.app.trust import operator_domain, vendor_domains
 from ra_gateway.cmp.algorithms import canonical_spki
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.crl import open_crl, split_crls
-from ra_gateway.cmp.names import canonical, rfc4514
+from ra_gateway.cmp.names import canonical, readable
 from ra_gateway.cmp.trust import TrustDomain
 from ra_gateway.config.tables import GatewayConfig, VendorConfig
 from ra_gateway.config.trust_tables import RevocationConfig
@@ -123,7 +123,7 @@ def _of_crl(setting: str, path: Path, known: Collection[object]) -> Iterator[Pro
         if canonical(issuer) not in known:
             yield Problem(
                 setting,
-                f"{path} is the CRL of {rfc4514(issuer)}, which is neither among the anchors nor among the "
+                f"{path} is the CRL of {readable(issuer)}, which is neither among the anchors nor among the "
                 "intermediates: it counts for those alone who bring that CA along",
                 "List that CA in intermediates_paths; or put another CRL there",
             )

@@ -16,7 +16,6 @@ from typing import Final
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ra_gateway.cmp.identity import identity_key
 from ra_gateway.config.service_tables import InventoryHTTPConfig
 from ra_gateway.errors import ConfigError, ServiceFailure, StoreUnavailable
 from ra_gateway.ra.ports import InventoryEntry
@@ -69,7 +68,7 @@ class WebhookInventory:
         Raises:
             StoreUnavailable: Nobody can say: no answer in time, or one that is none.
         """
-        key = domain, identity_key(identity)
+        key = domain, identity  # as it is asked for: whoever answers may tell spellings apart
         until, entry = self._known.get(key, (0.0, None))
         now = self._monotonic()
         if now < until:

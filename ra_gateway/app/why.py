@@ -105,7 +105,8 @@ class LogReader:
 
     def _take(self, line: Line) -> None:
         if line.get("event") == "http.refused":
-            self._take_below_cmp(line)
+            if line.get("listener", "cmp") == "cmp":  # monitoring is no base station
+                self._take_below_cmp(line)
             return
         # What has no transactionID is a matter of its own.
         key = line.get("transaction_id") or f"line {self.lines}"

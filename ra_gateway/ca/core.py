@@ -118,6 +118,9 @@ _Tell = Callable[..., None]
 SWEEP_SECONDS: Final = 60
 """How often what was not confirmed in time is revoked; what is asked meanwhile does not depend on it."""
 
+_MOST_EARLIER: Final = 4
+"""Credentials of before a reload that transactions may still live on: more changes in some minutes nobody makes."""
+
 
 class BundledCA:
     """The bundled CA core (`CACore` of the RA's ports; `handle` serves it over HTTP).
@@ -143,6 +146,7 @@ class BundledCA:
         sink: Takes how each message was answered; what becomes of certificates is told by the ledger.
         signers: Further certificates of the PKI's own, such as the OCSP signers': nobody gets their names or keys.
         renew_as: By which profile certificates are renewed that were issued under another.
+        before: The one that this takes the place of, over the same ledger, which is open then.
     """
 
     def __init__(
@@ -167,6 +171,7 @@ class BundledCA:
         sink: EventSink = unheard,
         signers: Iterable[Certificate] = (),
         renew_as: Mapping[str, str] | None = None,
+        before: BundledCA | None = None,
     ) -> None:
         self._renew_as = renew_as or {}
         self._steady = steady
@@ -190,6 +195,9 @@ class BundledCA:
             *(() if key_generation is None else (key_generation.credential.certificate,)),
             *signers,
         )
+        withheld = frozenset() if before is None else frozenset(before._own)
+        self._earlier = {} if before is None else before._earlier_with(credential)
+        self._to_withhold = tuple(item for item in self._own if item not in withheld)
         self._client_profiled = rules.strictness is Strictness.three_gpp
         of_ras = replace(rules, strictness=Strictness.lenient).relaxed_by(RELAYED)
         rules_of = {Mode.ra: of_ras, Mode.client: rules}
@@ -226,6 +234,13 @@ class BundledCA:
         )
         self._sweeper: asyncio.Task[None] | None = None
 
+    def _earlier_with(self, after: Credential) -> dict[bytes, Credential]:
+        """Return what signed before another credential does, by key identifier; the latest of it."""
+        known = dict(self._earlier)
+        if self._credential.certificate != after.certificate:
+            known[self._credential.certificate.subject_key_identifier or b""] = self._credential
+        return dict(list(known.items())[-_MOST_EARLIER:])
+
     async def start(self) -> None:
         """Open the ledger, and from then on revoke in time what was never confirmed.
 
@@ -233,16 +248,21 @@ class BundledCA:
             ConfigError, StoreUnavailable: The ledger cannot be used.
         """
         await self._ledger.open()
-        await self._ledger.withhold(self._own)
+        if self._to_withhold:
+            await self._ledger.withhold(self._to_withhold)
         if self._sweeper is None:
             self._sweeper = asyncio.create_task(supervised("ca.sweep", self._sweep_forever))
 
-    async def close(self) -> None:
-        """Finish what was begun and close the ledger; nothing the second time."""
+    async def finish(self) -> None:
+        """Finish what was begun; the ledger stays open."""
         sweeper, self._sweeper = self._sweeper, None
         if sweeper is not None:
             await ended(sweeper)
         await self._certification.finish()
+
+    async def close(self) -> None:
+        """Finish what was begun and close the ledger; nothing the second time."""
+        await self.finish()
         await self._ledger.close()
 
     async def _sweep_forever(self) -> None:
@@ -416,9 +436,9 @@ class BundledCA:
                 "implicitConfirm was granted", fail_info=PKIFailureInfo.certConfirmed, rule="R110"
             )
         rules = self._rules_for(received)
+        answered = PKIMessage.from_der(operation.answer).header
         if rules.strict:
-            asked = PKIMessage.from_der(operation.answer).header.recip_nonce
-            check_fresh_nonce(authenticated.message.header, asked, rules)
+            check_fresh_nonce(authenticated.message.header, answered.recip_nonce, rules)
         confirmation = read_confirmation(
             authenticated,
             load_certificate(operation.certificate_der),
@@ -442,6 +462,7 @@ class BundledCA:
                 now,
                 # T51: a base station has the certificates from the answer before; an RA has several nodes.
                 bare=received.authority is None and self._client_profiled,
+                begun_by=answered.sender_kid,
             ),
             now=now,
             revoke_superseded=self._policy.revoke_superseded,
@@ -552,13 +573,20 @@ class BundledCA:
         general_info: tuple[InfoTypeAndValue, ...] = (),
         chain: tuple[bytes, ...] = (),
         bare: bool = False,
+        begun_by: bytes | None = None,
     ) -> bytes:
+        """Return a message to whoever sent a request.
+
+        Args:
+            begun_by: Key identifier of what signed the answer before: a transaction ends with what it began with.
+        """
         header = reply_header(
             request, sender_nonce=nonce or self._nonce(), now=now, general_info=general_info
         )
+        signer = self._earlier.get(begun_by or b"", self._credential)
         if bare:
-            return await protect(header, body_der, self._credential, ())
-        return await protect_reply(header, body_der, self._credential, chain)
+            return await protect(header, body_der, signer, ())
+        return await protect_reply(header, body_der, signer, chain)
 
     def _nonce(self) -> bytes:
         return self._random_octets(NONCE_OCTETS)

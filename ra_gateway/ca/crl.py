@@ -227,6 +227,7 @@ class CRLPublisher:
         ledger: Knows what is revoked and keeps the CRLs; other processes may use the same one.
         clock: Returns aware UTC.
         steady: Whether the clock can be believed for what cannot be undone; while it cannot, no CRL is made.
+        before: What it takes the place of: what that one served is served on while the ledger does not answer.
 
     Raises:
         ConfigError: An issuing CA may not or cannot sign CRLs.
@@ -240,6 +241,7 @@ class CRLPublisher:
         settings: CRLSettings,
         *,
         steady: Callable[[], bool] = always_steady,
+        before: CRLPublisher | None = None,
     ) -> None:
         self._steady = steady
         _require_crl_signers(issuers)
@@ -254,6 +256,13 @@ class CRLPublisher:
         self._newest: dict[str, _Newest] = {}
         self._current: dict[tuple[str, bool], tuple[float, StoredCRL | None]] = {}
         """What is served, and until when (of the loop's clock) without another look."""
+        if before is not None:
+            self._newest = {
+                name: crl for name, crl in before._newest.items() if name in self._issuers
+            }
+            self._current = {
+                at: crl for at, crl in before._current.items() if at[0] in self._issuers
+            }
 
     async def current(self, issuer_id: str, *, delta: bool = False) -> StoredCRL | None:
         """Return the newest CRL of an issuing CA, None if there is none or the CA is not known.

@@ -30,6 +30,7 @@ from ra_gateway.keys import (
     write_certificates,
     write_private_key,
 )
+from ra_gateway.owners import as_ourselves, as_owner
 
 SETTING: Final = "ca.directory_path"
 
@@ -161,8 +162,10 @@ class Change:
             source: The file it came from; if that names a key in an HSM, so does the new one.
         """
         target = self._place(f"{name}.key")
-        if _is_reference(source):
-            _copy(source, target)
+        with as_ourselves():
+            octets = read_bounded(source)
+        if octets.startswith(HSM_SCHEME):
+            _write_reference(target, octets, source.parent)
         else:
             write_private_key(target, private_key, self.password)
 
@@ -280,7 +283,8 @@ def changing(
     is_new = not directory.exists()
     try:
         make_directory(directory)
-        with _locked(directory):
+        # What is moved and removed here by its path, others could lead elsewhere.
+        with as_owner(directory), _locked(directory):
             if finish(directory) == action:
                 yield None
                 return
@@ -347,18 +351,18 @@ def _locked(directory: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _is_reference(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(len(HSM_SCHEME)) == HSM_SCHEME
-
-
 def _copy(source: Path, target: Path) -> None:
     octets = read_bounded(source)
-    if _is_reference(source):
-        uri = octets.decode("ascii", "replace").rstrip()
-        octets = f"{_with_absolute_pin(uri, source.parent)}\n".encode()
-    # A key that others could read is not one that they may read here, too.
-    write_new(target, octets, 0o600 if source.suffix == ".key" else 0o644)
+    if octets.startswith(HSM_SCHEME):
+        _write_reference(target, octets, source.parent)
+    else:
+        # A key that others could read is not one that they may read here, too.
+        write_new(target, octets, 0o600 if source.suffix == ".key" else 0o644)
+
+
+def _write_reference(target: Path, octets: bytes, start: Path) -> None:
+    uri = octets.decode("ascii", "replace").rstrip()
+    write_new(target, f"{_with_absolute_pin(uri, start)}\n".encode())
 
 
 def _with_absolute_pin(uri: str, directory: Path) -> str:

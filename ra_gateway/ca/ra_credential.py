@@ -6,7 +6,9 @@ while both are registered, so that the gateway may be loaded anew at any time in
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -36,7 +38,7 @@ from ra_gateway.ca.keys import load_ca
 from ra_gateway.ca.profiles import RA
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.errors import CMPError, ConfigError
-from ra_gateway.files import synchronize, write_new
+from ra_gateway.files import make_directory, read_with_status, write_new
 from ra_gateway.keys import (
     TooDear,
     make_credential,
@@ -46,6 +48,7 @@ from ra_gateway.keys import (
     require_affordable,
     write_certificates,
 )
+from ra_gateway.owners import directory_at
 
 KDF_ROUNDS: Final = 600_000
 """Iterations of PBKDF2 with HMAC-SHA-256, as OWASP advises; a third of a second once per transport."""
@@ -238,30 +241,33 @@ def install_ra(
 
 
 def _replace(contents: Mapping[Path, bytes], *, secret: Path) -> None:
-    for path, octets in contents.items():
-        beside = path.with_name(f"{path.name}.new")
-        beside.unlink(missing_ok=True)  # of an attempt that was interrupted
-        write_new(beside, octets, 0o600 if path == secret else 0o644, like=path)
-        _keep(path, octets)
-    for path in contents:
-        path.with_name(f"{path.name}.new").replace(path)
-    for parent in {path.parent for path in contents}:
-        synchronize(parent)
+    with ExitStack() as stack:
+        for path in contents:
+            make_directory(path.parent)
+        places = {path: stack.enter_context(directory_at(path.parent)) for path in contents}
+        for path, octets in contents.items():
+            beside = path.with_name(f"{path.name}.new")
+            with suppress(FileNotFoundError):  # of an attempt that was interrupted
+                os.unlink(beside.name, dir_fd=places[path])
+            old = read_with_status(path)
+            like = None if old is None else old[1]
+            write_new(beside, octets, 0o600 if path == secret else 0o644, like=like)
+            if old is not None and old[0] != octets:
+                _keep(path, *old)
+        for path, place in places.items():
+            os.replace(f"{path.name}.new", path.name, src_dir_fd=place, dst_dir_fd=place)
+        for place in places.values():
+            os.fsync(place)
 
 
-def _keep(path: Path, coming: bytes) -> None:
+def _keep(path: Path, octets: bytes, status: os.stat_result) -> None:
     """Copy what is going to be replaced, unless it is known from before."""
-    try:
-        octets = path.read_bytes()
-    except FileNotFoundError:
-        return
     number = 1
-    while (kept := path.with_name(f"{path.name}.{number}")).exists():
-        if kept.read_bytes() == octets:
+    while (kept := read_with_status(path.with_name(f"{path.name}.{number}"))) is not None:
+        if kept[0] == octets:
             return
         number += 1
-    if octets != coming:
-        write_new(kept, octets, like=path)
+    write_new(path.with_name(f"{path.name}.{number}"), octets, like=status)
 
 
 def _unwritable(path: Path, error: OSError) -> ConfigError:

@@ -50,6 +50,7 @@ from ra_gateway.cmp.algorithms import load_public_key
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.errors import ConfigError
 from ra_gateway.keys import load_certificates, load_private_key, require_private_key, spki_der
+from ra_gateway.owners import as_ourselves
 
 
 async def roll_issuing(
@@ -339,8 +340,9 @@ def load_root_key(
                 "Fetch it from where it is kept, or give the path of its file",
             )
         path, root_password = issuing_key_path, None  # a root that issues itself
-    key = load_private_key(path, root_password or password, "root key")
-    require_private_key(path, "root key")
+    with as_ourselves():  # it may be root's, or somewhere where its user may not look
+        key = load_private_key(path, root_password or password, "root key")
+        require_private_key(path, "root key")
     if key.public_key() != load_public_key(root.spki_der):
         raise ConfigError.of(
             "root key", f"{path} is not the key of {root.subject}", "Give the key of root.pem"

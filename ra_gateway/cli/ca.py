@@ -14,6 +14,7 @@ from ra_gateway.cli.entities import entity_app
 from ra_gateway.cli.ledger_context import with_ledger
 from ra_gateway.cli.output import (
     CONFIG,
+    Checked,
     Commands,
     ConfigOption,
     CRLURLOption,
@@ -39,6 +40,7 @@ from ra_gateway.cli.output import (
     show_list,
 )
 from ra_gateway.cli.registry import ra_app, role_app
+from ra_gateway.cli.reload import reload_ca
 from ra_gateway.config.source import Source
 from ra_gateway.errors import ConfigError
 
@@ -58,7 +60,7 @@ for part in (entity_app, role_app, ra_app):
 
 DirectoryArgument = Annotated[Path, typer.Argument(help="Directory of the CA's files.")]
 
-_RELOAD: Final = "Restart `ra-gateway ca serve`, or the gateway with the CA in its process."
+_RELOAD: Final = "Reload `ra-gateway ca serve`, or the gateway with the CA in its process."
 
 
 # --- keys and certificates of the CA ----------------------------------------------------------------------------
@@ -335,7 +337,7 @@ def ca_expiries(directory: DirectoryArgument, as_json: JSONOption = False) -> No
 def ca_serve(port: PortOption = None, config: ConfigOption = CONFIG) -> None:
     """Serve the bundled CA as a process of its own, for gateways that use it over HTTP."""
     from ra_gateway import logs
-    from ra_gateway.app.ca import CAService
+    from ra_gateway.app.ca_service import CAService
     from ra_gateway.config.reading import load_ca
 
     if port is not None:
@@ -357,13 +359,13 @@ def _warnings(source: Source, settings: CAServiceConfig) -> list[str]:
     return [*found, *ledger_warnings(settings.ca)]
 
 
-def check_ca_config(source: Source) -> None:
-    """Read the configuration of `ca serve` and every file it names, and say everything that is wrong.
+def checked_ca(source: Source) -> Checked:
+    """Read the configuration of `ca serve` and every file it names, and return what there is to say.
 
     Raises:
         ConfigError: It cannot be used.
     """
-    from ra_gateway.app.ca import CAService
+    from ra_gateway.app.ca_service import CAService
     from ra_gateway.app.idle import of_idle_at_the_ca
     from ra_gateway.app.running import check
     from ra_gateway.app.warnings import of_ca_expiry
@@ -373,16 +375,14 @@ def check_ca_config(source: Source) -> None:
     settings = load_ca(source)
     check(CAService, settings)
     client = settings.ca.client
-    if client is None:
-        say(f"{source}: good. A CA in RA mode.")
-    else:
-        say(f"{source}: good. A CA in RA mode and in client mode, {len(client.vendors)} vendor(s).")
-    for warning in (
-        *_warnings(source, settings),
-        *of_idle_at_the_ca(settings),
-        *of_ca_expiry(settings.ca, now()),
-    ):
-        say(f"warning: {warning}")
+    vendors = "" if client is None else f" and in client mode, {len(client.vendors)} vendor(s)"
+    rest = (*of_idle_at_the_ca(settings), *of_ca_expiry(settings.ca, now()))
+    return Checked(
+        f"good. A CA in RA mode{vendors}.", [*_warnings(source, settings), *map(str, rest)]
+    )
+
+
+ca_app.command("reload", examples=("ra-gateway ca reload --config ca.toml",))(reload_ca)
 
 
 @ca_app.command("profiles", examples=("ra-gateway ca profiles",))

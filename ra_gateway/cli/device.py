@@ -100,7 +100,7 @@ TLSKeyOption = Annotated[
 
 
 @dataclass(frozen=True)
-class _Line:
+class Line:
     """How a base station talks with the other side.
 
     Args:
@@ -128,20 +128,26 @@ class _Line:
         return faulty_octets(self.faults)(number)
 
 
-def _line(
+def line_to(
     url: str,
     tls_ca: Path | None,
     tls_cert: Path | None,
     tls_key: Path | None,
     saved: Path | None,
     faults: Sequence[Fault] | None,
-) -> _Line:
+) -> Line:
+    """Return the way to the other side, from the options that say what it is.
+
+    Raises:
+        ConfigError: A file cannot be used.
+        typer.BadParameter: There is something about TLS, and none.
+    """
     context = None
     if url.lower().startswith("https:"):
         context = _tls(tls_ca, tls_cert, tls_key)
     elif tls_ca or tls_cert or tls_key:
         raise typer.BadParameter("--tls-ca, --tls-cert and --tls-key go with an https URL")
-    return _Line(url, context, saved, frozenset(faults or ()))
+    return Line(url, context, saved, frozenset(faults or ()))
 
 
 def _tls(ca: Path | None, cert: Path | None, key: Path | None) -> ssl.SSLContext:
@@ -213,7 +219,7 @@ def enroll(
         require_name(subject, "--subject")
     for name in san or ():
         require_san(name)
-    line = _line(url, tls_ca, tls_cert, tls_key, save_messages, fault)
+    line = line_to(url, tls_ca, tls_cert, tls_key, save_messages, fault)
     asks = request in (Request.rr, Request.genm)
     credential: Credential | MACCredential
     if secret_file is not None:
@@ -275,7 +281,7 @@ def renew(
     from ra_gateway.device.values import DeviceIdentity, RequestOptions, operator_trust
     from ra_gateway.keys import load_certificates
 
-    line = _line(url, tls_ca, tls_cert, tls_key, save_messages, fault)
+    line = line_to(url, tls_ca, tls_cert, tls_key, save_messages, fault)
     credential = _base_station(line, cert, key, key_password)
     identity = DeviceIdentity(credential, operator_trust(*load_certificates(trusted, "--trusted")))
     options = RequestOptions(
@@ -297,7 +303,7 @@ def _shared_secret(reference: str, path: Path, mac: MACAlgorithm) -> MACCredenti
 
 
 def _base_station(
-    line: _Line, cert: Path, key: Path, key_password: Path | None, *chain: Path
+    line: Line, cert: Path, key: Path, key_password: Path | None, *chain: Path
 ) -> Credential:
     from ra_gateway.device.faults import faulty_credential
     from ra_gateway.keys import (
@@ -339,7 +345,7 @@ def _require_room(directory: Path) -> None:
 
 
 async def _operate(
-    line: _Line,
+    line: Line,
     identity: DeviceIdentity,
     options: RequestOptions,
     key_kind: str,
@@ -378,7 +384,7 @@ async def _operate(
 
 
 async def _inquire(
-    line: _Line,
+    line: Line,
     identity: DeviceIdentity,
     what: Question | tuple[Certificate, Reason],
     directory: Path | None,

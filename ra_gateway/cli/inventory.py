@@ -7,7 +7,19 @@ from typing import Annotated
 
 import typer
 
-from ra_gateway.cli.output import CONFIG, Commands, ConfigOption, fail, note, progress, run, say
+from ra_gateway.cli.output import (
+    CONFIG,
+    Checked,
+    Commands,
+    ConfigOption,
+    JSONOption,
+    fail,
+    note,
+    progress,
+    run,
+    say,
+    show_check,
+)
 
 inventory_app = Commands(
     name="inventory", help="The operator's list of devices.", no_args_is_help=True
@@ -21,6 +33,7 @@ def inventory_check(
     file: Annotated[
         Path | None, typer.Argument(help=f"{_CSV} By default what the configuration names.")
     ] = None,
+    as_json: JSONOption = False,
     config: ConfigOption = CONFIG,
 ) -> None:
     """Read an inventory as the gateway would, and say everything that is wrong; nothing is changed."""
@@ -28,15 +41,17 @@ def inventory_check(
     from ra_gateway.config.reading import load
 
     settings = load(config, check_files=False)
-    with progress("Reading") as step:
-        devices = (
-            inventory.devices_of(file, step) if file else run(inventory.listed(settings, step))
-        )
-    warnings = inventory.warnings(devices, settings)
-    for warning in warnings:
-        say(f"warning: {warning}")
-    say(f"{file or inventory.name_of(settings)}: {inventory.summary(devices)}.")
-    if warnings:
+
+    def look() -> Checked:
+        with progress("Reading") as step:
+            devices = (
+                inventory.devices_of(file, step) if file else run(inventory.listed(settings, step))
+            )
+        warnings = [str(item) for item in inventory.warnings(devices, settings)]
+        return Checked(f"{inventory.summary(devices)}.", warnings)
+
+    checked = show_check(str(file or inventory.name_of(settings)), look, as_json=as_json)
+    if checked.warnings:
         fail(["Some of it helps nobody; see the warnings."], 1)
 
 
@@ -90,6 +105,9 @@ def inventory_export(
         Path | None,
         typer.Option(help="File to write, which must be new; by default standard output."),
     ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="A list of objects in place of CSV, for programs.")
+    ] = False,
     config: ConfigOption = CONFIG,
 ) -> None:
     """Write the gateway's inventory as CSV, sorted by vendor and identity."""
@@ -100,7 +118,7 @@ def inventory_export(
     settings = load(config, check_files=False)
     with progress("Reading") as step:
         devices = run(inventory.listed(settings, step))
-    octets = inventory.as_csv(devices)
+    octets = inventory.as_json(devices) if as_json else inventory.as_csv(devices)
     if out is None:
         typer.echo(octets, nl=False)
         return

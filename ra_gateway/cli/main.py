@@ -16,7 +16,7 @@ from ra_gateway.cli.commands import Program
 from ra_gateway.cli.device import enroll, renew
 from ra_gateway.cli.doctor import doctor
 from ra_gateway.cli.inventory import inventory_app
-from ra_gateway.cli.message import show
+from ra_gateway.cli.message import replay, show
 from ra_gateway.cli.output import Commands, out, run, say
 from ra_gateway.cli.reload import reload
 from ra_gateway.cli.revocation import revocation
@@ -100,9 +100,12 @@ app.command(
     examples=(
         "ra-gateway show ir.der",
         "ra-gateway show ir.der --config site/gateway.toml",
-        "tcpdump -w capture.pcap 'tcp port 8080'; ra-gateway show capture.pcap --json",
+        "tcpdump -x -r capture.pcap | ra-gateway show - --json",
     )
 )(show)
+app.command(examples=("ra-gateway replay ir.der --url http://127.0.0.1:8080/.well-known/cmp",))(
+    replay
+)
 
 
 @app.command(examples=("ra-gateway demo --keep --dir /tmp/demo --port 8080",))

@@ -1,4 +1,4 @@
-"""`ra-gateway show`: messages in readable form."""
+"""`ra-gateway show` and `replay`: messages in readable form, and what is answered to them."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ra_gateway.cli.device import TLSCAOption, TLSCertOption, TLSKeyOption, UrlOption, line_to
 from ra_gateway.cli.output import fail, out, plain, print_json, run, say
 from ra_gateway.config.source import Source
 
 if TYPE_CHECKING:
+    from rich.tree import Tree
+
     from ra_gateway.app.rehearsal import Verdict
 
 FilesArgument = Annotated[
@@ -44,7 +47,6 @@ def show(
     ] = "",
 ) -> None:
     """Print CMP messages in readable form."""
-    from ra_gateway.cli.asn1_text import lines_of
     from ra_gateway.cli.show import CannotShow, cut_off, describe, described
 
     found, wrong = _messages(files)
@@ -60,8 +62,7 @@ def show(
                 tree = describe(der, oracle=oracle)
                 if where:
                     say(where.rstrip())
-                for line in lines_of(tree, ascii_only=not out.encoding.startswith("utf")):
-                    out.print(line, soft_wrap=True, highlight=False)
+                _print(tree)
             for verdict in () if as_json else judged:
                 say(f"verdict, at {verdict.at:%Y-%m-%d %H:%M:%S} UTC: {verdict}")
             if judged and not judged[0].accepted:
@@ -74,6 +75,50 @@ def show(
         print_json(shown if len(found) > 1 else shown[0])
     if wrong or refused:
         fail(wrong, 1)
+
+
+def replay(
+    files: FilesArgument,
+    url: UrlOption,
+    tls_ca: TLSCAOption = None,
+    tls_cert: TLSCertOption = None,
+    tls_key: TLSKeyOption = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="In full, for programs: a list of the answers.")
+    ] = False,
+) -> None:
+    """Send CMP messages once more, as they are and one after the other, and print what is answered."""
+    from ra_gateway.cli.show import describe, described
+    from ra_gateway.device import client
+
+    line = line_to(url, tls_ca, tls_cert, tls_key, None, None)
+    found, wrong = _messages(files)
+    shown = []
+
+    async def send() -> None:
+        async with client.open_session(line.tls) as session:
+            for name, der in found:
+                answer = await client.post(session, url, der)
+                if as_json:
+                    shown.append(described(answer))
+                else:
+                    say(f"{name} is answered:")
+                    _print(describe(answer))
+
+    try:
+        run(send())
+    finally:
+        if as_json:
+            print_json(shown)
+    if wrong:
+        fail(wrong, 1)
+
+
+def _print(tree: Tree) -> None:
+    from ra_gateway.cli.asn1_text import lines_of
+
+    for line in lines_of(tree, ascii_only=not out.encoding.startswith("utf")):
+        out.print(line, soft_wrap=True, highlight=False)
 
 
 def _verdicts(config: Path | None, endpoint: str, messages: Sequence[bytes]) -> list[list[Verdict]]:

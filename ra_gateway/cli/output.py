@@ -19,6 +19,7 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from enum import IntEnum
 from pathlib import Path
@@ -265,6 +266,51 @@ def _cell(value: Any, moment: Callable[[datetime], str]) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{name}={_cell(item, moment)}" for name, item in value.items())
     return "" if value is None else str(plain(value))
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What came of looking something through that can be used.
+
+    Args:
+        summary: What it is, in a sentence.
+        warnings: What is less than good in it.
+        notes: What is good to know.
+    """
+
+    summary: str
+    warnings: Sequence[str] = ()
+    notes: Sequence[str] = ()
+
+
+def show_check(name: str, check: Callable[[], Checked], *, as_json: bool) -> Checked:
+    """Look something through, and print what came of it.
+
+    Args:
+        name: Of what is looked through.
+
+    Raises:
+        ConfigError: It cannot be used; not where JSON is printed, which says so.
+        typer.Exit: So it is.
+    """
+    try:
+        checked = check()
+    except ConfigError as error:
+        if not as_json:
+            raise
+        problems = [asdict(problem) for problem in error.problems]
+        print_json({"name": name, "good": False, "problems": problems, "warnings": [], "notes": []})
+        raise typer.Exit(2) from None
+    if as_json:
+        found = {"warnings": list(checked.warnings), "notes": list(checked.notes)}
+        print_json({"name": name, "good": True, "problems": [], **found})
+        return checked
+    say(f"{name}: {checked.summary}")
+    for warning in checked.warnings:
+        say(f"warning: {warning}")
+    for sentence in checked.notes:
+        say(sentence)
+    return checked
 
 
 @contextmanager

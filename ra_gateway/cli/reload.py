@@ -1,4 +1,4 @@
-"""`ra-gateway reload`: have a running gateway go over to its configuration as it is now, and say what came of it."""
+"""`ra-gateway reload`, `ca reload`: have a running service go over to its configuration as it is now, and say so."""
 
 from __future__ import annotations
 
@@ -6,39 +6,90 @@ import json
 import os
 import signal
 import time
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
 
 from ra_gateway.cli.output import CONFIG, ConfigOption, fail, say
 
 if TYPE_CHECKING:
-    from ra_gateway.config.tables import GatewayConfig
+    from ssl import SSLContext
+
+    from ra_gateway.config.service_tables import ListenerTLSConfig, ManagementConfig
 
 _PATIENCE_SECONDS: Final = 120.0
 """CRLs are fetched and keys in an HSM are tried out before a configuration holds."""
 
 _MAX_STATUS_BYTES: Final = 1_000_000
 
+_LISTENS: Final = "0A"
+"""State of a socket, as the kernel's tables have it."""
 
-def reload(config: ConfigOption = CONFIG) -> None:
+_Status = Callable[[], dict[str, Any]]
+
+TLSCertOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--tls-cert",
+        help="Own certificate, PEM, where management.tls.client_ca_paths asks for one.",
+    ),
+]
+TLSKeyOption = Annotated[Path | None, typer.Option("--tls-key", help="Its key, PEM.")]
+
+
+def reload(
+    tls_cert: TLSCertOption = None, tls_key: TLSKeyOption = None, config: ConfigOption = CONFIG
+) -> None:
     """Check the configuration, then have the gateway that runs with it on this machine take it up."""
     from ra_gateway.app.application import Application
     from ra_gateway.app.running import check
-    from ra_gateway.config.reading import load
+    from ra_gateway.config.reading import is_of_ca_alone, load
 
+    if is_of_ca_alone(config):
+        reload_ca(tls_cert, tls_key, config)
+        return
     settings = load(config)
     check(Application, settings)
-    url = _status_url(settings)
-    before = _status(url)
+    _take_up(settings.management, settings.server.listen_port, (tls_cert, tls_key))
+
+
+def reload_ca(
+    tls_cert: TLSCertOption = None, tls_key: TLSKeyOption = None, config: ConfigOption = CONFIG
+) -> None:
+    """Check the configuration, then have the `ca serve` that runs with it on this machine take it up."""
+    from ra_gateway.app.ca_service import CAService  # the extra `ca`
+    from ra_gateway.app.running import check
+    from ra_gateway.config.reading import load_ca
+
+    settings = load_ca(config)
+    check(CAService, settings)
+    _take_up(settings.management, settings.ca.server.listen_port, (tls_cert, tls_key))
+
+
+def _take_up(
+    management: ManagementConfig, service_port: int, own: tuple[Path | None, Path | None]
+) -> None:
+    """Have the service behind a management listener reload, and say what came of it."""
+    port = management.port_beside(service_port)
+    status = _status(management, port, own)
+    before = status()
     pid = before["pid"]
     try:
-        # Whoever else listens there is not to name a process that a hangup ends.
-        if not os.path.samefile(f"/proc/{pid}/exe", "/proc/self/exe"):
-            fail([f"{url} names the process {pid}, which is none of this program."], 1)
+        # Whoever else listens there is not to name a process that a hangup ends: every Python has this program's file.
+        is_ours = os.path.samefile(f"/proc/{pid}/exe", "/proc/self/exe")
+        if not is_ours or not _listens(pid, port):
+            fail(
+                [f"the listener names the process {pid}, which is no service that listens there."],
+                1,
+            )
         os.kill(pid, signal.SIGHUP)
     except OSError as error:
         fail([f"the process {pid} cannot be told: {error.strerror}. Run this as its user"], 1)
     give_up_at = time.monotonic() + _PATIENCE_SECONDS
-    while (now := _status(url))["reloads"] == before["reloads"] and now["pid"] == pid:
+    while (now := status())["reloads"] == before["reloads"] and now["pid"] == pid:
         if time.monotonic() > give_up_at:
             fail([f"the process {pid} has not reloaded yet. Look into its log"], 1)
         time.sleep(0.1)
@@ -49,30 +100,84 @@ def reload(config: ConfigOption = CONFIG) -> None:
     say(f"Reloaded: the process {pid} goes by configuration {now['configuration']}.")
 
 
-def _status_url(settings: GatewayConfig) -> str:
-    management = settings.management
-    port = management.port_beside(settings.server.listen_port)
-    if not management.enabled or management.tls is not None or not port:
+def _listens(pid: int, port: int | None) -> bool:
+    """Tell whether a process listens on a TCP port of this machine.
+
+    Raises:
+        OSError: There is no such process, or it is of another user.
+    """
+    sockets = set()
+    for table in map(Path, ("/proc/net/tcp", "/proc/net/tcp6")):
+        for line in table.read_text().splitlines()[1:] if table.exists() else ():
+            _, local, _, state, *rest = line.split()
+            if state == _LISTENS and int(local.rpartition(":")[2], 16) == port:
+                sockets.add(f"socket:[{rest[5]}]")
+    for item in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # closed meanwhile
+            if os.readlink(item) in sockets:
+                return True
+    return False
+
+
+def _status(
+    management: ManagementConfig, port: int | None, own: tuple[Path | None, Path | None]
+) -> _Status:
+    """Return what asks a service for its status, at its management listener."""
+    if not management.enabled or not port:
         fail(
             [
-                "the gateway is found by its management listener, which has to be enabled, with a port of its own and "
-                "without TLS. Use `systemctl reload`, or send SIGHUP to the process"
+                "the service is found by its management listener, which has to be enabled, with a port of its own. Use "
+                "`systemctl reload`, or send SIGHUP to the process"
             ],
             1,
         )
     anywhere = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - asked, not bound
     host = anywhere.get(management.listen_host, management.listen_host)
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}/status"
+    context = None if management.tls is None else _tls(management.tls, own)
+    scheme = "http" if context is None else "https"
+    url = f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}/status"
+    return lambda: _ask(url, context)
 
 
-def _status(url: str) -> dict[str, Any]:
-    from urllib.request import ProxyHandler, build_opener
+def _tls(config: ListenerTLSConfig, own: tuple[Path | None, Path | None]) -> SSLContext:
+    """Return what trusts the very certificate that the listener has in its file, whatever its names are."""
+    import ssl
 
+    from ra_gateway.upstream.tls import openssl_reason
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.check_hostname = False
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    context.load_verify_locations(config.certificate_path)
+    certificate, key = own
+    if certificate is None and config.client_ca_paths:
+        fail(
+            [
+                "the management listener wants a certificate of its clients (management.tls.client_ca_paths). Give one "
+                "with --tls-cert and --tls-key, or use `systemctl reload`"
+            ],
+            1,
+        )
+    if certificate is not None:
+        try:
+            # Never without a password: OpenSSL would ask the terminal for one.
+            context.load_cert_chain(certificate, key, b"")
+        except (OSError, ValueError) as error:
+            fail([f"--tls-cert: {certificate} cannot be used: {openssl_reason(error)}"], 1)
+    return context
+
+
+def _ask(url: str, context: SSLContext | None) -> dict[str, Any]:
+    from urllib.request import HTTPSHandler, ProxyHandler, build_opener
+
+    opener = build_opener(ProxyHandler({}), HTTPSHandler(context=context))
     try:
-        with build_opener(ProxyHandler({})).open(url, timeout=10.0) as answer:
+        with opener.open(url, timeout=10.0) as answer:
             found: dict[str, Any] = json.loads(answer.read(_MAX_STATUS_BYTES))
             if type(found["pid"]) is not int or found["pid"] < 1 or "reloads" not in found:
                 raise ValueError
-    except (OSError, ValueError, KeyError, TypeError):
-        fail([f"no gateway answers at {url}. Start it, or look at [management]"], 1)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        why = f" ({error.reason})" if context is not None and hasattr(error, "reason") else ""
+        fail([f"no service answers at {url}{why}. Start it, or look at [management]"], 1)
     return found

@@ -18,7 +18,7 @@ def samples() -> None:
 
 
 def directory() -> Path:
-    """Return what has `deploy`, `config`, `docs` and `tests/vectors`: of the installed wheel, or the source tree itself.
+    """Return what has `deploy`, `config`, `docs` and `tests/vectors`: of the wheel, or the source tree.
 
     Raises:
         GatewayError: Neither is there.

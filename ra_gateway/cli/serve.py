@@ -11,7 +11,9 @@ import typer
 
 from ra_gateway.cli.output import (
     CONFIG,
+    Checked,
     ConfigOption,
+    JSONOption,
     KeyKindOption,
     NamedSubjectsOption,
     PortOption,
@@ -19,6 +21,7 @@ from ra_gateway.cli.output import (
     named_subjects,
     say,
     serve_until_signalled,
+    show_check,
 )
 from ra_gateway.config.source import Source
 from ra_gateway.errors import ConfigError
@@ -140,33 +143,36 @@ def _warnings(source: Source, settings: GatewayConfig) -> list[str]:
 def check_config(
     context: typer.Context,
     file: Annotated[Path | None, typer.Argument(help="Configuration, as with --config.")] = None,
+    as_json: JSONOption = False,
     config: ConfigOption = CONFIG,
 ) -> None:
     """Read the configuration and every file it names, and say everything that is wrong."""
+    if file is not None:
+        if context.params.get("config") is not None:
+            raise typer.BadParameter("the configuration is named twice: FILE, and with --config")
+        config = replace(config, path=file)
+    show_check(str(config), lambda: _checked(config), as_json=as_json)
+
+
+def _checked(source: Source) -> Checked:
     from ra_gateway.app.application import Application
     from ra_gateway.app.idle import of_inventory
     from ra_gateway.app.running import check
     from ra_gateway.app.upstreams import sent_to_cas
     from ra_gateway.config.reading import is_of_ca_alone, load
 
-    if file is not None:
-        if context.params.get("config") is not None:
-            raise typer.BadParameter("the configuration is named twice: FILE, and with --config")
-        config = replace(config, path=file)
-    if is_of_ca_alone(config):
-        from ra_gateway.cli.ca import check_ca_config  # the extra `ca`
+    if is_of_ca_alone(source):
+        from ra_gateway.cli.ca import checked_ca  # the extra `ca`
 
-        check_ca_config(config)
-        return
-    settings = load(config)
+        return checked_ca(source)
+    settings = load(source)
     check(Application, settings)
-    say(
-        f"{config}: good. {len(settings.endpoints)} endpoint(s), {len(settings.vendors)} vendor(s), "
-        f"{len(settings.upstreams)} upstream(s), store {settings.store.kind}."
-    )
-    for warning in (*_warnings(config, settings), *of_inventory(settings)):
-        say(f"warning: {warning}")
-    for sentence in sent_to_cas(settings):
-        say(sentence)
+    notes = sent_to_cas(settings)
     if not settings.vendors:
-        say("No vendor is trusted, so no base station can enrol: add a table [vendors.NAME].")
+        notes += ["No vendor is trusted, so no base station can enrol: add a table [vendors.NAME]."]
+    return Checked(
+        f"good. {len(settings.endpoints)} endpoint(s), {len(settings.vendors)} vendor(s), "
+        f"{len(settings.upstreams)} upstream(s), store {settings.store.kind}.",
+        [*_warnings(source, settings), *map(str, of_inventory(settings))],
+        notes,
+    )

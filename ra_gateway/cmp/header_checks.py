@@ -41,6 +41,7 @@ from ra_gateway.errors import (
     ProtectionRefused,
     RequestRefused,
     TemplateRefused,
+    TimeRefused,
 )
 
 NONCE_OCTETS: Final = 16
@@ -319,18 +320,17 @@ def check_message_time(header: PKIHeader, rules: HeaderRules, now: datetime) -> 
     """Check messageTime against our clock (RFC 9483 3.5 step 13).
 
     Raises:
-        HeaderRefused: badTime.
+        TimeRefused: It is missing, or too far off.
     """
     required = rules.require_message_time and Quirk.no_message_time not in rules.quirks
     moment = header.message_time
     if moment is None and required:
-        raise HeaderRefused("no messageTime", fail_info=PKIFailureInfo.badTime, rule="R29")
+        raise TimeRefused("no messageTime", rule="R29")
     if moment is not None and is_far_off(header, rules, now) and not forgives_clocks(rules):
-        raise HeaderRefused(
+        raise TimeRefused(
             f"messageTime {moment:%Y-%m-%dT%H:%M:%SZ} is {abs((moment - now).total_seconds()):.0f} s "
             f"{'ahead of' if moment > now else 'behind'} our clock; "
             f"{rules.message_time_window_seconds} s are allowed",
-            fail_info=PKIFailureInfo.badTime,
             rule="R29",
         )
 

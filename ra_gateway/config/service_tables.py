@@ -24,8 +24,8 @@ class ListenerTLSConfig(Table):
     key_password_path: SecretPath | None = Field(default=None, repr=False)
     """Secret file with the password of the key; by default it is not encrypted."""
     client_ca_paths: tuple[PublicPath, ...] = ()
-    """CA certificates, PEM: only clients with a certificate below one of them are let in (mutual TLS). By default all
-    are.
+    """CA certificates, PEM: only clients with a certificate below one of them are let in (mutual TLS); an issuing
+    CA may be listed without its root. By default all are.
     """
 
 

@@ -264,7 +264,10 @@ class Metrics:
         """Return all metrics in the format that an Accept header asks for, and its Content-Type."""
         if not accept:
             return generate_latest(self.registry), "text/plain; version=0.0.4; charset=utf-8"
-        encode, content_type = choose_encoder(accept)
+        try:
+            encode, content_type = choose_encoder(accept)
+        except (TypeError, ValueError):  # the library compares what may be no number: version=x
+            return self.exposition("")
         return encode(self.registry), content_type
 
     def describe(self) -> Iterable[Metric]:

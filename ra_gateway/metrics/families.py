@@ -68,6 +68,7 @@ LABELS: Final = {
     "of": "whose it is: a domain, an upstream or an endpoint of the configuration, or the table of a listener's TLS",
     "outcome": "how it went: one of a fixed list",
     "part": "what has to work for a service to be ready, as in /readyz",
+    "ra": "name under which the bundled CA knows an RA",
     "reason": "`refused` (too many), `timed_out` (the client was too slow) or `let_go` (for another one)",
     "rule": "requirement (R1 to R160, T1 to T54) or clause that refused; one of a fixed list",
     "source": "file or URL of the configuration; `learned` for all that came with certificates",
@@ -197,7 +198,7 @@ STORE_STRANGE: Final = Family(
 TRANSACTIONS: Final = Family(
     "ra_gateway_transactions",
     Kind.gauge,
-    "Live transactions in the memory of this process, by state; there are none of Redis.",
+    "Live transactions in the memory of this process, by state; of Redis, see the changes below.",
     ("state",),
 )
 TRANSACTIONS_LIMIT: Final = Family(
@@ -282,6 +283,12 @@ CA_EXPIRY: Final = Family(
     Kind.gauge,
     "When a certificate of the bundled CA, or the CRL of its root, ends, in Unix time.",
     ("file", "subject"),
+)
+CA_RA_EXPIRY: Final = Family(
+    "ra_gateway_ca_ra_expiry_timestamp_seconds",
+    Kind.gauge,
+    "When the newest certificate ends of an RA that the bundled CA hears, in Unix time; of the hundred that end first.",
+    ("ra",),
 )
 CRL_NEXT_UPDATE: Final = Family(
     "ra_gateway_crl_next_update_timestamp_seconds",

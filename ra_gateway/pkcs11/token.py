@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+import os
 import secrets
 import threading
 import time
@@ -17,6 +18,7 @@ from typing import Any, Final, TypeVar
 import pkcs11 as cryptoki
 from pkcs11._pkcs11 import lib as CryptokiLibrary  # noqa: N812 - a class, whatever its name
 
+from ra_gateway.owners import is_roots_alone
 from ra_gateway.pkcs11.reference import Reference, Trouble, read_pin
 
 MAX_SESSIONS: Final = 8
@@ -307,12 +309,18 @@ def logged_in_token(reference: Reference) -> Token:
 
 
 def _library(path: Path) -> _Library:
-    path = path.resolve()
+    named, path = path, path.resolve()
     if path not in _libraries:
         if not path.is_file():
             raise Trouble(
                 f"there is no PKCS#11 library {path}",
                 "Correct module-path, or install the HSM's software",
+            )
+        # A key file is the service's, and names the code that is loaded here.
+        if os.geteuid() == 0 and not is_roots_alone(named):
+            raise Trouble(
+                f"{named} belongs to others than root, who does not run it",
+                "Run this as the user of the service; or give the library, and its directory, to root",
             )
         try:
             library = _Library(str(path))

@@ -224,13 +224,18 @@ async def _insist(
     *,
     issued: bool,
 ) -> bytes:
-    """Attempt to store what came of an exchange; what the CA has issued is stored later where that fails."""
+    """Attempt to store what came of an exchange; it is stored later where the store is gone, or the CA has issued.
+
+    Otherwise whoever repeats the message would have to wait for the end of a lease whose holder has long been answered.
+    """
     try:
         return await attempt()
-    except Exception:
-        if issued and exchange.stored:
+    except Exception as error:
+        if exchange.stored and (issued or isinstance(error, StoreUnavailable)):
             context = exchange.context.detached()
-            again = late_certificates.store_later(services, context, exchange.transaction, attempt)
+            again = late_certificates.store_later(
+                services, context, exchange.transaction, attempt, issued=issued
+            )
             services.spawn(again)
         raise
 
@@ -316,7 +321,11 @@ async def _store_failure(
 
 
 async def _release(services: Services, exchange: _CAExchange) -> None:
-    await _store(services, exchange, partial(machine.released, now=services.clock()))
+    async def attempt() -> bytes:
+        await _store(services, exchange, partial(machine.released, now=services.clock()))
+        return b""
+
+    await _insist(services, exchange, attempt, issued=False)
 
 
 async def _store(

@@ -17,7 +17,7 @@ from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.header_checks import forgives_clocks, is_far_off
 from ra_gateway.cmp.names import fits_alike
 from ra_gateway.cmp.verification import Authenticated, AuthenticatedMessage, judged_by
-from ra_gateway.errors import HeaderRefused, PKIFailureInfo, StoreUnavailable
+from ra_gateway.errors import StoreUnavailable, TimeRefused
 from ra_gateway.ra.confirmation_records import certificate_key
 from ra_gateway.ra.context import RequestContext
 from ra_gateway.ra.endpoints import Endpoint
@@ -106,16 +106,15 @@ async def check_new(
     """Refuse a request that was taken before, where its messageTime is far off and forgiven, and does not tell.
 
     Raises:
-        HeaderRefused: badTime.
+        TimeRefused: It was.
         StoreUnavailable: It cannot be asked.
     """
     rules = context.endpoint.rules.relaxed_by(authenticated.domain.quirks)
     if not (forgives_clocks(rules) and is_far_off(context.message.header, rules, now)):
         return
     if context.digest.hex() in await _taken(services, context, authenticated):
-        raise HeaderRefused(
+        raise TimeRefused(
             "messageTime is far off, which this device is forgiven, and the message came before",
-            fail_info=PKIFailureInfo.badTime,
             rule="R29",
         )
 

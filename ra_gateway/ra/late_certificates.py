@@ -28,13 +28,16 @@ async def store_later(
     context: RequestContext,
     transaction: Transaction,
     attempt: Callable[[], Awaitable[bytes]],
+    *,
+    issued: bool,
 ) -> bytes:
-    """Store what a CA has issued as soon as that can be done, as long as its transaction may live.
+    """Store what came of an exchange with a CA as soon as that can be done, as long as its transaction may live.
 
     A process that is to end tries once more at once.
 
     Args:
         attempt: Stores it, or raises.
+        issued: Whether it is a certificate, which is told where it can never be stored.
     """
     seconds = (transaction.expires_at - services.clock()).total_seconds()
     ends, pause = services.monotonic() + seconds, _FIRST_PAUSE_SECONDS
@@ -52,7 +55,7 @@ async def store_later(
             except Exception as error:  # tried again all the same: the key may not sign, say
                 bug = error
     finally:  # a shutdown included
-        if not stored:
+        if issued and not stored:
             context.report.outcome = Outcome.failed
             context.report.notes.append("the CA issued a certificate that could not be stored")
             elapsed_ms = (services.monotonic() - context.started) * 1000.0

@@ -26,7 +26,7 @@ from yarl import URL
 from ra_gateway import ldap
 from ra_gateway.connector import bounded_connector, in_words
 from ra_gateway.errors import StatusRefused, printable
-from ra_gateway.files import make_directory, open_new
+from ra_gateway.files import make_directory, open_new, status_of
 
 FileState = tuple[int, int, int, int]
 """Device, inode, size and modification time in nanoseconds: another file, or other content, has another one."""
@@ -80,7 +80,7 @@ def save_file(path: Path, octets: bytes) -> None:
         # Of a name of its own: the bundled CA in this process may keep the same URL's.
         new = path.with_name(f"{path.name}.{secrets.token_hex(8)}.new")
         try:
-            with os.fdopen(open_new(new, like=path), "wb") as file:
+            with os.fdopen(open_new(new, like=status_of(path)), "wb") as file:
                 file.write(octets)
             new.replace(path)
         except OSError:

@@ -138,6 +138,7 @@ class CMPListener(Listener):
         settings: Arguments of `Listener`.
     """
 
+    name: ClassVar[str] = "cmp"
     serves: ClassVar[str] = "CMP messages"
     refusals: ClassVar[Mapping[HTTPStatus, str]] = {
         HTTPStatus.BAD_REQUEST: "This is not an HTTP request with a CMP message.\n",

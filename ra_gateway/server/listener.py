@@ -89,6 +89,13 @@ _WAITING: Final = (_HEADERS, _READING, _IDLE, _CLOSING)
 """Phases in which it is the client's turn and no request is being answered."""
 
 
+_TOO_SLOW: Final = {
+    _HEADERS: "the headers of a request did not come in time",
+    _ANSWERING: "the client did not take its answer in time",
+}
+"""What is told of clients that are too slow; a body has a status, and idle connections are no news."""
+
+
 class Refusal(Exception):
     """A request is answered with an HTTP status and the listener's fixed text for it.
 
@@ -210,6 +217,8 @@ class _Connection(web.RequestHandler):
 
     def expire(self) -> None:
         """Close, or cut off a client that does not take what was sent to it."""
+        if self.phase in _TOO_SLOW:
+            self._listener.tell_cut_off(self.peer, _TOO_SLOW[self.phase])
         if self.phase in (_ANSWERING, _CLOSING) or self.transport is None:
             assert self._wire is not None
             self._wire.abort()
@@ -226,8 +235,8 @@ class _Connection(web.RequestHandler):
     def let_go(self) -> None:
         """Close now: another connection needs the room."""
         assert self._wire is not None
-        self._listener.tell_refusal(
-            self.peer, None, "closed for another connection: there were too many"
+        self._listener.tell_cut_off(
+            self.peer, "closed for another one: as many connections are open as may be"
         )
         if self.phase is _IDLE:  # what was answered last may still be on its way
             self.force_close()
@@ -300,6 +309,9 @@ class Listener(ABC):
 
     The reasons for the numbers are in the configuration reference.
     """
+
+    name: ClassVar[str]
+    """What it is called in metrics and in the log."""
 
     serves: ClassVar[str]
     """What is served, for the log."""
@@ -554,6 +566,11 @@ class Listener(ABC):
         response.force_close()
         return response
 
+    def tell_cut_off(self, peer: str, reason: str) -> None:
+        """Count and tell that a connection was closed before its request was whole and answered."""
+        self.counters.connections_cut_off += 1
+        self.tell_refusal(peer, None, reason)
+
     def tell_refusal(
         self, peer: str, status: int | None, reason: str, request: web.BaseRequest | None = None
     ) -> None:
@@ -570,10 +587,12 @@ class Listener(ABC):
         if request is not None:
             method = printable(request.method, _MAX_METHOD_CHARS)
             path = printable(request.raw_path.partition("?")[0], _MAX_PATH_CHARS)
-        refused = self.counters.requests_refused + self.counters.connections_refused
+        refused = self.counters.all_refused
         status = None if status is None else int(status)
         self._sink(
-            HTTPRefused(self._by, peer, method, path, status, reason.strip(), refused, untold)
+            HTTPRefused(
+                self._by, self.name, peer, method, path, status, reason.strip(), refused, untold
+            )
         )
 
     # --- One request ------------------------------------------------------------------------------

@@ -56,6 +56,7 @@ class ManagementListener(Listener):
         settings: Arguments of `Listener`.
     """
 
+    name: ClassVar[str] = "management"
     serves: ClassVar[str] = "metrics and health"
     refusals: ClassVar[Mapping[HTTPStatus, str]] = {
         HTTPStatus.BAD_REQUEST: "This is not an HTTP request.\n",

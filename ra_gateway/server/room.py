@@ -34,12 +34,19 @@ class Counters:
     connections_timed_out: int = 0
     connections_let_go: int = 0
     """Closed while they waited for their clients, to make room."""
+    connections_cut_off: int = 0
+    """Of those two, before a request was whole and answered, or for another connection."""
     requests_refused: int = 0
     """Refused by HTTP status, before any code but the listener's saw them."""
     refusals: dict[int | None, int] = field(default_factory=dict)
     """Of those, how many by which status; None where the connection was closed without an answer."""
     refusals_untold: int = 0
-    """Of those and of the connections refused, which no event was told of, since the last one that was."""
+    """Of all that is refused, which no event was told of, since the last one that was."""
+
+    @property
+    def all_refused(self) -> int:
+        """Requests and connections that were refused or cut off."""
+        return self.requests_refused + self.connections_refused + self.connections_cut_off
 
     def refuse(self, status: int | None) -> None:
         """Count a request that is refused."""

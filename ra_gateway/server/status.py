@@ -132,6 +132,7 @@ class StatusListener(Listener):
         settings: Arguments of `Listener`; max_body_bytes is of an OCSP request.
     """
 
+    name: ClassVar[str] = "status"
     serves: ClassVar[str] = "certificate status"
     refusals: ClassVar[Mapping[HTTPStatus, str]] = {
         HTTPStatus.BAD_REQUEST: "This is not an HTTP request for a CRL, a CA certificate or OCSP.\n",
@@ -159,6 +160,10 @@ class StatusListener(Listener):
         super().__init__(**limits)
         self._handler = handler
         self._clock = clock
+
+    def serve(self, handler: StatusHandler) -> None:
+        """Have what comes from now on answered by another handler."""
+        self._handler = handler
 
     async def respond(self, request: web.BaseRequest, peer: str) -> web.Response:
         path = _path(request.raw_path)

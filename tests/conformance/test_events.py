@@ -18,7 +18,7 @@ from structlog.testing import capture_logs
 from ra_gateway import events
 from ra_gateway.app import credential
 from ra_gateway.app.application import Application
-from ra_gateway.app.ca import CAService
+from ra_gateway.app.ca_service import CAService
 from ra_gateway.ca.crl import CRLPublisher, CRLSettings
 from ra_gateway.ca.ledger import database
 from ra_gateway.ca.ledger.database import SQLiteDatabase
@@ -542,6 +542,7 @@ async def test_a_service_tells_what_its_http_refuses(
         "event": "http.refused",
         "log_level": "warning",
         "by": by,
+        "listener": "cmp",
         "peer": "127.0.0.1",
         "method": "POST",
         "path": "/cmp",

@@ -112,6 +112,54 @@ async def test_a_store_that_is_gone_when_the_ca_has_issued(make_world: MakeWorld
     await assert_got(operation)
 
 
+def refuse(answer: Answer) -> None:
+    answer.reject(PKIFailureInfo.badRequest)
+
+
+def be_unreachable(answer: Answer) -> None:
+    raise UpstreamUnavailable("connection refused", delivered=False)
+
+
+@pytest.mark.parametrize(
+    "what, is_confirmation",
+    [(None, False), (refuse, False), (be_unreachable, False), (None, True), (be_unreachable, True)],
+)
+async def test_a_store_that_is_gone_when_the_ca_has_answered_otherwise(
+    make_world: MakeWorld, what: Callable[[Answer], None] | None, is_confirmation: bool
+) -> None:
+    """Who repeats the message is answered once the store is back, before the lease of who has asked is over."""
+    clock = ManualClock()
+    store = ReadOnlyStore(clock, max_transactions=10)
+    world = make_world(store=store, clock=clock)
+    operation = await Operation.begin(world, BodyType.ir)
+    if is_confirmation:
+        await operation.send()
+        await operation.make_cert_conf()
+
+    def lost(answer: Answer) -> None:
+        store.gone = True
+        if what is not None:
+            what(answer)
+
+    world.ca.script = lost
+    assert fail_names(await operation.send()) == ["systemUnavail"]
+    store.gone = False
+    world.ca.script = lambda answer: None
+
+    async def is_settled() -> bool:
+        stored = await operation.stored()
+        return stored.current.response_der is not None or stored.lease_until <= clock()
+
+    await settled(is_settled)
+    answer = await operation.send()
+    if what is refuse:
+        assert fail_names(answer) == ["badRequest"]
+    elif is_confirmation:
+        assert answer.body_type is BodyType.pkiconf
+    else:
+        assert status_of(answer).issued
+
+
 async def test_a_node_that_was_slower_than_its_lease(make_world: MakeWorld) -> None:
     """Another node had to give the transaction up: what the slow one gets after that is revoked."""
     world = make_world(upstream=REVOKING)

@@ -28,6 +28,7 @@ from ra_gateway.ra.transaction import (
 from ra_gateway.stores.redis import RedisStore
 from tests.support.commandline import run
 from tests.support.pki import VendorPKI, certificate_der
+from tests.support.printed import HELP, Prompt, to_run
 from tests.support.redis_server import RedisServer
 from tests.support.setups import make_setup
 from tests.support.transactions import in_redis, new_transaction, system_clock
@@ -84,6 +85,20 @@ def test_the_list(config: Path, held: list[Transaction]) -> None:
     assert "ENB-1" in rows[0][4]
     assert rows[0][5] == "CN=enb-1.ran.example.net (dns:enb-1)"
     assert rows[1][3:5] == ["p10cr", "a shared secret (acme-radio)"]
+
+
+@pytest.mark.parametrize("page", [HELP, "docs/operations.md"])
+def test_what_is_printed(config: Path, held: list[Transaction], tmp_path: Path, page: str) -> None:
+    """The list, and a decision on each of two requests, as it stands in help and on the page."""
+    prompt = Prompt(tmp_path, environment={"RA_GATEWAY_CONFIG": str(config)})
+    commands = [item.text for item in to_run(page) if item.text.startswith("ra-gateway approvals ")]
+    assert len(commands) == 3
+    waiting = [request_digest(item) for item in held]
+    for command in commands:
+        if " list" not in command:
+            prompt.texts["7c9e6679f42b11d0a3c5"] = waiting.pop()[:20]
+        prompt.succeeds(command)
+    assert "No request waits." in prompt.succeeds("ra-gateway approvals list")
 
 
 def test_the_list_for_programs(config: Path, held: list[Transaction]) -> None:

@@ -106,7 +106,7 @@ async def test_a_clock_that_is_set(
     try:
         bundled = application._bundled
         assert bundled is not None
-        steady = application.services.steady, bundled.ca._steady, bundled.publisher._steady
+        steady = application.services.steady, bundled.ca._steady, bundled.wiring.publisher._steady
         assert [each() for each in steady] == [True] * 3
         transaction = new_transaction(created_at=wall(), expires_at=wall() + timedelta(hours=1))
         await application.store.create(transaction)
@@ -146,7 +146,7 @@ async def test_a_certificate_of_the_ca_that_expires_under_way(
     soonest = min(item.not_after for item in expiries(config.ca.directory_path))
     monkeypatch.setattr(ca, "now", lambda: soonest - timedelta(seconds=0.5))
     with structlog.testing.capture_logs() as logs:
-        task = asyncio.create_task(service._warn_of_expiries())
+        task = asyncio.create_task(service.wiring._warn_of_expiries())
         await asyncio.sleep(0.1)
         levels = {line["log_level"] for line in logs}
         monkeypatch.setattr(ca, "now", lambda: soonest + timedelta(seconds=2))
@@ -169,10 +169,10 @@ async def test_an_issuing_ca_that_the_root_revokes_under_way(
     assert config.ca is not None
     monkeypatch.setattr(ca, "_ROOT_SECONDS", 0.05)
     service = BundledService(config.ca, config.vendors, unheard)
-    issuer = service._issuing[0]
+    issuer = service.wiring._issuing[0]
     revoke = {issuer.certificate.serial_number: Reason.cACompromise}
     with structlog.testing.capture_logs() as logs:
-        task = asyncio.create_task(service._watch_root())
+        task = asyncio.create_task(service.wiring._watch_root())
         await asyncio.sleep(0.1)
         assert not task.done()
         directory = config.ca.directory_path

@@ -265,6 +265,25 @@ def test_whether_a_gateway_would_take_a_message(lab: Lab, tmp_path: Path) -> Non
     assert "takes it, and asks upstream bundled" in succeeded(*judge, tmp_path / "g" / "1-genm.der")
 
 
+def test_messages_are_sent_once_more(lab: Lab, tmp_path: Path) -> None:
+    """As they are: to this gateway retransmissions, which are answered as before; what is none, likewise."""
+    saved = tmp_path / "messages"
+    names = ("--subject", "CN=enb-8", "--save-messages", saved)
+    succeeded(*lab.station, *names, "--out", tmp_path / "new")
+    replay = ("replay", "--url", lab.gateway.url, saved / "1-ir.der", saved / "3-certConf.der")
+    told = succeeded(*replay)
+    answers = [line.split()[1] for line in told.splitlines() if line.startswith("PKIMessage ")]
+    assert answers == ["ip", "pkiconf"]
+    assert f"{saved}/1-ir.der, message 1 is answered:\n" in told
+    first, second = json.loads(succeeded(*replay, "--json"))
+    as_before = json.loads(succeeded("show", "--json", saved / "2-ip.der", saved / "4-pkiconf.der"))
+    assert [first, second] == as_before
+    (tmp_path / "cut.der").write_bytes((saved / "1-ir.der").read_bytes()[:-1])
+    assert "failInfo: badDataFormat" in succeeded(*replay[:3], tmp_path / "cut.der")
+    ended = run("replay", "--url", "http://127.0.0.1:1/", saved / "1-ir.der")
+    assert (ended.exit_code, "no connection to" in ended.stderr) == (1, True)
+
+
 WRONG = {
     Fault.clock: "badTime",
     Fault.no_time: "",

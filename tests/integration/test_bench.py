@@ -7,7 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from tests.bench import capacity
+from tests.support.capacity import figure
 from tests.support.patience import PATIENCE_SECONDS
+from tests.support.redis_server import RedisServer
 
 
 def test_the_benchmark_prints_its_table_and_writes_the_same_as_json(tmp_path: Path) -> None:
@@ -44,3 +49,15 @@ def test_the_cas_benchmark_prints_a_row_for_each_database() -> None:
     rows = result.stdout.splitlines()
     assert [row.split()[0] for row in rows] == ["SQLite", "PostgreSQL"]
     assert all("floor" in row for row in rows)
+
+
+async def test_what_base_stations_leave_behind_is_what_the_page_says(
+    tmp_path: Path, own_redis_server: RedisServer
+) -> None:
+    """Octets in Redis, in the ledger and on the wire; the ledger grows by pages, which few devices do not fill."""
+    site = capacity.Site.make(tmp_path / "site", own_redis_server.url)
+    found = await capacity.measure(site, 16)
+    assert len(found) == 9
+    for name, octets in found.items():
+        share = 0.35 if name.startswith("ledger") else 0.15
+        assert octets / 1000 == pytest.approx(figure(name), rel=share), name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Final
 
@@ -13,9 +14,13 @@ from tests.support.openssl import load_certificate
 from tests.support.page_site import run_openssl
 from tests.support.pages import commands
 from tests.support.pki import VendorPKI, make_key, write_certificates, write_key
+from tests.support.ports import free_port
+from tests.support.printed import Prompt, to_run
 from tests.support.processes import CAProcess
+from tests.support.setups import make_setup
 
 PAGE: Final = "ca.md"
+FIRST: Final = "From nothing to a first certificate"
 CONFIG: Final = """
 [log]
 format = "json"
@@ -41,7 +46,7 @@ vendors = ["acme"]
 anchors_paths = ["acme/root.pem"]
 """
 NOT_HERE: Final = ("migrate", "serve", "install")
-"""Of `ca`: for PostgreSQL alone, for ever, and at a gateway."""
+"""Of `ca`: what a test of its own runs."""
 
 
 def run_as_printed(directory: Path, words: list[str]) -> str:
@@ -71,7 +76,7 @@ def directory(tmp_path: Path, vendor_pki: VendorPKI) -> Path:
     (tmp_path / "stations.csv").write_text(
         'name,subject,names\nenb2,"CN=enb2.ran.example.net,O=Example Operator",dns:enb2.ran.example.net\n'
     )
-    for words in commands(PAGE, "From nothing to a first certificate", "ra-gateway"):
+    for words in commands(PAGE, FIRST, "ra-gateway"):
         if words[1:2] == ["ca"] and not {*words} & {*NOT_HERE}:
             assert "warning" not in run_as_printed(tmp_path, words)
     return tmp_path
@@ -114,3 +119,40 @@ def test_requests_that_are_brought_by_hand(directory: Path) -> None:
     for number in (1, 2):
         subject = load_certificate(directory / f"seg{number}.pem").subject.rfc4514_string()
         assert subject == f"CN=seg{number}.example.net,O=Example Operator"
+
+
+def test_what_the_ca_serves_and_keeps(directory: Path, vendor_pki: VendorPKI) -> None:
+    """It serves; its RA is installed at a gateway; roles, CRL, OCSP, and a ledger that is backed up and restored."""
+    status = free_port()
+    prompt = Prompt(
+        directory,
+        {
+            "/etc/ra_gateway": str(directory),
+            " gateway.toml": " gateway/gateway.toml",
+            "127.0.0.1:8082": f"127.0.0.1:{status}",
+        },
+    )
+    make_setup(directory / "gateway", vendors={"acme": vendor_pki})
+    config = directory / "ca.toml"
+    text = config.read_text().replace(
+        "[ca.status]\nlisten_port = 0", f"[ca.status]\nlisten_port = {status}"
+    )
+    config.write_text(text)
+    (directory / "new-ca.toml").write_text(text.replace("ledger.sqlite", "new.sqlite"))
+    make_request(directory, "enb1", "/O=Example Operator/CN=enb1.ran.example.net")
+    prompt.succeeds("ra-gateway ca sign enb1.csr --out enb1.pem --profile seg -c ca.toml")
+    for name in ("root.pem", "issuing.pem"):
+        shutil.copy(directory / "ca" / name, directory)
+    printed = [item.text for item in to_run(f"docs/{PAGE}", FIRST)]
+    first = [text for text in printed if {*text.split()} & {*NOT_HERE}]
+    (serve,) = (text for text in first if " serve" in text)
+    output = ""
+    with prompt.serving(serve):
+        for command in first:
+            if command != serve:
+                prompt.succeeds(command)
+        for section in ("Profiles", "CRLs and OCSP", "The ledger"):
+            for item in to_run(f"docs/{PAGE}", section):
+                output += prompt.succeeds(item.text)
+    assert "enb1.pem: good" in output
+    assert "Certificate Revocation List" in output

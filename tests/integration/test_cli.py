@@ -258,6 +258,34 @@ def test_check_config_says_everything_that_is_wrong(tmp_path: Path) -> None:
     ]
 
 
+def test_check_config_for_programs(tmp_path: Path) -> None:
+    """What is wrong and what to do about it in parts, of a gateway's configuration and of a CA's alone."""
+    succeeded("init", tmp_path / "g")
+    config = tmp_path / "g" / "gateway.toml"
+    found = json.loads(succeeded("check-config", config, "--json"))
+    assert (found["name"], found["good"], found["problems"]) == (str(config), True, [])
+    assert any("root.key" in warning for warning in found["warnings"])
+    assert found["notes"] == [
+        "No vendor is trusted, so no base station can enrol: add a table [vendors.NAME]."
+    ]
+    alone = tmp_path / "g" / "ca.toml"
+    alone.write_text('[ca]\ndirectory_path = "ca"\n')
+    ended = run("check-config", alone, "--json")
+    assert ended.exit_code == 2
+    assert [item["path"] for item in json.loads(ended.stdout)["problems"]] == ["ca.ledger_path"]
+    alone.write_text(
+        '[ca]\ndirectory_path = "ca"\nledger_path = "ca/ledger.sqlite"\ncrl_url = "http://ca.example.net/{issuer}.crl"\n'
+    )
+    assert json.loads(succeeded("check-config", alone, "--json"))["good"] is True
+    ended = run("check-config", config, "--json", "--set", "store.kind=postgres")
+    found = json.loads(ended.stdout)
+    assert (ended.exit_code, ended.stderr, found["good"]) == (2, "", False)
+    (problem,) = found["problems"]
+    assert problem["path"] == "store.kind (from --set)"
+    assert problem["what"].startswith("is not one of")
+    assert problem["todo"].startswith("Use one of: memory, redis")
+
+
 def test_the_file_is_an_argument_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As with --config, but not both; settings stand above it, from the command line and the environment."""
     path = tmp_path / "site" / "gateway.toml"

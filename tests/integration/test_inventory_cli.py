@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -56,7 +57,16 @@ def test_check(site: Site) -> None:
     assert [line.partition(": ")[0] for line in ended.stderr.splitlines()] == [
         f"{site.given}:{line}" for line in (2, 3, 4, 6)
     ]
+    ended = run("inventory", "check", site.given, "--config", site.config, "--json")
+    found = json.loads(ended.stdout)
+    assert (ended.exit_code, found["name"], found["good"]) == (2, str(site.given), False)
+    assert [item["path"] for item in found["problems"]] == [
+        f"{site.given}:{line}" for line in (2, 3, 4, 6)
+    ]
     site.give("acne,3,,,true")
+    ended = run("inventory", "check", site.given, "--config", site.config, "--json")
+    (warning,) = json.loads(ended.stdout)["warnings"]
+    assert (ended.exit_code, "there is no vendor 'acne'" in warning) == (1, True)
     ended = run("inventory", "check", site.given, "--config", site.config)
     assert ended.exit_code == 1
     assert f"{site.given}:2: there is no vendor 'acne'" in ended.stdout
@@ -83,6 +93,16 @@ def test_import_replaces(site: Site) -> None:
         site.listed.read_text()
         == f"# north\n{HEADER}\n# the old one\nacme,2,,,false\nacme,3,,,true\n"
     )
+
+
+def test_export_for_programs(site: Site) -> None:
+    """What is listed, as objects."""
+    listed = json.loads(succeeded("inventory", "export", "--json", "--config", site.config))
+    assert [sorted(item) for item in listed] == 2 * [
+        ["domain", "enabled", "identity", "san", "subject"]
+    ]
+    assert [item["enabled"] for item in listed].count(False) == 1
+    assert all(isinstance(item["san"], list) for item in listed)
 
 
 def test_import_keeps_separator_and_line_ends(site: Site) -> None:

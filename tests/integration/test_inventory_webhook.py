@@ -105,9 +105,9 @@ async def test_a_device_is_asked_for(service: Service) -> None:
 
 
 async def test_an_answer_is_remembered_for_a_while(service: Service) -> None:
-    """Whichever it was, however the device spells itself, and for so many devices."""
+    """Whichever it was, and for so many devices."""
     inventory = service.inventory(cache_seconds=10.0, cache_max_devices=2)
-    for identity in ("SN1", "sn1", "SN2", "SN1"):
+    for identity in ("SN1", "SN2", "SN1"):
         await inventory.find("acme", identity)
     await inventory.find("other", "SN1")  # of another vendor: the third, and the first is forgotten
     assert len(service.questions) == 3
@@ -124,6 +124,24 @@ async def test_an_answer_is_remembered_for_a_while(service: Service) -> None:
         await asked_each_time.find("acme", "SN1")
     assert len(service.questions) == 7
     await asked_each_time.close()
+
+
+async def test_an_answer_is_for_the_spelling_that_was_asked_for(service: Service) -> None:
+    """Who keeps the list may tell capitals apart: then one device neither shuts another out nor gets its name."""
+
+    async def strict(_request: web.Request) -> web.StreamResponse:
+        return await says(
+            LISTED if service.questions[-1]["identity"] == "SN1" else {"listed": False}
+        )
+
+    service.answer = strict
+    inventory = service.inventory(cache_seconds=10.0)
+    for _ in range(2):
+        assert await inventory.find("acme", "sn1") is None
+        assert await inventory.find("acme", "SN1") is not None
+        assert await inventory.find("acme", " SN1") is None
+    assert len(service.questions) == 3
+    await inventory.close()
 
 
 async def cut(request: web.Request) -> web.StreamResponse:

@@ -16,15 +16,18 @@ import structlog.testing
 
 from ra_gateway.app import listener_tls
 from ra_gateway.app.application import Application
-from ra_gateway.app.ca import CAService
+from ra_gateway.app.ca_service import CAService
 from ra_gateway.app.warnings import warnings
 from ra_gateway.cmp.oids import OID
 from ra_gateway.config.reading import load, load_ca
 from ra_gateway.errors import ConfigError
-from ra_gateway.events import ConfigurationReloaded, Fact, ReloadRefused
+from ra_gateway.events import ConfigurationReloaded, Fact, HTTPRefused, ReloadRefused
 from ra_gateway.keys import write_private_key
+from tests.support.commandline import run
 from tests.support.patience import PATIENCE_SECONDS
 from tests.support.pki import Credential, VendorPKI, make_root, write_certificates
+from tests.support.ports import free_port
+from tests.support.processes import CAProcess
 from tests.support.setups import edit, make_setup
 from tests.support.stations import until
 
@@ -115,6 +118,31 @@ async def test_services_speak_tls(config: Path, serve: Callable[[Path], object])
         for stranger in (None, make_root("another").issue("stranger")):
             with pytest.raises((aiohttp.ClientError, OSError)):
                 await get(url, client(stranger))
+
+
+async def test_one_issuing_ca_lets_in_whom_it_issued_for(config: Path) -> None:
+    """And nobody else below its root: where that has issued for base stations, these are not monitoring."""
+    monitoring = ROOT.issue_ca("monitoring CA")
+    write_certificates(config.parent / "tls-root.pem", monitoring.certificate)
+    async with gateway(config) as (service, _):
+        url = f"{service.management.url}/livez"
+        assert await get(url, client(monitoring.issue("prometheus"))) == 200
+        for other in (certificate("station"), ROOT.issue_ca("monitoring CA").issue("prometheus")):
+            with pytest.raises((aiohttp.ClientError, OSError)):
+                await get(url, client(other))
+
+
+async def test_whom_management_does_not_let_in_is_told(config: Path) -> None:
+    """Else nobody would find out why Prometheus has nothing of a gateway; and it is no base station's failure."""
+    facts: list[Fact] = []
+    async with gateway(config, facts) as (service, _):
+        url = f"{service.management.url}/metrics"
+        with pytest.raises((aiohttp.ClientError, OSError)):
+            await get(url, client())
+        await until(lambda: any(isinstance(fact, HTTPRefused) for fact in facts), "telling")
+    told, *_ = (fact for fact in facts if isinstance(fact, HTTPRefused))
+    assert (told.listener, told.peer) == ("management", "127.0.0.1")
+    assert told.reason == "the TLS handshake failed: peer did not return a certificate"
 
 
 @pytest.mark.parametrize("serve", [gateway, ca])
@@ -272,3 +300,31 @@ async def test_status_is_served_behind_a_balancer(config: Path) -> None:
         writer.write(b"PROXY TCP4 192.0.2.7 127.0.0.1 1 2\r\nGET /ca/root.cer HTTP/1.0\r\n\r\n")
         assert (await reader.read()).startswith(b"HTTP/1.0 200 ")
         writer.close()
+
+
+def test_the_command_reloads_over_mutual_tls(config: Path) -> None:
+    """Of the CA alone: with a certificate, without, with none that is one, and where another is shown."""
+    edit(
+        config,
+        "[management.tls]\n",
+        f"[management]\nlisten_port = {free_port()}\n\n[management.tls]\n",
+    )
+    cert, key = certificate("operator").write(config.parent, "operator")
+    own = ("--tls-cert", cert, "--tls-key", key)
+
+    def told(code: int, *options: object) -> str:
+        ended = run("ca", "reload", *options, "--config", config)
+        assert ended.exit_code == code, ended
+        return " ".join((ended.stdout + ended.stderr).split())
+
+    with CAProcess(config) as ca_process:
+        assert f"Reloaded: the process {ca_process.pid} goes by configuration " in told(0, *own)
+        assert "Give one with --tls-cert and --tls-key" in told(1)
+        assert "--tls-cert: " in told(1, "--tls-cert", config)
+        edit(config, "[ca.server]\n", "[ca.server]\nmax_connections = 9\n")
+        assert "ca.server.max_connections: has changed" in told(1, *own)
+        edit(config, "[ca.server]\nmax_connections = 9\n", "[ca.server]\n")
+        certificate("another").write(config.parent, "next")
+        management = f"[management.tls]\n{TLS}"
+        edit(config, management, management.replace('"tls.', '"next.'))
+        assert "certificate verify failed" in told(1, *own)

@@ -337,6 +337,8 @@ async def test_a_handshake_that_stops_ends_the_connection() -> None:
             assert await client.is_closed()
         assert gateway.listener.counters.connections_timed_out == 2
         assert not gateway.listener.room.connections
+        assert len(facts) == 2
+        facts.clear()
         gone = await gateway.connect()
         gone.writer.close()
         await until(lambda: not gateway.listener.room.connections)

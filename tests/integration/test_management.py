@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import aiohttp
@@ -11,9 +13,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from ra_gateway.app.application import Application
 from ra_gateway.config.reading import load
 from ra_gateway.config.service_tables import ManagementConfig
+from ra_gateway.keys import load_certificates
+from tests.support.commandline import succeeded
 from tests.support.nodes import running
 from tests.support.old_device import OldDevice
-from tests.support.pki import VendorPKI
+from tests.support.pki import CMC_RA, VendorPKI, make_root, write_certificates
 from tests.support.setups import edit, http_upstream, make_setup
 
 
@@ -48,6 +52,30 @@ async def test_messages_are_counted(tmp_path: Path, vendor_pki: VendorPKI) -> No
     counted = values(text, "ra_gateway_messages_total")
     assert counted[("gateway", "acme", "ran", "", "issued", "", "ir")] == 1
     assert counted[("gateway", "acme", "ran", "", "confirmed", "", "certConf")] == 1
+
+
+async def test_registered_ras_that_end(tmp_path: Path, vendor_pki: VendorPKI) -> None:
+    """By their newest certificate each; those that are blocked are not heard, and need none."""
+    config = make_setup(tmp_path, vendors={"acme": vendor_pki})
+    files = {}
+    for name, days in (("gateway", 900), ("north", 20), ("north", 10), ("south", 5)):
+        until = datetime.now(UTC) + timedelta(days=days)
+        files[name, days] = make_root(f"CN={name} {days}").issue(
+            f"CN={name}", not_after=until, eku=[CMC_RA]
+        )
+        write_certificates(tmp_path / f"{name}-{days}.pem", files[name, days].certificate)
+        await asyncio.to_thread(
+            succeeded,
+            *("ca", "ra", "add", name, "--role", "ra", "-c", config),
+            *("--certificate", tmp_path / f"{name}-{days}.pem"),
+        )
+    await asyncio.to_thread(succeeded, "ca", "ra", "block", "south", "-c", config)
+    async with running(config) as node:
+        _, text = await get(node.application, "/metrics")
+    own = load_certificates(tmp_path / "ra" / "ra.pem", "RA")[0].not_after.timestamp()
+    north = files["north", 20].certificate.not_valid_after_utc.timestamp()
+    ends = values(text, "ra_gateway_ca_ra_expiry_timestamp_seconds")
+    assert ends == {("gateway",): own, ("north",): north}
 
 
 async def test_every_value_stands_there_once(tmp_path: Path, vendor_pki: VendorPKI) -> None:
@@ -111,6 +139,20 @@ async def test_paths(
 ) -> None:
     async with running(make_setup(tmp_path, vendors={"acme": vendor_pki})) as node:
         assert (await get(node.application, path, method))[0] == status
+
+
+@pytest.mark.parametrize("version", ["x", "1.x", ".", "-1.0.0", "1.0.0;escaping=x", ""])
+async def test_whoever_asks_for_a_format_that_there_is_not_gets_one_that_there_is(
+    tmp_path: Path, vendor_pki: VendorPKI, version: str
+) -> None:
+    accept = {"Accept": f"application/openmetrics-text;version={version}"}
+    async with (
+        running(make_setup(tmp_path, vendors={"acme": vendor_pki})) as node,
+        aiohttp.ClientSession(headers=accept) as session,
+        session.get(f"{node.application.management.url}/metrics") as response,
+    ):
+        assert response.status == 200
+        assert "ra_gateway_build_info" in await response.text()
 
 
 async def test_it_can_be_closed(tmp_path: Path, vendor_pki: VendorPKI) -> None:

@@ -90,6 +90,7 @@ async def test_root_rolls_the_ra_of_a_service_under_load(
             signers.append(await enrolled(gateway, vendor_pki, serial))
 
         async with under_load(enrol) as load:
+            await load.goes_on()
             fresh = await asyncio.to_thread(roll)
             await until(lambda: fresh in signers, "the new certificate")
             await load.goes_on()

@@ -19,7 +19,7 @@ from tests.support.printed import HELP, Prompt, to_run
 from tests.support.setups import edit
 
 PAGE: Final = "docs/cli.md"
-LAB: Final = r"ra-gateway (demo|enroll|renew|show) "
+LAB: Final = r"ra-gateway (demo|enroll|renew|replay|show) "
 APPROVALS: Final = r"ra-gateway approvals "
 SERVE: Final = r"ra-gateway (ca )?serve"
 CA: Final = """

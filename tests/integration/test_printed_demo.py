@@ -13,7 +13,7 @@ from tests.support.openssl import load_certificate
 from tests.support.ports import free_port
 from tests.support.printed import HELP, Prompt, to_run
 
-LAB: Final = r"ra-gateway (enroll|renew|show) "
+LAB: Final = r"ra-gateway (enroll|renew|replay|show) "
 REQUEST: Final = (
     "-cmd ir -server 127.0.0.1:8080 -path /.well-known/cmp -cert device.pem -key device.key -extracerts sub.pem "
     "-trusted ../demo/operator/root.pem -subject /CN=enb-3.ran.example.net -sans enb-3.ran.example.net "
@@ -80,6 +80,7 @@ def test_a_base_station_of_the_command_line(demo: Prompt, page: str) -> None:
     demo.succeeds("openssl ecparam -name prime256v1 -genkey -noout -out new.key")
     demo.succeeds(f"openssl cmp {REQUEST} -reqout ir.der")
     shutil.copyfile(lab / "ir.der", demo.directory / "ir.der")
+    (lab / "site").symlink_to(place)
     for command in of_lab(page):
         demo.here = lab
         if "--request genm" in command:

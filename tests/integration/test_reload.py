@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 import secrets
 import signal
+import subprocess
+import sys
+import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from itertools import pairwise
 from pathlib import Path
 
@@ -16,8 +21,9 @@ import pytest
 from aiohttp import web
 
 from ra_gateway.app import application
+from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.mac import MACBounds, MACCredential, SharedSecret, mac_parameters
-from ra_gateway.cmp.messages import BodyType, PKIMessage
+from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.device import client
 from ra_gateway.device.errors import AnswerUntrusted, EnrollmentRefused
 from ra_gateway.device.values import Done, Send
@@ -120,8 +126,12 @@ def other_store(config: Path) -> None:
     edit(config, 'kind = "memory"\n', 'kind = "memory"\nmax_transactions = 9\n')
 
 
-def other_profile(config: Path) -> None:
-    edit(config, 'profile = "trial"', 'profile = "ne_ipsec"')
+def other_ledger(config: Path) -> None:
+    edit(config, 'ledger_path = "', 'ledger_path = "other-')
+
+
+def more_served(config: Path) -> None:
+    config.write_text(f"{config.read_text()}\n[ca.status]\nlisten_port = 0\n")
 
 
 @pytest.mark.parametrize(
@@ -131,7 +141,8 @@ def other_profile(config: Path) -> None:
         (no_anchor, "vendors.acme.anchors_paths[0]"),
         (another_port, "server.max_connections"),
         (other_store, "store.max_transactions"),
-        (other_profile, "ca.profile"),
+        (other_ledger, "ca.ledger_path"),
+        (more_served, "ca.status"),
     ],
 )
 async def test_what_cannot_be_taken_up_changes_nothing(
@@ -508,7 +519,7 @@ def test_the_command_says_what_came_of_a_reload(config: Path) -> None:
         assert ended.exit_code == code, ended
         return ended.stdout + ended.stderr
 
-    assert "no gateway answers at http://127.0.0.1:" in told(1)
+    assert "no service answers at http://127.0.0.1:" in told(1)
     with GatewayProcess(config) as gateway:
         other_vendor(config, "rivet")
         assert f"Reloaded: the process {gateway.pid} goes by configuration " in told(0)
@@ -520,3 +531,44 @@ def test_the_command_says_what_came_of_a_reload(config: Path) -> None:
         told(2)
         reloads = [event for event in gateway.events if event["event"].startswith("config.reload")]
     assert [event["event"] for event in reloads] == ["config.reloaded", "config.reload_refused"]
+
+
+class NamesAnother(BaseHTTPRequestHandler):
+    """Stands where the management listener would, and names a process of somebody else's."""
+
+    pid = 0
+
+    def do_GET(self) -> None:
+        body = json.dumps({"pid": self.pid, "reloads": {"count": 0, "refused": 0, "last": None}})
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(body.encode())
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+def test_the_command_hangs_up_nobody_else(config: Path) -> None:
+    """While no gateway runs, any user of the machine may listen there; and all that is Python is one file."""
+    script = "import sys; print(flush=True); sys.stdin.read()"
+    with (
+        HTTPServer(("127.0.0.1", 0), NamesAnother) as server,
+        subprocess.Popen(
+            [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        ) as bystander,
+    ):
+        assert bystander.stdout is not None
+        bystander.stdout.readline()
+        NamesAnother.pid = bystander.pid
+        asked = threading.Thread(target=server.serve_forever)
+        asked.start()
+        config.write_text(
+            f"{config.read_text()}\n[management]\nlisten_port = {server.server_port}\n"
+        )
+        ended = run("reload", "--config", config)
+        server.shutdown()
+        asked.join()
+        bystander.communicate()
+    assert ended.exit_code == 1
+    assert f"names the process {bystander.pid}, which is no gateway" in ended.stderr
+    assert bystander.returncode == 0

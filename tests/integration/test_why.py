@@ -197,7 +197,7 @@ def test_the_address_of_a_base_station_finds_what_failed_below_cmp(site: Path) -
 
 
 def test_who_never_came_is_told_apart(site: Path) -> None:
-    """No line is about it; what failed below CMP is told instead."""
+    """No line is about it; what failed below CMP is told instead, and not what monitoring failed at."""
     refused: dict[str, Any] = {
         "event": "http.refused",
         "peer": "192.0.2.7",
@@ -205,10 +205,13 @@ def test_who_never_came_is_told_apart(site: Path) -> None:
         "path": "/pki",
     }
     refused |= {"status": 404, "reason": "No CMP endpoint has this path."}
-    log = (site.parent / "log").read_text() + json.dumps(refused) + "\n"
+    monitoring = refused | {"listener": "management", "peer": "192.0.2.99"}
+    lines = (refused | {"listener": "cmp"}, refused, monitoring)
+    log = (site.parent / "log").read_text() + "".join(f"{json.dumps(line)}\n" for line in lines)
     options = ("why", "A999", "--config", site, "--log", "-")
     found: list[dict[str, str]] = json.loads(succeeded(*options, "--json", stdin=log.encode()))
     assert "no message of it came so far as CMP" in found[0]["said"]
+    assert "2 requests of anybody failed below CMP" in found[1]["said"]
     assert "from 192.0.2.7: POST /pki 404" in found[1]["said"]
 
 

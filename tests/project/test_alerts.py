@@ -184,6 +184,11 @@ CASES: Final = {
         )
         for alert, days in (("RAGatewayCAExpires", 30), ("RAGatewayCAEndsNow", 2))
     },
+    "RAGatewayRegisteredRAExpires": gauge(
+        f'ra_gateway_ca_ra_expiry_timestamp_seconds{{{AT},ra="north"}}',
+        SOON + 30 * DAY - 60,
+        SOON + 30 * DAY + 60,
+    ),
     "RAGatewayCRLEnded": gauge(
         f'ra_gateway_crl_next_update_timestamp_seconds{{{AT},domain="acme",source="a.crl"}}',
         SOON - 1200,

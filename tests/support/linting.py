@@ -39,6 +39,7 @@ from ra_gateway.ca.root_record import ROOT_CRL
 from ra_gateway.cmp import asn1
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.errors import MalformedMessage
+from ra_gateway.owners import as_ourselves
 
 _ask: Final = lint.lint_profile
 _answers: Final[dict[tuple[Profile, bytes, timedelta, frozenset[str]], list[str]]] = {}
@@ -270,8 +271,9 @@ def _remember(made: Made) -> None:
     elif (shape := _asked_for(made)) not in _known:
         _known.add(shape)
         whole = _delivered_to / f"{shape}.{os.getpid()}"
-        whole.write_bytes(pickle.dumps(made))
-        whole.rename(_delivered_to / shape)  # it may be killed at any time
+        with as_ourselves():  # the directory is not that of whose CA this is
+            whole.write_bytes(pickle.dumps(made))
+            whole.rename(_delivered_to / shape)  # it may be killed at any time
 
 
 def _asked_for(made: Made) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -11,6 +12,12 @@ from typing import Final
 from tests.support.patience import PATIENCE_SECONDS
 
 STATIONS: Final = 3
+
+PAUSE_SECONDS: Final = 0.02
+"""Between two enrolments of a station, so that other tests have something of the machine, too."""
+
+ROUNDS: Final = int(os.environ.get("ROUNDS_UNDER_LOAD", "1"))
+"""How often what is done under load is done; `make under-load` asks for more."""
 
 
 @dataclass
@@ -49,11 +56,11 @@ async def under_load(enrol: Callable[[str], Awaitable[object]]) -> AsyncIterator
         while not over.is_set():
             await enrol(f"enb-{station}-{load.counts[station]}")
             load.counts[station] += 1
+            await asyncio.sleep(PAUSE_SECONDS)
 
     async with asyncio.TaskGroup() as group:
         for station in range(STATIONS):
             group.create_task(keep_enrolling(station))
-        await load.goes_on()
         yield load
         await load.goes_on()
         over.set()

@@ -177,8 +177,8 @@ class Prompt:
     def run(self, printed: str) -> Ended:
         """Run a command to its end: what a shell would run one after the other, or with a pipe between."""
         line = re.sub(
-            r"\$\( ?(ra-gateway [\w -]+?) ?\)",
-            lambda inner: self.succeeds(inner[1]).rstrip("\n"),
+            r"\$\(([^()]+)\)",
+            lambda inner: self.succeeds(inner[1].strip()).rstrip("\n"),
             self.text(printed),
         )
         output, exit_code = "", 0
@@ -281,6 +281,24 @@ def ours(line: str) -> list[str] | None:
     return None if any(set(word) <= set("&|;()<>") for word in words) else words
 
 
+NOT_HERE: Final[Mapping[str, str]] = {
+    r"make ": "builds, installs or tests this tree; test_docs compares the targets with the Makefile",
+    r"pipx install |python3 -m venv /opt/|/opt/ra_gateway/bin/pip |python3 -m pip wheel ": (
+        "takes the package index; test_installed installs the same wheel, `make install-check` by pipx"
+    ),
+    r"(cd deploy/compose && )?docker ": "takes an engine; test_compose_site runs the site as processes",
+    r"kubectl |helm ": "takes a cluster; `make deploy-check` has Helm and Kubernetes look at the chart",
+    r"step |vault ": "takes a CA of another maker; test_rest_upstreams has its interface",
+    r"sudo apt-get ": "installs Debian packages; the Makefile does it where the tests may",
+}
+"""Commands that no test runs, by how they begin, and why."""
+
+
+def runs_here(command: Printed) -> bool:
+    """Tell whether a command can be run by tests."""
+    return not any(re.match(pattern, command.text) for pattern in NOT_HERE)
+
+
 def to_run(page: str, section: str | None = None) -> list[Printed]:
-    """Return the commands of a page that can be run here."""
-    return on_page(page, section)
+    """Return the commands of a page, or of one section of it, that can be run by tests."""
+    return [command for command in on_page(page, section) if runs_here(command)]

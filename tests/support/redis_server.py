@@ -28,17 +28,19 @@ def redis_path() -> str:
 
 
 class RedisServer:
-    """One redis-server process on a free loopback port, without persistence.
+    """One redis-server process on a free loopback port.
 
     Args:
         directory: An existing directory for its log file.
         password: What clients must log in with; none if empty.
+        persistent: Whether it knows after a restart what it knew before, as docs/deployment.md has it.
     """
 
-    def __init__(self, directory: Path, *, password: str = "") -> None:
+    def __init__(self, directory: Path, *, password: str = "", persistent: bool = False) -> None:
         self.port = 0
         self._directory = directory
         self._password = password
+        self._appends = "yes" if persistent else "no"
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -94,7 +96,8 @@ class RedisServer:
 
     def _spawn(self, port: int) -> subprocess.Popen[bytes]:
         program = redis_path()
-        options = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+        options = ["--port", str(port), "--bind", "127.0.0.1", "--save", ""]
+        options += ["--appendonly", self._appends]
         if self._password:
             options += ["--requirepass", self._password]
         with self._log.open("wb") as log:

@@ -1,4 +1,4 @@
-"""A gateway in the tests' process that reads its configuration again when told to, and base stations of it."""
+"""A gateway or a CA in the tests' process that reads its configuration again when told to, and base stations."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from ra_gateway.app.application import Application
+from ra_gateway.app.ca_service import CAService
+from ra_gateway.app.running import Service
+from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.mac import MACCredential
 from ra_gateway.cmp.protection import Credential as CMPCredential
-from ra_gateway.config.reading import load
+from ra_gateway.config.reading import load, load_ca
 from ra_gateway.device import client
 from ra_gateway.device.enrollment import Enrollment
 from ra_gateway.device.values import DeviceIdentity, Done, RequestOptions, Send, operator_trust
@@ -22,8 +25,8 @@ from tests.support.pki import VendorPKI, make_key, make_vendor_pki
 from tests.support.setups import edit
 
 
-class Site:
-    """A gateway in this process that reads its configuration again when told to.
+class Stations:
+    """Base stations of a gateway or a CA in this process, which has the facts that happen told.
 
     Args:
         config: Its file.
@@ -32,9 +35,6 @@ class Site:
     def __init__(self, config: Path) -> None:
         self.config = config
         self.facts: list[Fact] = []
-        self.application = Application(
-            load(config), sink=self.facts.append, read=lambda: load(config)
-        )
         self.url = ""
 
     def enrollment(self, credential: CMPCredential | MACCredential, host: str = "A1") -> Enrollment:
@@ -48,14 +48,19 @@ class Site:
             random_octets=secrets.token_bytes,
         )
 
-    async def run(self, enrollment: Enrollment, path: str = "/.well-known/cmp") -> None:
+    async def run(self, enrollment: Enrollment, path: str = "/.well-known/cmp") -> Certificate:
         """Have a base station enrol and confirm, over HTTP."""
         async with client.open_session() as session:
-            await client.run(enrollment, f"{self.url}{path}", session)
+            done = await client.run(enrollment, f"{self.url}{path}", session)
+        credential = done.identity.credential
+        assert isinstance(credential, CMPCredential)
+        return credential.certificate
 
-    async def enrol(self, vendor: VendorPKI, serial: str) -> None:
+    async def enrol(
+        self, vendor: VendorPKI, serial: str, path: str = "/.well-known/cmp"
+    ) -> Certificate:
         """Have a base station of a vendor enrol and confirm, over HTTP."""
-        await self.run(self.enrollment(cmp_credential(vendor.device(serial)), serial))
+        return await self.run(self.enrollment(cmp_credential(vendor.device(serial)), serial), path)
 
     async def receive(
         self, enrollment: Enrollment, der: bytes, path: str = "/.well-known/cmp"
@@ -65,16 +70,50 @@ class Site:
             return await enrollment.receive(await client.post(session, f"{self.url}{path}", der))
 
 
+class Site(Stations):
+    """A gateway in this process that reads its configuration again when told to."""
+
+    def __init__(self, config: Path) -> None:
+        super().__init__(config)
+        self.application = Application(
+            load(config), sink=self.facts.append, read=lambda: load(config)
+        )
+
+
+class CASite(Stations):
+    """The bundled CA as a service in this process, in client mode as well."""
+
+    def __init__(self, config: Path) -> None:
+        super().__init__(config)
+        self.service = CAService(
+            load_ca(config), sink=self.facts.append, read=lambda: load_ca(config)
+        )
+
+
 @asynccontextmanager
 async def serving(config: Path) -> AsyncIterator[Site]:
     """Serve a configuration."""
     site = Site(config)
-    host, port = await site.application.start()
-    site.url = f"http://{host}:{port}"
-    try:
+    async with _started(site.application, site):
         yield site
+
+
+@asynccontextmanager
+async def serving_ca(config: Path) -> AsyncIterator[CASite]:
+    """Serve the CA of a configuration."""
+    site = CASite(config)
+    async with _started(site.service, site):
+        yield site
+
+
+@asynccontextmanager
+async def _started(service: Service, site: Stations) -> AsyncIterator[None]:
+    try:
+        host, port = await service.start()
+        site.url = f"http://{host}:{port}"
+        yield
     finally:
-        await site.application.stop()
+        await service.stop()
 
 
 def other_vendor(config: Path, name: str) -> VendorPKI:

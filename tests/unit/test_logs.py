@@ -146,11 +146,14 @@ def test_a_short_field_is_escaped_before_it_is_rendered(text: str) -> None:
 def test_a_refusal_by_http_is_a_line(capfd: pytest.CaptureFixture[str]) -> None:
     """What there is to tell, and nothing else."""
     logs.configure("json", "info")
-    logs.LogSink()(HTTPRefused(Component.ca, "192.0.2.7", "POST", "/wrong", 404, "No.", 3))
+    logs.LogSink()(
+        HTTPRefused(Component.ca, "status", "192.0.2.7", "POST", "/wrong", 404, "No.", 3)
+    )
     line = json.loads(capfd.readouterr().err)
     assert {key: line[key] for key in line if key not in ("timestamp", "level")} == {
         "event": "http.refused",
         "by": "ca",
+        "listener": "status",
         "peer": "192.0.2.7",
         "method": "POST",
         "path": "/wrong",

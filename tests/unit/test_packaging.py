@@ -55,7 +55,7 @@ def test_the_wheel_has_the_whole_package(wheel: set[str]) -> None:
 
 
 def test_the_wheel_has_what_operators_start_from(wheel: set[str]) -> None:
-    """deploy/, config/ and every page and message under one directory; manual and completion where they are looked for."""
+    """deploy/, config/, every page and message in one directory; manual and completion where they are looked for."""
     there = {
         str(path.relative_to(ROOT))
         for pattern in ("deploy/**/*", "config/*", "docs/*.md", "*.md", "tests/vectors/**/*")

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Final
 
-from ra_gateway.app.ca import EXPIRY_WARNING, CAService
+from ra_gateway.app.ca import EXPIRY_WARNING
+from ra_gateway.app.ca_service import CAService
 from ra_gateway.app.doctor.certificates import examine_tls
 from ra_gateway.app.doctor.directory import examine_directory
 from ra_gateway.app.doctor.environment import examine_codec, examine_safety

@@ -356,7 +356,8 @@ class Death:
         ):
             return
         path = os.fsdecode(arguments[0]) if not isinstance(arguments[0], int) else ""
-        if not path.startswith(self.directory):
+        # A name alone is one in a directory that is open.
+        if not path.startswith(self.directory) and os.path.dirname(path):
             return
         if event == "open" and not arguments[2] & (os.O_WRONLY | os.O_RDWR):
             return
@@ -381,7 +382,9 @@ class Death:
         finally:
             self.directory = ""
         if self.is_dead and torn and self.last_written:
-            os.truncate(self.last_written, os.path.getsize(self.last_written) // 2)
+            name = os.path.basename(self.last_written)
+            last = max(directory.rglob(name), key=lambda path: path.stat().st_mtime_ns)
+            os.truncate(last, os.path.getsize(last) // 2)
 
 
 DEATH = Death()  # audit hooks cannot be taken away again

@@ -1,0 +1,100 @@
+"""Going over to another configuration while requests are answered: what every service of ours does for that."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
+from types import TracebackType
+from typing import Any, Self
+
+from pydantic import BaseModel
+
+from ra_gateway.app.changes import config_digest
+from ra_gateway.app.management import Management
+from ra_gateway.errors import ConfigError
+from ra_gateway.events import Component, ConfigurationReloaded, EventSink, ReloadRefused
+
+
+class InFlight:
+    """Counts the messages that are being answered: `with` it for each."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._quiet = asyncio.Event()
+        self._quiet.set()
+
+    def __enter__(self) -> Self:
+        self.count += 1
+        self._quiet.clear()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.count -= 1
+        if not self.count:
+            self._quiet.set()
+
+    async def end(self, seconds: float) -> None:
+        """Wait until none is, or for that long."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._quiet.wait()
+
+
+class Reloads:
+    """A service's reloads: one after the other, all of a configuration or nothing of it, and told either way.
+
+    Args:
+        by: Which service.
+        management: Tells whoever asks for its status.
+        sink: Takes what came of each.
+    """
+
+    def __init__(self, by: Component, management: Management, sink: EventSink) -> None:
+        self._by, self._management, self._sink = by, management, sink
+        self._reloading = asyncio.Lock()
+        self._is_over = False
+        self._retiring: set[asyncio.Task[None]] = set()
+
+    async def one(self, go_over: Callable[[], Awaitable[BaseModel]]) -> None:
+        """Reload.
+
+        Args:
+            go_over: Takes up a configuration, and returns it; when it raises, it has changed nothing.
+
+        Raises:
+            ConfigError: What `go_over` raised; or the service is about to end.
+        """
+        async with self._reloading:
+            try:
+                if self._is_over:
+                    raise ConfigError.of("process", "is about to end", "Start it again")
+                digest = config_digest(await go_over())
+            except ConfigError as error:
+                problems = tuple(map(str, error.problems))
+                self._management.reloaded(self._management.configuration, problems)
+                self._sink(ReloadRefused(self._by, problems))
+                raise
+            self._management.reloaded(digest)
+            self._sink(ConfigurationReloaded(self._by, digest))
+
+    def retire(self, stopping: Coroutine[Any, Any, None]) -> None:
+        """Have what was replaced stop when it is done, while others are served."""
+        task = asyncio.create_task(stopping)
+        self._retiring.add(task)
+        task.add_done_callback(self._retiring.discard)
+
+    async def end(self) -> None:
+        """Let one that has begun end; none begins any more."""
+        self._is_over = True
+        async with self._reloading:
+            pass
+
+    async def retired(self) -> None:
+        """Wait for what was replaced."""
+        await asyncio.gather(*self._retiring, return_exceptions=True)
