@@ -93,6 +93,18 @@ def test_a_line_of_a_vendor_that_does_not_look_there(config: Path) -> None:
     assert 'Set inventory = "required" or "optional" in vendors.rivet.identity' in line
 
 
+@pytest.mark.parametrize(
+    "names", ['"CN=*.ran.example.net,O=Example Operator",', ",dns:a.ran.example.net dns:*.ran.example.net"]
+)  # fmt: skip
+def test_a_wildcard_is_no_name_of_one_device(config: Path, names: str) -> None:
+    """The CA refuses it to an RA whose role is bound to names, as `init` makes it."""
+    asks_for(config, '[inventory]\ncsv_path = "devices.csv"\n')
+    with_lines(config, f"acme,A1,{names},true")
+    (line,) = warned(config, "devices.csv")
+    assert line.startswith("devices.csv:2: has a wildcard: ")
+    assert line.endswith("Write the device's own name there")
+
+
 def test_a_required_inventory_that_lists_nobody(config: Path) -> None:
     asks_for(config, '[inventory]\ncsv_path = "devices.csv"\n')
     with_lines(config, "acme,A1,,,false")
