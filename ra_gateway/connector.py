@@ -63,7 +63,8 @@ def in_words(error: BaseException) -> str:
         cause = error.os_error
         if isinstance(cause, OSError) and not isinstance(cause, ssl.SSLError):
             # asyncio puts the address in place of the reason.
-            reason = os.strerror(cause.errno) if (cause.errno or 0) > 0 else cause.strerror
+            number = cause.errno or 0
+            reason = os.strerror(number) if number > 0 else cause.strerror
             said = f"cannot connect to {error.host}:{error.port}: {reason or cause}"
             return printable(said, 200)
     return f"{type(error).__name__}: {printable(str(error), 200)}"

@@ -18,7 +18,7 @@ from ra_gateway.app.listener_tls import load as load_tls
 from ra_gateway.app.management import Management
 from ra_gateway.app.readings import meter_gateway, names_of, of_tls
 from ra_gateway.app.reloading import Reloads
-from ra_gateway.app.running import cmp_listener, event_sink, listen, log_start
+from ra_gateway.app.running import cmp_listener, event_sink, listen, log_start, require_apart
 from ra_gateway.app.store import OTHER_SEAL_KEY, transaction_store
 from ra_gateway.cmp.selfcheck import require_codec
 from ra_gateway.config.tables import GatewayConfig
@@ -68,6 +68,9 @@ class Application:
         has_log: bool = False,
     ) -> None:
         require_codec()
+        ca = config.ca if config.has_bundled_upstream else None
+        status = None if ca is None else ca.status
+        require_apart("server", config.server, config.management, status)
         self._read = read
         metrics = Metrics()
         self._sink = event_sink(metrics, sink)

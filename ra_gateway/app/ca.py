@@ -12,7 +12,7 @@ import structlog
 
 from ra_gateway.app.ca_readings import meter_ca
 from ra_gateway.app.health import CALM_SECONDS, LOOK_SECONDS, Probe
-from ra_gateway.app.ledger import ca_checkpoints, ca_ledger
+from ra_gateway.app.ledger import ca_checkpoints, ca_ledger, require_database
 from ra_gateway.app.profiles import ca_profiles, lacks_crl_url, unusable
 from ra_gateway.app.readings import of_domains, of_revocation
 from ra_gateway.app.reloading import InFlight
@@ -459,6 +459,7 @@ class BundledService:
         self, config: CAConfig, vendors: Mapping[str, VendorConfig], sink: EventSink
     ) -> None:
         self._sink = sink
+        require_database(config)
         self.ledger = ca_ledger(config, sink)
         self.wiring = CAWiring(config, vendors, self.ledger, sink)
         self.status = _status_listener(config.status, self.wiring.status)

@@ -12,7 +12,7 @@ from ra_gateway.app.listener_tls import load as load_tls
 from ra_gateway.app.management import Management
 from ra_gateway.app.readings import of_listener, of_tls
 from ra_gateway.app.reloading import Reloads
-from ra_gateway.app.running import cmp_listener, event_sink, listen, log_start
+from ra_gateway.app.running import cmp_listener, event_sink, listen, log_start, require_apart
 from ra_gateway.cmp.selfcheck import require_codec
 from ra_gateway.config.tables import CAServiceConfig
 from ra_gateway.events import Component, EventSink
@@ -42,6 +42,7 @@ class CAService:
         has_log: bool = False,
     ) -> None:
         require_codec()
+        require_apart("ca.server", config.ca.server, config.management, config.ca.status)
         self._config, self._read = config, read
         metrics = Metrics()
         sink = event_sink(metrics, sink)

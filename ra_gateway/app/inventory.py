@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from ra_gateway.app.idle import domains, of_list
 from ra_gateway.app.webhook import WebhookInventory
 from ra_gateway.clocks import now
 from ra_gateway.config.service_tables import InventorySQLConfig
@@ -22,7 +23,6 @@ from ra_gateway.stores.inventory import (
     InventoryFile,
     Listed,
     file_state,
-    of_no_use,
     read_devices,
     rewritten,
 )
@@ -61,7 +61,7 @@ def open_inventory(config: GatewayConfig, sink: EventSink = unheard) -> OpenInve
     if config.inventory is None:
         return None
     if config.inventory.csv_path is not None:
-        return InventoryFile(config.inventory.csv_path, config.vendors, sink)
+        return InventoryFile(config.inventory.csv_path, domains(config), sink)
     if config.inventory.http is not None:
         return WebhookInventory(config.inventory.http, now, time.monotonic)
     if config.inventory.sql is not None:
@@ -133,7 +133,7 @@ async def listed(config: GatewayConfig, progress: Progress) -> list[Listed]:
 
 def warnings(devices: Iterable[Listed], config: GatewayConfig) -> list[str]:
     """Return what of a list helps nobody, in sentences."""
-    return [str(problem) for problem in of_no_use(devices, config.vendors)]
+    return [str(problem) for problem in of_list(config, devices)]
 
 
 def summary(devices: Sequence[Listed]) -> str:
@@ -192,7 +192,7 @@ async def take_in(
         before = {item.key: item for item in listed_now}
         after: Devices = given if replace else before | given
         # Of the whole: a new device may have the name of one that is listed.
-        idle = of_no_use(after.values(), config.vendors)
+        idle = of_list(config, after.values())
         new = [problem for problem in idle if problem.path in {item.where for item in devices}]
         if new and not despite_warnings:
             todo = "Correct the file; or give --despite-warnings"

@@ -8,6 +8,7 @@ import gc
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from itertools import combinations
 from typing import Final, Protocol, TypeVar, cast
 
 import structlog
@@ -18,7 +19,7 @@ from ra_gateway.app.changes import config_digest
 from ra_gateway.app.systemd import keep_alive, notify, notify_reloading
 from ra_gateway.clocks import SteadyClock
 from ra_gateway.clocks import now as now
-from ra_gateway.config.service_tables import ListenerConfig, ServerConfig
+from ra_gateway.config.service_tables import ListenerConfig, ManagementConfig, ServerConfig
 from ra_gateway.errors import ConfigError, GatewayError, ServiceFailure
 from ra_gateway.events import Component, EventSink
 from ra_gateway.logs import LogSink, fan_out
@@ -54,6 +55,38 @@ class Listener(Protocol):
 
     async def start(self) -> tuple[str, int]:
         """Listen; returns host and port."""
+
+
+def require_apart(
+    setting: str,
+    server: ServerConfig,
+    management: ManagementConfig,
+    status: ListenerConfig | None,
+) -> None:
+    """Refuse two listeners of one process in one place, before the second finds its port taken.
+
+    Args:
+        setting: Dotted path of the table of `server`.
+
+    Raises:
+        ConfigError: Two would be in the way of each other.
+    """
+    listeners = {setting: (server.listen_host, server.listen_port)}
+    if management.enabled:
+        port = management.port_beside(server.listen_port)
+        listeners["management"] = (management.listen_host, port)
+    if status is not None:
+        listeners["ca.status"] = (status.listen_host, status.listen_port)
+    for (one, (host, port)), (other, (elsewhere, taken)) in combinations(listeners.items(), 2):
+        if port == taken != 0 and (host == elsewhere or _EVERYWHERE & {host, elsewhere}):
+            raise ConfigError.of(
+                f"{other}.listen_port",
+                f"is {taken}, where {one} listens",
+                "Give each listener a port of its own",
+            )
+
+
+_EVERYWHERE: Final = frozenset({"0.0.0.0", "::"})  # noqa: S104
 
 
 async def listen(listener: Listener, host: str, port: int, setting: str) -> tuple[str, int]:

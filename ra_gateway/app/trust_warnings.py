@@ -18,23 +18,33 @@ from ra_gateway.revocation.sources import Mode
 
 
 def of_trust(config: GatewayConfig) -> Iterator[Problem]:
-    """Yield the intermediates, anchors and CRLs that are of no use where they stand."""
+    """Yield the intermediates, anchors and CRLs of a gateway that are of no use where they stand."""
     try:
         operator = operator_domain(config)
-        domains = vendor_domains(_enabled(config))
+    except ConfigError:
+        return  # whoever loads it says what is wrong
+    yield from _of_intermediates("operator", operator)
+    yield from _of_revocation("operator", config.operator.revocation, operator)
+    yield from of_vendors(config.vendors, operator.anchors)
+
+
+def of_vendors(
+    vendors: Mapping[str, VendorConfig], own: Collection[Certificate] = ()
+) -> Iterator[Problem]:
+    """Yield those of vendors that are enabled.
+
+    Args:
+        own: The operator's anchors.
+    """
+    enabled = {name: vendor for name, vendor in vendors.items() if vendor.enabled}
+    try:
+        domains = vendor_domains(enabled)
     except ConfigError:
         return  # whoever loads them says what is wrong
-    yield from _of_intermediates("operator", operator)
     for name, domain in domains.items():
         yield from _of_intermediates(f"vendors.{name}", domain)
-        yield from _of_operators_anchors(name, domain, operator)
-    yield from _of_revocation("operator", config.operator.revocation, operator)
-    for name, domain in domains.items():
-        yield from _of_revocation(f"vendors.{name}", config.vendors[name].revocation, domain)
-
-
-def _enabled(config: GatewayConfig) -> Mapping[str, VendorConfig]:
-    return {name: vendor for name, vendor in config.vendors.items() if vendor.enabled}
+        yield from _of_operators_anchors(name, domain, own)
+        yield from _of_revocation(f"vendors.{name}", vendors[name].revocation, domain)
 
 
 # --- CAs ------------------------------------------------------------------------------------------------------
@@ -69,11 +79,11 @@ def _leads_to_an_anchor(item: Certificate, domain: TrustDomain) -> bool:
 
 
 def _of_operators_anchors(
-    name: str, domain: TrustDomain, operator: TrustDomain
+    name: str, domain: TrustDomain, own: Collection[Certificate]
 ) -> Iterator[Problem]:
-    own = {canonical_spki(anchor.spki_der) for anchor in operator.anchors}
+    keys = {canonical_spki(anchor.spki_der) for anchor in own}
     for anchor in domain.anchors:
-        if canonical_spki(anchor.spki_der) in own:
+        if canonical_spki(anchor.spki_der) in keys:
             yield Problem(
                 f"vendors.{name}.anchors_paths",
                 f"{anchor.subject} is an anchor of the operator too: whoever has an operator certificate counts as a "

@@ -9,12 +9,12 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
 
-from ra_gateway.app.idle import of_idle
+from ra_gateway.app.idle import of_idle, of_secrets
 from ra_gateway.app.issuance import of_issuance
 from ra_gateway.app.listener_tls import TLS_EXPIRY_WARNING, ca_tls_tables, tls_tables
 from ra_gateway.app.profile_warnings import of_ca, of_keys, of_ra
 from ra_gateway.app.trust import are_others, certificates
-from ra_gateway.app.trust_warnings import of_trust
+from ra_gateway.app.trust_warnings import of_trust, of_vendors
 from ra_gateway.cmp.algorithms import canonical_spki
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.crl import (
@@ -65,6 +65,7 @@ def warnings(config: GatewayConfig, now: datetime) -> list[Problem]:
         *_of_expiry(_certificate_paths(config), now),
         *_of_expiry(_tls_paths(tls_tables(config)), now, TLS_EXPIRY_WARNING),
         *_of_crls(config, now),
+        *of_secrets(config, now),
         *(() if config.ca is None else of_ca_expiry(config.ca, now)),
     ]
 
@@ -83,6 +84,7 @@ def ca_warnings(config: CAServiceConfig, now: datetime) -> list[Problem]:
         *_of_deltas(config.ca),
         *_of_modes({}, config.ca, public),
         *of_ca(config.ca),
+        *of_vendors(vendors),
         *_of_expiry(public, now),
         *_of_expiry(_tls_paths(ca_tls_tables(config)), now, TLS_EXPIRY_WARNING),
     ]

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from ra_gateway.config.values import DatabaseURLPath, RedisURL, SQLTable
+from ra_gateway.config.values import DatabaseURLPath, ListenHost, RedisURL, SQLTable
 from ra_gateway.settings.files import PublicPath, SecretPath, WrittenPath
 from ra_gateway.settings.values import APIURL, IPNetwork, Name, Seconds, Table, WholeSeconds
 from ra_gateway.upstream.tables import OverHTTP
@@ -32,7 +32,7 @@ class ListenerTLSConfig(Table):
 class ListenerConfig(Table):
     """What listeners have in common that others than the operator reach."""
 
-    listen_host: str = Field(default="127.0.0.1", min_length=1)
+    listen_host: ListenHost = "127.0.0.1"
     """Address to listen on. The default is reachable from this machine only; "0.0.0.0" or "::" listens on all."""
     listen_port: int = Field(default=0, ge=0, le=65535)
     """TCP port; 0 takes a free one."""
@@ -100,7 +100,7 @@ class ManagementConfig(Table):
 
     enabled: bool = True
     """Whether it listens."""
-    listen_host: str = Field(default="127.0.0.1", min_length=1)
+    listen_host: ListenHost = "127.0.0.1"
     """Address to listen on. By default this machine alone can ask; on others, let only your monitoring reach it."""
     listen_port: int | None = Field(default=None, ge=0, le=65535)
     """TCP port; 0 takes a free one. By default 1000 above the port of the service, below it where there is none so

@@ -304,6 +304,19 @@ def _issued_subject_pattern(pattern: str) -> str:
     return _subject_pattern(pattern)
 
 
+def _listen_host(text: str) -> str:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        # Digits and dots alone would be looked up as a name, or be taken for another address.
+        if not re.fullmatch(r"\w([\w.-]*\w)?", text, re.ASCII) or not re.search("[^0-9.]", text):
+            todo = (
+                'Write an address of this machine, like "192.0.2.7", or "0.0.0.0" or "::" for all.'
+            )
+            raise wrong("is neither an IP address nor the name of a host", todo) from None
+    return text
+
+
 def _endpoint_path(path: str) -> str:
     if not re.fullmatch(r"/[A-Za-z0-9._~!$&'()*+,;=:@/-]*", path) or "//" in path or climbs(path):
         raise wrong(
@@ -332,4 +345,5 @@ DatabaseURLPath = Annotated[Path, AfterValidator(_database_url_file)]
 SQLTable = Annotated[
     str, Field(pattern=r"^([A-Za-z_][A-Za-z0-9_]{0,62}\.)?[A-Za-z_][A-Za-z0-9_]{0,62}$")
 ]
+ListenHost = Annotated[str, AfterValidator(_listen_host)]
 URLPath = Annotated[str, AfterValidator(_endpoint_path)]

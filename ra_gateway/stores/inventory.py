@@ -253,6 +253,9 @@ def _of_no_use(
     if not item.entry.enabled:
         return
     subject = item.entry.subject
+    if "=*" in subject or any(":*" in name for name in item.entry.san):
+        what = "has a wildcard: it stands for other devices too, and no role that is bound to names has it certified"
+        yield "wildcard", what, "Write the device's own name there"
     # What a template makes is another name for each device.
     if subject and "{" not in subject:
         first = named.setdefault(_subject_key(subject), item)

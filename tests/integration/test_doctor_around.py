@@ -35,10 +35,11 @@ async def troubles(config: Path, *, of_ca: bool = False) -> list[Result]:
 def with_tls(config: Path, table: str, *, days: int = 300, fitting: bool = True) -> None:
     """Give a listener a certificate that has so many days left, and its key or another one."""
     now = datetime.now(UTC)
-    dates = {"not_before": now - timedelta(days=400), "not_after": now + timedelta(days=days)}
-    ROOT.issue("gateway", san=["dns:localhost"], **dates).write(config.parent, "tls")
+    begin, end = now - timedelta(days=400), now + timedelta(days=days)
+    own = ROOT.issue("gateway", san=["dns:localhost"], not_before=begin, not_after=end)
+    own.write(config.parent, "tls")
     if not fitting:
-        other = ROOT.issue("other", **dates)
+        other = ROOT.issue("other", not_before=begin, not_after=end)
         write_certificates(config.parent / "tls.pem", other.certificate)
     lines = 'certificate_path = "tls.pem"\nkey_path = "tls.key"\n'
     config.write_text(f"{config.read_text()}\n[{table}]\n{lines}")

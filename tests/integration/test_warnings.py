@@ -473,6 +473,19 @@ def test_a_vendor_that_nobody_comes_by_at_a_ca_by_itself(config: Path) -> None:
     assert "client.vendors" not in succeeded("check-config", "-c", alone)
 
 
+def test_an_intermediate_that_leads_nowhere_at_a_ca_by_itself(config: Path) -> None:
+    """Its clients' vendors are looked at as a gateway's are."""
+    write_certificates(config.parent / "more.pem", STRANGER.issue_ca("Stranger Sub").certificate)
+    vendor = (
+        '[vendors.acme]\nanchors_paths = ["acme/root.pem"]\nintermediates_paths = ["more.pem"]\n'
+    )
+    table = re.findall(r"(?ms)^(\[ca[^\n]*\]\n.*?)(?=^\[(?!ca)|\Z)", config.read_text())
+    alone = config.with_name("ca.toml")
+    alone.write_text("\n".join([*table, '[ca.client]\nvendors = ["acme"]\n', vendor]))
+    said = "warning: vendors.acme.intermediates_paths: CN=Stranger Sub, of CN=Stranger, leads to none of the anchors"
+    assert said in succeeded("check-config", "-c", alone)
+
+
 def test_a_key_in_an_hsm_is_not_beside(config: Path) -> None:
     """A file that names it is not the key."""
     (config.parent / "ca" / "root.key").write_text("pkcs11:token=t;object=root?pin-source=pin\n")

@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from ra_gateway.app.doctor.results import Check, Result, Verdict
-from ra_gateway.app.idle import of_list
+from ra_gateway.app.idle import of_whole_list
 from ra_gateway.app.inventory import listed, name_of, open_inventory, summary
 from ra_gateway.app.store import OTHER_SEAL_KEY, transaction_store
 from ra_gateway.cmp.selfcheck import require_codec
@@ -139,7 +139,7 @@ async def examine_inventory(config: GatewayConfig) -> list[Result]:
     idle = "no device is served by it, or two are by one name"
     return [check.ok(summary(devices))] + [
         Check("inventory", problem.path).warning(problem.what, idle, problem.todo)
-        for problem in of_list(config, devices)
+        for problem in of_whole_list(config, devices)
     ]
 
 
