@@ -142,7 +142,7 @@ def _status(
 
 
 def _status_listener(
-    config: CAStatusConfig | None, handler: CAStatus | None
+    config: CAStatusConfig | None, handler: CAStatus | None, sink: EventSink
 ) -> StatusListener | None:
     if config is None or handler is None:
         return None
@@ -153,6 +153,8 @@ def _status_listener(
         clock=now,
         max_connections=config.max_connections,
         max_connections_per_address=config.max_connections_per_address,
+        sink=sink,
+        by=Component.ca,
         **proxies(config),
     )
 
@@ -470,7 +472,7 @@ class BundledService:
         self._sink = sink
         self.ledger = ca_ledger(config, sink)
         self.wiring = CAWiring(config, vendors, self.ledger, sink)
-        self.status = _status_listener(config.status, self.wiring.status)
+        self.status = _status_listener(config.status, self.wiring.status, sink)
         self._background: list[asyncio.Task[None]] = []
         self._opening: asyncio.Task[None] | None = None
         self._opened = False
