@@ -449,6 +449,9 @@ LINES: Final[Mapping[str, Line]] = {
     "ca.profile_unusable": Line(
         _WARNING, ("detail",), "A certificate profile grants nothing; the text says why."
     ),
+    "ca.profiles_unchecked": Line(
+        _WARNING, ("detail",), "Whether every profile grants something could not be looked up."
+    ),
     "ca.directory_unusable": Line(
         ("warning", "error"),
         ("detail",),

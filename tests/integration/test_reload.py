@@ -570,5 +570,7 @@ def test_the_command_hangs_up_nobody_else(config: Path) -> None:
         asked.join()
         bystander.communicate()
     assert ended.exit_code == 1
-    assert f"names the process {bystander.pid}, which is no gateway" in ended.stderr
+    assert (
+        f"names the process {bystander.pid}, which is no service that listens there" in ended.stderr
+    )
     assert bystander.returncode == 0

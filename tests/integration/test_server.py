@@ -516,7 +516,7 @@ async def test_for_a_connection_too_many_the_longest_idle_one_goes() -> None:
         assert listener.counters.connections_let_go == 2
         assert listener.counters.connections_refused == 0
     assert [(fact.status, fact.peer) for fact in facts] == [(None, "127.0.0.1")] * 2
-    assert facts[0].reason == "closed for another connection: there were too many"
+    assert facts[0].reason == "closed for another one: as many connections are open as may be"
 
 
 async def test_a_connection_with_a_request_in_flight_never_goes() -> None:
