@@ -1,4 +1,4 @@
-"""Write deploy/ra-gateway.1 and the completion of shells from the commands themselves.
+"""Write docs/cli-reference.md, deploy/ra-gateway.1 and the completion of shells from the commands themselves.
 
 python docs/manual.py
 """
@@ -23,11 +23,15 @@ _VARIABLE = "_RA_GATEWAY_COMPLETE"
 
 
 def files() -> dict[str, str]:
-    """Return what is written, by its name below deploy/."""
+    """Return what is written, by its path below the root of the tree."""
     return {
-        "ra-gateway.1": "\n".join(_manual()) + "\n",
+        "docs/cli-reference.md": "\n".join(_reference()) + "\n",
+        "deploy/ra-gateway.1": "\n".join(_manual()) + "\n",
         **{
-            name: get_completion_script(prog_name=NAME, complete_var=_VARIABLE, shell=shell) + "\n"
+            f"deploy/{name}": get_completion_script(
+                prog_name=NAME, complete_var=_VARIABLE, shell=shell
+            )
+            + "\n"
             for name, shell in (
                 ("ra-gateway.bash", "bash"),
                 ("_ra-gateway", "zsh"),
@@ -74,6 +78,30 @@ def _manual() -> Iterator[str]:
     )
 
 
+def _reference() -> Iterator[str]:
+    program = typer.main.get_command(app)
+    yield "# Commands and options"
+    yield ""
+    yield "<!-- Written by docs/manual.py from ra_gateway/cli; a test compares them. -->"
+    yield ""
+    yield "What `--help` says of each command. [Command line](cli.md) says more of what they are for, where settings"
+    yield "come from, and what `--json` has."
+    for name, command in _commands(program, NAME):
+        context = command.context_class(command, info_name=name)
+        yield f"\n## `{name}`\n"
+        yield f"Usage: `{' '.join(command.collect_usage_pieces(context))}`"
+        for paragraph in _paragraphs(command):
+            yield f"\n{paragraph}"
+        rows = [row for row in _rows(command) if row[0]]
+        if rows:
+            yield "\n| | |\n|---|---|"
+        for label, text in rows:
+            yield f"| `{label}` | {text.replace('|', chr(92) + '|')} |"
+        if examples := _examples(command):
+            yield "\nExamples:\n"
+            yield from (f"    {line.removeprefix('  ')}" for line in examples.split("\n"))
+
+
 def _commands(group: Any, name: str) -> Iterator[tuple[str, Any]]:
     for child_name, child in group.commands.items():
         if hasattr(child, "commands"):
@@ -90,7 +118,7 @@ def _command(name: str, command: TyperCommand) -> Iterator[str]:
             yield ".PP"
         yield _text(paragraph)
     yield from _options(command)
-    examples = (command.epilog or "").removeprefix("\b\nExamples:\n")
+    examples = _examples(command)
     if examples:
         yield ".PP"
         yield "Examples:"
@@ -100,14 +128,24 @@ def _command(name: str, command: TyperCommand) -> Iterator[str]:
         yield ".fi"
 
 
+def _examples(command: TyperCommand) -> str:
+    return (command.epilog or "").removeprefix("\b\nExamples:\n")
+
+
 def _options(command: Any) -> Iterator[str]:
+    for label, text in _rows(command):
+        yield from _item(label, text)
+
+
+def _rows(command: Any) -> Iterator[tuple[str, str]]:
+    """Yield arguments and options, each with what help says of it."""
     context = command.context_class(command, info_name=NAME)
     for parameter in command.get_params(context):
         record = parameter.get_help_record(context)
         if record is None or parameter.name == "help":
             continue
         shown = record[0] if parameter.param_type_name == "option" else parameter.metavar
-        yield from _item(shown, " ".join(record[1].split()))
+        yield shown, " ".join(record[1].split())
 
 
 def _item(label: str, text: str) -> Iterator[str]:
@@ -127,7 +165,6 @@ def _text(text: str) -> str:
 
 
 if __name__ == "__main__":
-    deploy = Path(__file__).parents[1] / "deploy"
-    for file_name, content in files().items():
-        (deploy / file_name).write_text(content)
-    sys.stdout.write(f"Wrote {', '.join(files())} to deploy/.\n")
+    for path, content in files().items():
+        (Path(__file__).parents[1] / path).write_text(content)
+    sys.stdout.write(f"Wrote {', '.join(files())}.\n")

@@ -41,6 +41,7 @@ class Outcome(StrEnum):
     failed = "failed"
     replayed = "replayed"  # a retransmission, with what was answered before
     waiting = "waiting"  # the device is to poll
+    ready = "ready"  # its CA has answered meanwhile
     held = "held"  # an operator has to approve it
     unconfirmed = "unconfirmed"  # of a certificate that nobody confirmed in time
     batched = "batched"  # each message of a nested has an event of its own

@@ -194,6 +194,7 @@ OUTCOMES: Final[Mapping[str, str]] = {
     "failed": "Our side has failed: the CA, the store, or we.",
     "replayed": "A repeat of what was answered before; it got the same answer.",
     "waiting": "The CA takes long; the device was told to ask again.",
+    "ready": "The CA has answered meanwhile; what it was is told when the device asks again.",
     "held": "An operator has to approve it; the device was told to ask again.",
     "unconfirmed": "Nobody confirmed the certificate in time; `detail` says what became of it.",
     "batched": "A batch; each message in it has a line of its own.",

@@ -53,7 +53,7 @@ _HEX: Final = re.compile(r"(?:0x)?[0-9A-Fa-f:]{2,64}")
 _NAMES: Final = re.compile(r"(?:^|[,+ ('])(?:2\.5\.4\.5|serialNumber|CN)=((?:[^,+\\)']|\\.){1,64})")
 _ISSUER: Final = re.compile(r"\(issuer (.{1,300}?)\) to an anchor of")
 _FAILED: Final = ("refused", "rejected", "failed", "unconfirmed")
-_WAITS: Final = ("held", "waiting")
+_WAITS: Final = ("held", "waiting", "ready")
 
 Line = dict[str, str]
 
@@ -387,7 +387,7 @@ async def of_ledger(
     if config.ca is None:
         return [], []
     try:
-        from ra_gateway.app.ca import ca_ledger  # the extra `ca`
+        from ra_gateway.app.ledger import ca_ledger  # the extra `ca`
 
         where = config.ca.database
         if isinstance(where, Path) and not where.exists():

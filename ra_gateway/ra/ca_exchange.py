@@ -50,8 +50,10 @@ _NOTHING_CAME: Final = frozenset({Event.refused, Event.failed, Event.deferred})
 """What a CA's answer may mean that brings a transaction nothing."""
 
 
-_TOLD_BY_THE_POLL: Final = frozenset({Outcome.issued, Outcome.revoked, Outcome.informed})
-"""Of what comes of an exchange; what the CA, or we, refused is told by whoever knows why."""
+_TOLD_BY_THE_POLL: Final = frozenset(
+    {Outcome.issued, Outcome.revoked, Outcome.informed, Outcome.confirmed, Outcome.rejected}
+)
+"""Of what comes of an exchange, as well as what the CA refused; why we failed is told by whoever knows."""
 
 
 @dataclass(slots=True)
@@ -157,12 +159,21 @@ async def _run_in_background(services: Services, exchange: _CAExchange) -> bytes
         else:
             bug = error
     finally:
-        # What a pollReq is waiting for here is told by its own event.
-        told = exchange.polled_for and exchange.context.report.outcome in _TOLD_BY_THE_POLL
-        if exchange.detached and not told:
-            elapsed_ms = (services.monotonic() - exchange.context.started) * 1000.0
-            services.sink(event_of(exchange.context, elapsed_ms, bug))
+        if exchange.detached:
+            _tell(services, exchange, bug)
     return b""
+
+
+def _tell(services: Services, exchange: _CAExchange, bug: Exception | None) -> None:
+    """Tell what became of an exchange that no message waits for; what it was, the pollReq that fetches it tells."""
+    report = exchange.context.report
+    answered = report.outcome in _TOLD_BY_THE_POLL or report.rejection is not None
+    if answered and report.refusal is None and bug is None:
+        if exchange.polled_for:
+            return
+        report.outcome, report.rejection = Outcome.ready, None
+    elapsed_ms = (services.monotonic() - exchange.context.started) * 1000.0
+    services.sink(event_of(exchange.context, elapsed_ms, bug))
 
 
 async def _run(services: Services, exchange: _CAExchange) -> bytes:
@@ -508,7 +519,9 @@ def note_revoked(context: RequestContext) -> None:
 def note_rejection(context: RequestContext, rejection: PKIStatusInfo) -> None:
     """Put into a message's report why the CA refused."""
     context.report.rejection = rejection
-    context.report.notes.append(f"the CA refused: {rejection}")
+    said = f"the CA refused: {rejection}"
+    if said not in context.report.notes:
+        context.report.notes.append(said)
 
 
 # --- whether a CA may be asked again --------------------------------------------------------------------------

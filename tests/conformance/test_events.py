@@ -307,7 +307,7 @@ async def test_a_certificate_that_comes_while_its_device_waits(make_world: MakeW
 
     await settled(is_told)
     told = GATEWAY, *named(world, operation), "scripted"
-    assert taken(facts) == [CertificateIssued(*told), Outcome.issued]
+    assert taken(facts) == [CertificateIssued(*told), Outcome.ready]
     await operation.poll()
     assert taken(facts) == [Outcome.issued]
 

@@ -24,6 +24,7 @@ from tests.support.openssl import load_certificate, openssl_cmp
 from tests.support.patience import PATIENCE_SECONDS
 from tests.support.pki import VendorPKI
 from tests.support.ports import free_port
+from tests.support.printed import to_run
 
 ROOT: Final = Path(__file__).parents[2]
 COMPOSE: Final = ROOT / "deploy" / "compose"
@@ -62,7 +63,7 @@ def test_the_site_of_compose_enrols_a_base_station(
 ) -> None:
     """Through HAProxy to either gateway, with a certificate of the CA that setup.sh made."""
     vendor_pki.write(tmp_path)
-    bundle = tmp_path / "vendor.pem"
+    bundle = tmp_path / "acme-root.pem"
     bundle.write_bytes((tmp_path / "root.pem").read_bytes())
     site = tmp_path / "site"
     for path, url in (("gateway/redis.url", redis_url), ("ca/ledger.url", postgres_url)):
@@ -78,9 +79,12 @@ def test_the_site_of_compose_enrols_a_base_station(
         "RA_GATEWAY": f"{sys.executable} -m ra_gateway",
         "PYTHONPATH": str(ROOT),
     }
+    (printed,) = to_run("docs/containers.md", "With compose")
+    script, vendor = printed.text.split()
+    assert vendor == bundle.name
     for _ in range(2):  # what is there stays
         done = subprocess.run(
-            ["sh", COMPOSE / "setup.sh", bundle],
+            [ROOT / script, bundle],
             env=environment, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr

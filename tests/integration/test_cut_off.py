@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 import pytest
 
-from tests.integration.test_listeners import PROXIED, server_context
+from ra_gateway.peers import Networks
 from tests.support.raw_http import PATH, Served, request, served, until
+
+PROXIED: Final[dict[str, Any]] = {
+    "trusted_proxies": Networks(["127.0.0.0/8"]),
+    "proxy_protocol": True,
+}
+
+
+def no_certificate() -> ssl.SSLContext:
+    return ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+
 
 Case = Callable[[Served], Awaitable[object]]
 
@@ -52,7 +63,7 @@ CASES: Final[dict[str, tuple[dict[str, Any], Case, tuple[str, str, int | None], 
         {"body_timeout_seconds": 0.2}, slow_body, ("POST", PATH, 408), "not arrive in time",
     ),
     "a handshake that stops": (
-        {"header_timeout_seconds": 0.1, "tls": server_context}, slow_handshake, ("", "", None), "headers",
+        {"header_timeout_seconds": 0.1, "tls": no_certificate}, slow_handshake, ("", "", None), "headers",
     ),
     "a PROXY header that stops": (
         {"header_timeout_seconds": 0.1, **PROXIED}, slow_head, ("", "", None), "",

@@ -1,4 +1,4 @@
-"""Every example in `--help` and every command in docs/cli.md, run as it stands at a site made by its own examples."""
+"""Every example in `--help` and every command in docs/cli.md and docs/log-fields.md, run at a site that they make."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
@@ -18,7 +19,7 @@ from tests.support.ports import free_port
 from tests.support.printed import HELP, Prompt, to_run
 from tests.support.setups import edit
 
-PAGE: Final = "docs/cli.md"
+PAGES: Final = (HELP, "docs/cli.md", "docs/log-fields.md")
 LAB: Final = r"ra-gateway (demo|enroll|renew|replay|show) "
 APPROVALS: Final = r"ra-gateway approvals "
 SERVE: Final = r"ra-gateway (ca )?serve"
@@ -30,12 +31,15 @@ crl_url = "http://pki.example.net/crl/{{issuer}}.crl"
 
 [ca.server]
 listen_port = 0
+
+[management]
+listen_port = {port}
 """
 
 
 def printed(pattern: str, *, but: str = "^$") -> list[str]:
-    """Return commands of help and page that fit one pattern and not the other; each once, help first."""
-    lines = dict.fromkeys(line.text for line in [*to_run(HELP), *to_run(PAGE)])
+    """Return commands of help and pages that fit one pattern and not the other; each once, help first."""
+    lines = dict.fromkeys(line.text for page in PAGES for line in to_run(page))
     return [line for line in lines if re.search(pattern, line) and not re.search(but, line)]
 
 
@@ -64,9 +68,9 @@ def site(tmp_path: Path, vendor_pki: VendorPKI, postgres_url: str) -> Prompt:
         "site/devices.csv": rows,
         "site.csv": f"{rows}acme,SN-000002,,,true\n",
         "stations.csv": f'name,subject,names\nenb2,"{subject}",dns:enb2.ran.example.net\n',
-        "ca.toml": CA.format(directory="ca", ledger='ledger_path = "ca.sqlite"'),
-        "ca-new.toml": CA.format(directory="ca", ledger='ledger_url_path = "ledger.url"'),
-        "new-ca.toml": CA.format(directory="site/ca", ledger='ledger_path = "new.sqlite"'),
+        "ca.toml": CA.format(directory="ca", ledger='ledger_path = "ca.sqlite"', port=free_port()),
+        "ca-new.toml": CA.format(directory="ca", ledger='ledger_url_path = "ledger.url"', port=0),
+        "new-ca.toml": CA.format(directory="site/ca", ledger='ledger_path = "new.sqlite"', port=0),
         "ledger.url": postgres_url,
         "password": "correct horse",
         "transport.password": "correct horse",
@@ -175,7 +179,10 @@ def test_at_a_site(site: Prompt, vendor_pki: VendorPKI, operator_pki: OperatorPK
                     site.texts |= step(site)
             if "--device" in line:
                 site.texts["5b1f03c9"] = second
-            ended = site.run(line)
+            with ExitStack() as beside:
+                if "ca reload" in line:
+                    beside.enter_context(site.serving("ra-gateway ca serve --config ca.toml"))
+                ended = site.run(line)
             site.texts = dict(usual)
             if ended.exit_code:
                 failed.append(f"{line}\n{ended.output}")

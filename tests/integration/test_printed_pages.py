@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import stat
+import sys
 from pathlib import Path
 from typing import Final
 
@@ -12,6 +13,7 @@ from tests.support.pki import OperatorPKI, VendorPKI
 from tests.support.ports import free_port
 from tests.support.printed import ROOT, Printed, Prompt, blocks, to_run
 from tests.support.setups import make_setup
+from tests.support.softhsm import MODULES
 
 
 def in_order(prompt: Prompt, commands: list[Printed]) -> str:
@@ -59,6 +61,20 @@ def test_prometheus(tmp_path: Path) -> None:
     """promtool takes what is in deploy/."""
     prompt = Prompt(tmp_path, {"deploy/": f"{ROOT}/deploy/"})
     assert "SUCCESS" in in_order(prompt, to_run("deploy/README.md", "Prometheus and Grafana"))
+
+
+def test_a_token_of_softhsm(tmp_path: Path) -> None:
+    """It is made as printed, and the key file that names its key is one that the gateway signs with."""
+    module = next(path for path in MODULES if path.exists())
+    (tmp_path / "tokens").mkdir()
+    (tmp_path / "softhsm2.conf").write_text(f"directories.tokendir = {tmp_path / 'tokens'}\n")
+    environment = {"SOFTHSM2_CONF": str(tmp_path / "softhsm2.conf")}
+    prompt = Prompt(tmp_path, {str(MODULES[0]): str(module)}, environment)
+    in_order(prompt, to_run("docs/hsm.md"))
+    assert stat.S_IMODE((tmp_path / "ra.key").stat().st_mode) == 0o600
+    load = "from pathlib import Path; from ra_gateway.keys import load_private_key as load"
+    python = f"PYTHONPATH={ROOT} {sys.executable}"
+    prompt.succeeds(f"""{python} -c '{load}; load(Path("ra.key"), None, "ra.key_path")'""")
 
 
 AS_ROOT: Final = {

@@ -255,7 +255,8 @@ class Prompt:
         words = list(words)
         os.environ.update(self.environment)
         while "=" in words[0]:
-            os.environ.update([words.pop(0).split("=", 1)])
+            name, _, value = words.pop(0).partition("=")
+            os.environ[name] = value
         os.chdir(self.here)
         try:
             yield words[1:]
@@ -289,6 +290,11 @@ NOT_HERE: Final[Mapping[str, str]] = {
     r"(cd deploy/compose && )?docker ": "takes an engine; test_compose_site runs the site as processes",
     r"kubectl |helm ": "takes a cluster; `make deploy-check` has Helm and Kubernetes look at the chart",
     r"step |vault ": "takes a CA of another maker; test_rest_upstreams has its interface",
+    r"\.venv/bin/python (docs/|-m tests\.bench\.)": (
+        "writes into this tree, and a test compares what it would write; or measures for minutes"
+    ),
+    r"PATH=/opt/valkey/": "takes another server than the one that is installed",
+    r"journalctl .*\| jq ": "takes jq, on which nothing else here depends",
     r"sudo apt-get ": "installs Debian packages; the Makefile does it where the tests may",
 }
 """Commands that no test runs, by how they begin, and why."""
