@@ -132,7 +132,7 @@ def _status(
 
 
 def _status_listener(
-    config: CAStatusConfig | None, handler: CAStatus | None
+    config: CAStatusConfig | None, handler: CAStatus | None, sink: EventSink
 ) -> StatusListener | None:
     if config is None or handler is None:
         return None
@@ -143,6 +143,8 @@ def _status_listener(
         clock=now,
         max_connections=config.max_connections,
         max_connections_per_address=config.max_connections_per_address,
+        sink=sink,
+        by=Component.ca,
         **proxies(config),
     )
 
@@ -462,7 +464,7 @@ class BundledService:
         require_database(config)
         self.ledger = ca_ledger(config, sink)
         self.wiring = CAWiring(config, vendors, self.ledger, sink)
-        self.status = _status_listener(config.status, self.wiring.status)
+        self.status = _status_listener(config.status, self.wiring.status, sink)
         self._background: list[asyncio.Task[None]] = []
         self._opening: asyncio.Task[None] | None = None
         self._opened = False

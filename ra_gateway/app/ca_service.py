@@ -66,6 +66,7 @@ class CAService:
             lambda: {"process": self._state, "ledger": self._bundled.problem},
             by=Component.ca,
             tls=self._tls.context_of("management.tls"),
+            sink=sink,
         )
         self._bundled.meter(metrics)
         self.management.configuration = config_digest(config)

@@ -6,9 +6,10 @@ import asyncio
 import ssl
 import tempfile
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
@@ -94,9 +95,13 @@ async def gateway(
 
 
 @asynccontextmanager
-async def ca(config: Path) -> AsyncIterator[tuple[CAService, int]]:
+async def ca(config: Path, facts: list[Fact] | None = None) -> AsyncIterator[tuple[CAService, int]]:
     """Serve the CA of a configuration; yields it and its port."""
-    service = CAService(load_ca(config), read=lambda: load_ca(config))
+    service = CAService(
+        load_ca(config),
+        sink=None if facts is None else facts.append,
+        read=lambda: load_ca(config),
+    )
     try:
         yield service, (await service.start())[1]
     finally:
@@ -132,16 +137,19 @@ async def test_one_issuing_ca_lets_in_whom_it_issued_for(config: Path) -> None:
                 await get(url, client(other))
 
 
-async def test_whom_management_does_not_let_in_is_told(config: Path) -> None:
+@pytest.mark.parametrize("serve", [gateway, ca])
+async def test_whom_management_does_not_let_in_is_told(
+    config: Path, serve: Callable[[Path, list[Fact]], Any]
+) -> None:
     """Else nobody would find out why Prometheus has nothing of a gateway; and it is no base station's failure."""
     facts: list[Fact] = []
-    async with gateway(config, facts) as (service, _):
+    async with serve(config, facts) as (service, _):
         url = f"{service.management.url}/metrics"
         with pytest.raises((aiohttp.ClientError, OSError)):
             await get(url, client())
         await until(lambda: any(isinstance(fact, HTTPRefused) for fact in facts), "telling")
     told, *_ = (fact for fact in facts if isinstance(fact, HTTPRefused))
-    assert (told.listener, told.peer) == ("management", "127.0.0.1")
+    assert (told.by, told.listener, told.peer) == (serve.__name__, "management", "127.0.0.1")
     assert told.reason == "the TLS handshake failed: peer did not return a certificate"
 
 
@@ -291,7 +299,8 @@ async def test_status_is_served_behind_a_balancer(config: Path) -> None:
         config.read_text()
         + '\n[ca.status]\nlisten_port = 0\ntrusted_proxies = ["127.0.0.1"]\nproxy_protocol = "on"\n'
     )
-    async with ca(config) as (service, _):
+    facts: list[Fact] = []
+    async with ca(config, facts) as (service, _):
         status = service._bundled.status
         assert status is not None
         assert status._server is not None
@@ -300,6 +309,14 @@ async def test_status_is_served_behind_a_balancer(config: Path) -> None:
         writer.write(b"PROXY TCP4 192.0.2.7 127.0.0.1 1 2\r\nGET /ca/root.cer HTTP/1.0\r\n\r\n")
         assert (await reader.read()).startswith(b"HTTP/1.0 200 ")
         writer.close()
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET /ca/root.cer HTTP/1.0\r\n\r\n")
+        with suppress(ConnectionError):
+            assert await reader.read() == b""
+        writer.close()
+    (told,) = (fact for fact in facts if isinstance(fact, HTTPRefused))
+    assert (told.by, told.listener) == ("ca", "status")
+    assert told.reason == "begins without a PROXY header"
 
 
 def test_the_command_reloads_over_mutual_tls(config: Path) -> None:
