@@ -192,8 +192,8 @@ def test_the_journal_is_told_how_severe_a_line_is(
 
 def handled(by: Component, transaction_id: str, **fields: Any) -> RequestHandled:
     usual: dict[str, Any] = {"outcome": Outcome.refused, "rule": BY_CA, "detail": "the CA refused"}
-    common = {"endpoint": "ran", "peer": "", "body_type": "ir", "duration_ms": 1.0}
-    return RequestHandled(by=by, transaction_id=transaction_id, **common | usual | fields)
+    usual |= {"endpoint": "ran", "peer": "", "body_type": "ir", "duration_ms": 1.0}
+    return RequestHandled(by=by, transaction_id=transaction_id, **usual | fields)
 
 
 def of_ca(transaction_id: str, detail: str = "blocked") -> RequestHandled:
