@@ -17,7 +17,7 @@ FLOORS := cmp:96 ra:96 ca:79
 .DEFAULT_GOAL := help
 # The tests start hundreds of processes: compiled modules save each of them a second or more.
 unexport PYTHONDONTWRITEBYTECODE
-.PHONY: FORCE help setup lock dist sbom docs bench-ledger bench-strangers openssl newer-openssl softhsm slapd postgresql haproxy prometheus deploy-tools systemd rolling-restarts install-check deploy-check lint-each fmt lint types contracts test coverage fuzz fuzz-cost demo bench clean
+.PHONY: FORCE help setup lock dist sbom docs bench-ledger bench-strangers openssl newer-openssl softhsm slapd postgresql haproxy logrotate prometheus deploy-tools systemd under-load rolling-restarts install-check deploy-check lint-each fmt lint types contracts test coverage fuzz fuzz-cost demo bench clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -71,6 +71,9 @@ postgresql:
 haproxy:
 	@PATH="$$PATH:/usr/sbin:/usr/local/sbin" command -v haproxy >/dev/null || { $(call apt,haproxy); }
 
+logrotate:
+	@PATH="$$PATH:/usr/sbin:/usr/local/sbin" command -v logrotate >/dev/null || { $(call apt,logrotate); }
+
 deploy-tools: setup  ## Fetch what looks at deploy/ in the tests, into build/
 	@$(BIN)/python -m tests.support.deploy_tools
 
@@ -117,7 +120,7 @@ types: setup  ## Check types (mypy strict)
 contracts: setup  ## Check which module may import which
 	$(BIN)/lint-imports --no-cache
 
-test: setup openssl newer-openssl softhsm slapd postgresql haproxy prometheus systemd lint types contracts  ## Run every check and every test (PYTEST_ARGS="-k word" for some)
+test: setup openssl newer-openssl softhsm slapd postgresql haproxy logrotate prometheus systemd lint types contracts  ## Run every check and every test (PYTEST_ARGS="-k word" for some)
 	$(BIN)/python -m pytest -n auto --dist worksteal $(PYTEST_ARGS)
 
 coverage: setup openssl softhsm slapd postgresql  ## Measure which lines and branches the unit and conformance tests run; fails below a floor
@@ -154,8 +157,11 @@ bench-strangers: setup  ## Measure what hostile messages cost at every listener 
 	@$(BIN)/python -m tests.bench.strangers --flood $(or $(FLOOD),100000) $(if $(SHAPES),--shapes "$(SHAPES)") \
 	  $(if $(JSON),--json "$(JSON)")
 
-rolling-restarts: setup haproxy  ## Restart gateways behind HAProxy under load, often (ROUNDS=20)
-	@ROLLING_RESTARTS=$(or $(ROUNDS),20) $(BIN)/python -m pytest -q tests/integration/test_haproxy.py
+under-load: setup haproxy  ## Reload, restart, roll the RA and take Redis away under load, often (ROUNDS=20)
+	@ROUNDS_UNDER_LOAD=$(or $(ROUNDS),20) $(BIN)/python -m pytest -q tests/integration -k "under_load $(ONLY)"
+
+rolling-restarts:  ## Of these, restart gateways behind HAProxy alone (ROUNDS=20)
+	@$(MAKE) under-load ONLY="and restarted"
 
 install-check: setup openssl  ## Install the wheel with pipx, all libraries from the package index, and enrol by openssl
 	@INSTALL_FROM_INDEX=1 $(BIN)/python -m pytest -q tests/integration/test_installed.py

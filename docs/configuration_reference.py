@@ -90,7 +90,7 @@ def _value(name: str, field: FieldInfo) -> str:
     listed = get_origin(annotation) is tuple
     if listed:
         annotation = get_args(annotation)[0]
-    if name.endswith(("_path", "_paths")):
+    if name == "path" or name.endswith(("_path", "_paths")):
         noun = "secret file" if not field.repr else "path"
     elif get_origin(annotation) is Mapping:
         noun = "table"

@@ -5,15 +5,20 @@ from __future__ import annotations
 import json
 import logging
 import os
+import stat
 import sys
+import threading
 from collections.abc import MutableMapping
 from contextvars import ContextVar
+from functools import partial
+from io import FileIO
 from itertools import islice
+from pathlib import Path
 from typing import Any, Final, Literal, TextIO, cast
 
 import structlog
 
-from ra_gateway.errors import printable
+from ra_gateway.errors import ConfigError, printable
 from ra_gateway.events import (
     BY_CA,
     CertificatesWithdrawn,
@@ -207,43 +212,154 @@ def _cut(value: Any, most: int, *, from_end: bool) -> str:
     return _ELLIPSIS + kept if from_end else kept + _ELLIPSIS
 
 
-class _StandardError:
-    """Standard error as it is when a line is written: loggers outlive what replaced it for a while."""
+class LogOutput:
+    """How lines are written, and where: to a file, which is opened, or to standard error.
+
+    Args:
+        level: Least severity.
+        path: Appended to, and made with mode 0640; None for standard error.
+
+    Raises:
+        ConfigError: The file cannot be written to.
+    """
+
+    def __init__(
+        self, format_: Literal["json", "console"], level: str, path: Path | None = None
+    ) -> None:
+        self.path = path
+        self.file = None if path is None else _opened(path)
+        processors: list[Any] = [
+            structlog.processors.add_log_level,
+            partial(_from, _LEVELS[level]),
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            # Plain tracebacks: the usual ones of a terminal show local variables, which may be keys.
+            structlog.processors.format_exc_info,
+            bounded,
+        ]
+        if format_ == "json":
+            processors.append(structlog.processors.JSONRenderer())
+        else:
+            processors.append(
+                structlog.dev.ConsoleRenderer(
+                    colors=path is None and sys.stderr.isatty(),
+                    exception_formatter=structlog.dev.plain_traceback,
+                )
+            )
+        if path is None and _is_journal(os.environ.get("JOURNAL_STREAM", "")):
+            processors.insert(-1, _note_priority)
+            processors.append(_with_priority)
+        self.processors = tuple(processors)
+
+    def close(self) -> None:
+        """Close the file; again is harmless."""
+        if self.file is not None:
+            self.file.close()
+
+
+def _opened(path: Path) -> FileIO:
+    try:
+        # Not blocking, so that a FIFO in its place does not hold the process for ever.
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC
+        file = FileIO(os.open(path, flags, 0o640), "ab")
+    except OSError as error:
+        raise _unwritable(path, error.strerror or "") from error
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise _unwritable(path, "it is no file")
+    return file
+
+
+def _unwritable(path: Path, why: str) -> ConfigError:
+    return ConfigError.of(
+        "log.path",
+        f"{path} cannot be written to: {why}",
+        "Name a file that the service's user may write to; without the key, standard error is written to",
+    )
+
+
+def _from(
+    least: int, _logger: object, _method: str, fields: MutableMapping[str, Any]
+) -> MutableMapping[str, Any]:
+    if _LEVELS.get(fields["level"], logging.CRITICAL) < least:
+        raise structlog.DropEvent
+    return fields
+
+
+class _Lines:
+    """The stream of all loggers, which outlive what replaces their output."""
+
+    def __init__(self) -> None:
+        self._output: LogOutput | None = None
+        self._changing = threading.Lock()  # lines are written by threads, too
+
+    def use(self, output: LogOutput) -> None:
+        with self._changing:
+            old, self._output = self._output, output
+            if old is not None:
+                old.close()
+
+    def process(
+        self, logger: object, method: str, fields: MutableMapping[str, Any]
+    ) -> MutableMapping[str, Any]:
+        output = self._output
+        assert output is not None  # `configure` has been called
+        for processor in output.processors:
+            fields = processor(logger, method, fields)
+        return fields
 
     def write(self, text: str) -> int:
-        return sys.stderr.write(text)
+        with self._changing:
+            file = None if self._output is None else self._output.file
+            if file is not None:
+                left = memoryview(text.encode(errors="backslashreplace"))
+                try:
+                    while left:
+                        left = left[file.write(left) or 0 :]
+                    return len(text)
+                except OSError:  # a full disk: nobody is to wait for it, and the line is to be seen
+                    pass
+            return sys.stderr.write(text)
 
     def flush(self) -> None:
         sys.stderr.flush()
 
+    def reopen(self) -> None:
+        """Go on in the file that is under the path now, as its former one was moved away; else in that one.
 
-def configure(format_: Literal["json", "console"], level: str) -> None:
-    """Set up logging to standard error for the whole process."""
-    processors: list[Any] = [
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-        # Plain tracebacks: the usual ones of a terminal show local variables, which may be keys.
-        structlog.processors.format_exc_info,
-        bounded,
-    ]
-    if format_ == "json":
-        processors.append(structlog.processors.JSONRenderer())
-    else:
-        processors.append(
-            structlog.dev.ConsoleRenderer(
-                colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
-            )
-        )
-    if _is_journal(os.environ.get("JOURNAL_STREAM", "")):
-        processors.insert(-1, _note_priority)
-        processors.append(_with_priority)
+        Raises:
+            ConfigError: It cannot be written to.
+        """
+        output = self._output
+        if output is not None and output.path is not None:
+            file = _opened(output.path)
+            with self._changing:
+                output.close()
+                output.file = file
+
+
+_LINES: Final = _Lines()
+reopen: Final = _LINES.reopen
+
+
+def use(output: LogOutput) -> None:
+    """Have all lines of this process written so from now on; none is lost."""
+    _LINES.use(output)
     structlog.configure(
-        processors=processors,
-        wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
-        logger_factory=structlog.WriteLoggerFactory(file=cast("TextIO", _StandardError())),
+        processors=[_LINES.process],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG),
+        logger_factory=structlog.WriteLoggerFactory(file=cast("TextIO", _LINES)),
         cache_logger_on_first_use=True,
     )
     logging.lastResort = _OtherLoggers(logging.WARNING)
+
+
+def configure(format_: Literal["json", "console"], level: str, path: Path | None = None) -> None:
+    """Set up logging for the whole process: to standard error, or to a file.
+
+    Raises:
+        ConfigError: The file cannot be written to.
+    """
+    use(LogOutput(format_, level, path))
 
 
 def _is_journal(stream: str) -> bool:

@@ -61,9 +61,9 @@ def file_at(path: Path) -> Iterator[tuple[int, str]]:
 def is_roots_alone(path: Path) -> bool:
     """Tell whether nobody but root can write to a file, or put something else in its place."""
     try:
-        with file_at(path) as (directory, name):
+        with as_ourselves(), file_at(path) as (directory, name):
             places = (os.fstat(directory), os.stat(name, dir_fd=directory, follow_symlinks=False))
-        descriptor, is_roots = _opened(path.resolve().parent)
+            descriptor, is_roots = _opened(path.resolve().parent)
     except OSError:
         return False
     os.close(descriptor)

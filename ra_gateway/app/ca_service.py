@@ -27,6 +27,7 @@ class CAService:
     Args:
         sink: Takes what happens (`ra_gateway.events`) in place of the log.
         read: Reads the configuration again, for `reload`; raises ConfigError.
+        has_log: Whether the process's log is this service's, which then goes over with the rest.
 
     Raises:
         ConfigError: On construction, when files that the configuration names cannot be used.
@@ -38,6 +39,7 @@ class CAService:
         *,
         sink: EventSink | None = None,
         read: Callable[[], CAServiceConfig] | None = None,
+        has_log: bool = False,
     ) -> None:
         require_codec()
         self._config, self._read = config, read
@@ -66,7 +68,7 @@ class CAService:
         )
         self._bundled.meter(metrics)
         self.management.configuration = config_digest(config)
-        self._reloads = Reloads(Component.ca, self.management, sink)
+        self._reloads = Reloads(Component.ca, self.management, sink, has_log=has_log)
         metrics.reads(
             lambda: (
                 *of_listener("cmp", self.listener),
@@ -110,6 +112,7 @@ class CAService:
     async def _go_over(self) -> CAServiceConfig:
         config = self._config if self._read is None else await asyncio.to_thread(self._read)
         require_no_ca_restart(self._config, config)
+        self._reloads.open_log(config.log)
         tls = await asyncio.to_thread(load_tls, ca_tls_tables(config))
         fresh = await self._bundled.rewired(config.ca, config.vendors)
         self._config = config

@@ -65,6 +65,7 @@ from ra_gateway.stores.secrets import SecretFile
 from ra_gateway.tasks import all_of, ended, supervised
 from ra_gateway.upstream.kinds import BundledUpstream, UpstreamConfig
 from ra_gateway.upstream.pool import CMPHTTPUpstream
+from ra_gateway.upstream.shared_secret import SecretOfCA
 
 if TYPE_CHECKING:
     from ra_gateway.app.ca import CAWiring
@@ -353,8 +354,9 @@ class Wiring:
         self._bundled = bundled
         self._remote = Cores(operator, self._own_certificates)
         cores = {name: self._core(name, upstream) for name, upstream in config.upstreams.items()}
-        self._ca_secrets = {
-            name: upstream.mac.open(f"upstreams.{name}.mac", now)
+        secrets_before = {} if before is None else before._ca_secrets
+        self._ca_secrets: dict[str, SecretOfCA] = {
+            name: upstream.mac.open(f"upstreams.{name}.mac", now, secrets_before.get(name))
             for name, upstream in config.upstreams.items()
             if isinstance(upstream, CMPHTTPUpstream) and upstream.mac is not None
         }

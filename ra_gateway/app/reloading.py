@@ -12,8 +12,10 @@ from pydantic import BaseModel
 
 from ra_gateway.app.changes import config_digest
 from ra_gateway.app.management import Management
+from ra_gateway.config.service_tables import LogConfig
 from ra_gateway.errors import ConfigError
 from ra_gateway.events import Component, ConfigurationReloaded, EventSink, ReloadRefused
+from ra_gateway.logs import LogOutput, reopen, use
 
 
 class InFlight:
@@ -53,13 +55,27 @@ class Reloads:
         by: Which service.
         management: Tells whoever asks for its status.
         sink: Takes what came of each.
+        has_log: Whether the process's log is the service's.
     """
 
-    def __init__(self, by: Component, management: Management, sink: EventSink) -> None:
+    def __init__(
+        self, by: Component, management: Management, sink: EventSink, *, has_log: bool
+    ) -> None:
         self._by, self._management, self._sink = by, management, sink
+        self._has_log = has_log
+        self._log: LogOutput | None = None
         self._reloading = asyncio.Lock()
         self._is_over = False
         self._retiring: set[asyncio.Task[None]] = set()
+
+    def open_log(self, config: LogConfig) -> None:
+        """Open what the log goes to from the end of this reload on, if it is the service's.
+
+        Raises:
+            ConfigError: It cannot be written to.
+        """
+        if self._has_log:
+            self._log = LogOutput(config.format, config.level, config.path)
 
     async def one(self, go_over: Callable[[], Awaitable[BaseModel]]) -> None:
         """Reload.
@@ -76,12 +92,27 @@ class Reloads:
                     raise ConfigError.of("process", "is about to end", "Start it again")
                 digest = config_digest(await go_over())
             except ConfigError as error:
-                problems = tuple(map(str, error.problems))
-                self._management.reloaded(self._management.configuration, problems)
-                self._sink(ReloadRefused(self._by, problems))
+                self._refused(*map(str, error.problems))
                 raise
+            except Exception as error:
+                self._refused(f"a bug, {type(error).__name__}: the log has more of it")
+                raise
+            if self._log is not None:
+                use(self._log)
+                self._log = None
             self._management.reloaded(digest)
             self._sink(ConfigurationReloaded(self._by, digest))
+
+    def _refused(self, *problems: str) -> None:
+        """Tell so, in the log file of before, which somebody may have moved away for a new one."""
+        if self._log is not None:
+            self._log.close()
+            self._log = None
+        if self._has_log:
+            with suppress(ConfigError):  # then the one that was moved is written on
+                reopen()
+        self._management.reloaded(self._management.configuration, problems)
+        self._sink(ReloadRefused(self._by, problems))
 
     def retire(self, stopping: Coroutine[Any, Any, None]) -> None:
         """Have what was replaced stop when it is done, while others are served."""

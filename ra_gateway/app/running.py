@@ -193,9 +193,11 @@ async def _reload_when(asked: asyncio.Event, service: Service) -> None:
         await asked.wait()
         asked.clear()
         notify_reloading()
-        with suppress(ConfigError):  # of which the service has told
-            await service.reload()
-        notify(READY=1)
+        try:
+            with suppress(ConfigError):  # of which the service has told
+                await service.reload()
+        finally:
+            notify(READY=1)
 
 
 async def run_until_signalled(service: Service, started: Callable[[str, int], None]) -> None:

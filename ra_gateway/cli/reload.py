@@ -6,10 +6,9 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple
 
 import typer
 
@@ -28,7 +27,14 @@ _MAX_STATUS_BYTES: Final = 1_000_000
 _LISTENS: Final = "0A"
 """State of a socket, as the kernel's tables have it."""
 
-_Status = Callable[[], dict[str, Any]]
+
+class _Listener(NamedTuple):
+    """Where a service tells its status, and what it is met with there, if that is TLS."""
+
+    url: str
+    port: int
+    context: SSLContext | None
+
 
 TLSCertOption = Annotated[
     Path | None,
@@ -53,7 +59,7 @@ def reload(
         return
     settings = load(config)
     check(Application, settings)
-    _take_up(settings.management, settings.server.listen_port, (tls_cert, tls_key))
+    _take_up(_listener(settings.management, settings.server.listen_port, (tls_cert, tls_key)))
 
 
 def reload_ca(
@@ -66,30 +72,27 @@ def reload_ca(
 
     settings = load_ca(config)
     check(CAService, settings)
-    _take_up(settings.management, settings.ca.server.listen_port, (tls_cert, tls_key))
+    _take_up(_listener(settings.management, settings.ca.server.listen_port, (tls_cert, tls_key)))
 
 
-def _take_up(
-    management: ManagementConfig, service_port: int, own: tuple[Path | None, Path | None]
-) -> None:
-    """Have the service behind a management listener reload, and say what came of it."""
-    port = management.port_beside(service_port)
-    status = _status(management, port, own)
-    before = status()
+def _take_up(listener: _Listener) -> None:
+    before = _status(listener)
     pid = before["pid"]
     try:
         # Whoever else listens there is not to name a process that a hangup ends: every Python has this program's file.
         is_ours = os.path.samefile(f"/proc/{pid}/exe", "/proc/self/exe")
-        if not is_ours or not _listens(pid, port):
+        if not is_ours or not _listens(pid, listener.port):
             fail(
-                [f"the listener names the process {pid}, which is no service that listens there."],
+                [
+                    f"{listener.url} names the process {pid}, which is no service that listens there."
+                ],
                 1,
             )
         os.kill(pid, signal.SIGHUP)
     except OSError as error:
         fail([f"the process {pid} cannot be told: {error.strerror}. Run this as its user"], 1)
     give_up_at = time.monotonic() + _PATIENCE_SECONDS
-    while (now := status())["reloads"] == before["reloads"] and now["pid"] == pid:
+    while (now := _status(listener))["reloads"] == before["reloads"] and now["pid"] == pid:
         if time.monotonic() > give_up_at:
             fail([f"the process {pid} has not reloaded yet. Look into its log"], 1)
         time.sleep(0.1)
@@ -100,7 +103,7 @@ def _take_up(
     say(f"Reloaded: the process {pid} goes by configuration {now['configuration']}.")
 
 
-def _listens(pid: int, port: int | None) -> bool:
+def _listens(pid: int, port: int) -> bool:
     """Tell whether a process listens on a TCP port of this machine.
 
     Raises:
@@ -119,10 +122,11 @@ def _listens(pid: int, port: int | None) -> bool:
     return False
 
 
-def _status(
-    management: ManagementConfig, port: int | None, own: tuple[Path | None, Path | None]
-) -> _Status:
-    """Return what asks a service for its status, at its management listener."""
+def _listener(
+    management: ManagementConfig, service_port: int, own: tuple[Path | None, Path | None]
+) -> _Listener:
+    """Return how a service's management listener is reached."""
+    port = management.port_beside(service_port)
     if not management.enabled or not port:
         fail(
             [
@@ -136,7 +140,7 @@ def _status(
     context = None if management.tls is None else _tls(management.tls, own)
     scheme = "http" if context is None else "https"
     url = f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}/status"
-    return lambda: _ask(url, context)
+    return _Listener(url, port, context)
 
 
 def _tls(config: ListenerTLSConfig, own: tuple[Path | None, Path | None]) -> SSLContext:
@@ -168,16 +172,17 @@ def _tls(config: ListenerTLSConfig, own: tuple[Path | None, Path | None]) -> SSL
     return context
 
 
-def _ask(url: str, context: SSLContext | None) -> dict[str, Any]:
+def _status(listener: _Listener) -> dict[str, Any]:
     from urllib.request import HTTPSHandler, ProxyHandler, build_opener
 
-    opener = build_opener(ProxyHandler({}), HTTPSHandler(context=context))
+    opener = build_opener(ProxyHandler({}), HTTPSHandler(context=listener.context))
     try:
-        with opener.open(url, timeout=10.0) as answer:
+        with opener.open(listener.url, timeout=10.0) as answer:
             found: dict[str, Any] = json.loads(answer.read(_MAX_STATUS_BYTES))
             if type(found["pid"]) is not int or found["pid"] < 1 or "reloads" not in found:
                 raise ValueError
     except (OSError, ValueError, KeyError, TypeError) as error:
-        why = f" ({error.reason})" if context is not None and hasattr(error, "reason") else ""
-        fail([f"no service answers at {url}{why}. Start it, or look at [management]"], 1)
+        reason = getattr(error, "reason", "")
+        why = f" ({reason})" if reason and listener.context is not None else ""
+        fail([f"no service answers at {listener.url}{why}. Start it, or look at [management]"], 1)
     return found

@@ -120,16 +120,16 @@ def serve(port: PortOption = None, config: ConfigOption = CONFIG) -> None:
     if port is not None:
         config = config.with_setting("--port", "server.listen_port", port)
     settings = load(config)
-    logs.configure(settings.log.format, settings.log.level)
+    logs.configure(settings.log.format, settings.log.level, settings.log.path)
     serve_until_signalled(
-        Application(settings, read=lambda: load(config)), _warnings(config, settings)
+        Application(settings, read=lambda: load(config), has_log=True),
+        _warnings(config, settings),
     )
 
 
 def _warnings(source: Source, settings: GatewayConfig) -> list[str]:
     """Return what works and is less safe than it looks, in sentences."""
-    from ra_gateway.app import warnings
-    from ra_gateway.app.warnings import of_file
+    from ra_gateway.app.warnings import of_file, warnings
     from ra_gateway.clocks import now
 
     found = [str(problem) for problem in (*of_file(source.path), *warnings(settings, now()))]

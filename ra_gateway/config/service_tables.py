@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from ra_gateway.config.values import DatabaseURLPath, RedisURL, SQLTable
-from ra_gateway.settings.files import PublicPath, SecretPath
+from ra_gateway.settings.files import PublicPath, SecretPath, WrittenPath
 from ra_gateway.settings.values import APIURL, IPNetwork, Name, Seconds, Table, WholeSeconds
 from ra_gateway.upstream.tables import OverHTTP
 
@@ -126,6 +126,10 @@ class LogConfig(Table):
     """One JSON object per line for machines, or coloured lines for a terminal."""
     level: Literal["debug", "info", "warning", "error"] = "info"
     """Least severity that is written; "info" has one line per request."""
+    path: WrittenPath | None = None
+    """File that lines are appended to; a new one has mode 0640. It is opened anew at every reload, for logrotate. By
+    default standard error is written to, which systemd keeps in its journal; so is what finds the disk full.
+    """
 
 
 class StoreConfig(Table):

@@ -316,8 +316,8 @@ def _library(path: Path) -> _Library:
                 f"there is no PKCS#11 library {path}",
                 "Correct module-path, or install the HSM's software",
             )
-        # A key file is the service's, and names the code that is loaded here.
-        if os.geteuid() == 0 and not is_roots_alone(named):
+        # A key file is the service's, and names the code that is loaded here. It could become root again, too.
+        if 0 in (os.getuid(), os.geteuid()) and not is_roots_alone(named):
             raise Trouble(
                 f"{named} belongs to others than root, who does not run it",
                 "Run this as the user of the service; or give the library, and its directory, to root",

@@ -46,8 +46,11 @@ def _shown(path: Path, secret: bool, directory: Path | None) -> str:
     is_path = path.suffix.lower() in _OF_FILES or (
         directory is not None and path.parent.is_dir() and path.parent not in (directory, Path("/"))
     )
-    if secret and not is_path:
-        return f"the file it names in {path.parent} (not shown: it might be the secret itself)"
+    is_url = any(part.endswith(":") for part in path.parts)  # which has a password, like as not
+    if secret and (is_url or not is_path):
+        # What is in no directory may be a secret that has slashes.
+        where = f" in {path.parent}" if path.parent.is_dir() else ""
+        return f"the file it names{where} (not shown: it might be the secret itself)"
     return str(path)
 
 

@@ -27,6 +27,8 @@ class Table(BaseModel):
         strict=True,
         hide_input_in_errors=True,
         use_attribute_docstrings=True,
+        # What validates is built for the whole of a configuration once it is read, not for each table of it.
+        defer_build=True,
     )
 
     @classmethod
@@ -143,6 +145,9 @@ def _network(text: str) -> str:
         ) from None
     if "/" in text and text.split("/")[0] != str(network.network_address):
         raise wrong("has bits behind its prefix", f'Write "{network}", or leave /... out.')
+    if isinstance(network, ipaddress.IPv6Network) and network.network_address.ipv4_mapped:
+        # Addresses are compared as IPv4 where they are that: this would be nobody's.
+        raise wrong("is IPv4 in IPv6", 'Write it as IPv4, like "192.0.2.7" or "192.0.2.0/24".')
     if not network.prefixlen:
         raise wrong("is everybody", "Name those that you trust.")
     return text

@@ -73,17 +73,20 @@ class CASecretConfig(Table):
     allow_weak_hmac: bool = False
     """Whether answers under HMAC-SHA1 are believed."""
 
-    def open(self, setting: str, clock: Callable[[], datetime]) -> SecretOfCA:
+    def open(
+        self, setting: str, clock: Callable[[], datetime], before: SecretOfCA | None = None
+    ) -> SecretOfCA:
         """Return the secret in its file.
 
         Args:
             setting: Dotted path of this table, for errors.
             clock: Aware UTC.
+            before: What it takes the place of.
 
         Raises:
             ConfigError: It cannot be used.
         """
-        return SecretOfCA(self, setting, clock)
+        return SecretOfCA(self, setting, clock, before)
 
 
 class SecretOfCA:
@@ -92,12 +95,19 @@ class SecretOfCA:
     Args:
         setting: Dotted path of the table, for errors and the log.
         clock: Aware UTC.
+        before: What it takes the place of: where that was of the same file, what it replaced is believed on.
 
     Raises:
         ConfigError: The file cannot be used.
     """
 
-    def __init__(self, config: CASecretConfig, setting: str, clock: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        config: CASecretConfig,
+        setting: str,
+        clock: Callable[[], datetime],
+        before: SecretOfCA | None = None,
+    ) -> None:
         self._config, self._setting, self._clock = config, setting, clock
         self._bounds = MACBounds(
             min_iterations=1,
@@ -109,6 +119,14 @@ class SecretOfCA:
         self._derived: dict[tuple[bytes, bytes], MACCredential] = {}
         self._seen = _state(config.secret_path)
         self._current = self._load()
+        if before is not None and before._is_of(config):
+            self._replaced = list(before._replaced)
+            if before._current.secret.secret != self._current.secret.secret:
+                self._replaced.insert(0, (clock(), before._current.secret))
+
+    def _is_of(self, config: CASecretConfig) -> bool:
+        own = self._config
+        return (own.secret_path, own.reference) == (config.secret_path, config.reference)
 
     @property
     def credential(self) -> MACCredential:

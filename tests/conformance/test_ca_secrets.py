@@ -212,6 +212,28 @@ async def test_a_no_under_the_secret_is_passed_on(make: Make) -> None:
 # --- the file -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("reference", [REFERENCE, "gateway-2"])
+async def test_a_secret_that_a_reload_brings_is_new_as_well(
+    make: Make, tmp_path: Path, reference: str
+) -> None:
+    """The one that was in its place is believed as long as without a reload; another gateway's is not."""
+    world, ca, before = make()
+    await (await Operation.begin(world, BodyType.ir)).send()
+    path = tmp_path / "ca.secret"
+    path.write_text(NEW)
+    table = CASecretConfig(reference=reference, secret_path=path)
+    after = table.open("upstreams.scripted.mac", world.clock, before)
+    after = table.open("upstreams.scripted.mac", world.clock, after)
+
+    async def believed() -> list[str]:
+        known = await after.of_answer(ca.messages[0])
+        return [credential.secret.secret.decode() for credential in known]
+
+    assert await believed() == ([NEW, SECRET] if reference == REFERENCE else [NEW])
+    world.clock.move(hours=2)
+    assert await believed() == [NEW]
+
+
 async def test_a_new_secret_is_taken_up(make: Make, tmp_path: Path) -> None:
     """What was asked under the old one is still answered under that; an unusable file changes nothing."""
     world, ca, secret = make()

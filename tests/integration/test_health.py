@@ -14,7 +14,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from ra_gateway.app import ca, health, systemd
+from ra_gateway.app import application, ca, health, running, systemd
 from ra_gateway.app.application import Application
 from ra_gateway.ca.ledger.ledger import Ledger
 from ra_gateway.config.reading import load
@@ -26,6 +26,7 @@ from tests.support.pki import VendorPKI
 from tests.support.ports import free_port
 from tests.support.processes import CAProcess, GatewayProcess
 from tests.support.redis_server import RedisServer
+from tests.support.reloading import serving
 from tests.support.setups import edit, http_upstream, make_setup
 
 
@@ -191,6 +192,33 @@ def test_systemd_is_told(
         assert len(started["digest"]) == 16
         gateway.stop()
         told("STOPPING=1")
+
+
+async def test_systemd_waits_for_no_reload_that_failed_of_a_bug(
+    tmp_path: Path,
+    vendor_pki: VendorPKI,
+    systemd_socket: socket.socket,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It was refused, for whoever asks; the service goes on, and the next one is taken up."""
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+    config = make_setup(tmp_path, vendors={"acme": vendor_pki})
+    async with serving(config) as site:
+
+        def broken(*_: object) -> None:
+            raise RuntimeError("a bug")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(application, "Wiring", broken)
+            asked = asyncio.Event()
+            asked.set()
+            with pytest.raises(RuntimeError):
+                await running._reload_when(asked, site.application)
+        assert systemd_socket.recv(4096).startswith(b"RELOADING=1")
+        assert systemd_socket.recv(4096) == b"READY=1"
+        assert site.application.management.status()["reloads"]["last"]["outcome"] == "refused"
+        await site.enrol(vendor_pki, "A1")
+        await site.application.reload()
 
 
 def test_nobody_is_told_where_nobody_asked(monkeypatch: pytest.MonkeyPatch) -> None:

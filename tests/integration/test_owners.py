@@ -10,12 +10,13 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.device.client import post
 from ra_gateway.keys import load_certificates
 from tests.support.commandline import PASSWORD
 from tests.support.commands import run_command
-from tests.support.load import under_load
+from tests.support.load import ROUNDS, under_load
 from tests.support.pki import VendorPKI
 from tests.support.processes import GatewayProcess
 from tests.support.setups import edit, make_setup
@@ -76,12 +77,17 @@ async def test_root_rolls_the_ra_of_a_service_under_load(
     password.write_text(PASSWORD)
     signers: list[bytes] = []
 
-    def roll() -> bytes:
-        """Issue a certificate, and install it."""
-        file = site.with_name("ra.p12")
+    def roll(number: int) -> Certificate:
+        """Issue a certificate, and install it; returns the one before."""
+        (before, *_) = load_certificates(ra[0], "ra")
+        file = site.with_name(f"ra-{number}.p12")
         common = ("--password-file", password, "--config", config)
         typed("ca", "ra", "issue", "gateway", "--out", file, *common)
         typed("ca", "ra", "install", file, *common)
+        return before
+
+    def signer() -> bytes:
+        """Return the keyIdentifier of the certificate that is installed."""
         return load_certificates(ra[0], "ra")[0].subject_key_identifier or b""
 
     with service(config) as gateway:
@@ -91,13 +97,17 @@ async def test_root_rolls_the_ra_of_a_service_under_load(
 
         async with under_load(enrol) as load:
             await load.goes_on()
-            fresh = await asyncio.to_thread(roll)
-            await until(lambda: fresh in signers, "the new certificate")
-            await load.goes_on()
-        assert len(set(signers)) == 2
+            for number in range(ROUNDS):
+                before = await asyncio.to_thread(roll, number)
+                await until(lambda: signer() in signers, "the new certificate")
+                await load.goes_on()
+                removed = ("ca", "ra", "remove-certificate", "gateway", before.fingerprint.hex())
+                await asyncio.to_thread(typed, *removed, "--config", config)
+                await load.goes_on()
+        assert len(set(signers)) == 1 + ROUNDS
         assert gateway.stop() == 0
     with service(config) as gateway:
-        assert await enrolled(gateway, vendor_pki, "enb-again") == fresh
+        assert await enrolled(gateway, vendor_pki, "enb-again") == signer()
     assert taken_away(site) == []
     assert [stat.S_IMODE(path.stat().st_mode) for path in ra] == modes
 

@@ -18,10 +18,8 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from aiohttp import web
 
 from ra_gateway.app import application
-from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.mac import MACBounds, MACCredential, SharedSecret, mac_parameters
 from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.device import client
@@ -34,24 +32,21 @@ from ra_gateway.events import (
     InventoryChanged,
     InventoryRefused,
     ReloadRefused,
-    UpstreamFailed,
 )
 from ra_gateway.revocation.refreshing import Revocation
-from ra_gateway.server.cmp import CMPListener
 from ra_gateway.stores import inventory
 from ra_gateway.stores.secrets import SecretFile
 from tests.support.commandline import run, succeeded
 from tests.support.credentials import cmp_credential
-from tests.support.http_ca import ScriptedCA, Visit
 from tests.support.mac import pbm
-from tests.support.pki import VendorPKI, make_vendor_pki, write_certificates
+from tests.support.pki import VendorPKI
 from tests.support.polling import settled
 from tests.support.ports import free_port
-from tests.support.processes import GatewayProcess
-from tests.support.raw_http import Client, request, until
+from tests.support.processes import CAProcess, GatewayProcess, ServerProcess
+from tests.support.raw_http import until
 from tests.support.redis_server import RedisServer
 from tests.support.reloading import other_vendor, serving
-from tests.support.setups import edit, http_upstream, make_setup
+from tests.support.setups import edit, make_setup
 
 
 @pytest.fixture
@@ -158,85 +153,6 @@ async def test_what_cannot_be_taken_up_changes_nothing(
     refused = [fact for fact in site.facts if isinstance(fact, ReloadRefused)]
     assert len(refused) == 1
     assert any(named in problem for problem in refused[0].problems), refused
-
-
-async def test_under_load_nothing_fails(config: Path, vendor_pki: VendorPKI) -> None:
-    """Vendors come, a file of anchors is replaced, and base stations enrol all the time."""
-    async with serving(config) as site:
-        over = asyncio.Event()
-
-        async def one_after_the_other(name: str) -> int:
-            count = 0
-            while not over.is_set():
-                await site.enrol(vendor_pki, f"{name}-{count}")
-                count += 1
-            return count
-
-        stations = [asyncio.create_task(one_after_the_other(f"S{n}")) for n in range(3)]
-        root = config.parent / "acme" / "root.pem"
-        for number in range(4):
-            other_vendor(config, f"rivet{number}")
-            if number == 2:
-                write_certificates(
-                    root, vendor_pki.root.certificate, make_vendor_pki("x").root.certificate
-                )
-            await asyncio.sleep(0.05)
-            await site.application.reload()
-        over.set()
-        counts = await asyncio.gather(*stations)
-    assert all(counts)
-
-
-async def test_what_is_under_way_at_the_ca_is_heard_to_its_end(
-    tmp_path: Path, vendor_pki: VendorPKI
-) -> None:
-    """The connection on which the CA was asked is closed once its answer has come."""
-    may_answer = asyncio.Event()
-
-    async def late(visit: Visit) -> None:
-        await may_answer.wait()
-        visit.answer()
-
-    authority = ScriptedCA(late)
-    async with await asyncio.start_server(authority.serve, "127.0.0.1", 0) as server:
-        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/cmp"
-        config = make_setup(tmp_path, vendors={"acme": vendor_pki}, upstream=http_upstream(url))
-        async with serving(config) as site:
-            waiting = asyncio.create_task(site.enrol(vendor_pki, "A1"))
-            await until(lambda: bool(authority.visits))
-            await site.application.reload()
-            await asyncio.sleep(0.05)
-            may_answer.set()
-            with pytest.raises(EnrollmentRefused):
-                await waiting
-        await authority.stop()
-    failed = [fact for fact in site.facts if isinstance(fact, UpstreamFailed)]
-    assert ["badDataFormat" in fact.detail for fact in failed] == [True], failed
-
-
-async def test_a_message_that_comes_slowly_is_answered_by_the_rules_of_its_end(
-    config: Path, vendor_pki: VendorPKI, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its head came before a reload and its body after: what answered then may be closed by now."""
-    is_reading, read = asyncio.Event(), CMPListener.body
-
-    async def told(listener: CMPListener, request: web.BaseRequest) -> bytes:
-        is_reading.set()
-        return await read(listener, request)
-
-    monkeypatch.setattr(CMPListener, "body", told)
-    async with serving(config) as site:
-        rivet = other_vendor(config, "rivet")
-        octets = request(await site.enrollment(cmp_credential(rivet.device("R1"))).request())
-        host, _, port = site.url.removeprefix("http://").partition(":")
-        reader, writer = await asyncio.open_connection(host, port)
-        writer.write(octets[:-1])
-        await is_reading.wait()
-        await site.application.reload()
-        writer.write(octets[-1:])
-        answer = await Client(reader, writer).response()
-        writer.close()
-    assert PKIMessage.from_der(answer.body).body_type is BodyType.ip
 
 
 MAC = """
@@ -478,6 +394,60 @@ def test_sighup_reloads_and_ends_nothing(config: Path) -> None:
         gateway.hang_up()
         refused = gateway.await_event("config.reload_refused")
         assert refused["problems"][0].startswith("server.max_connections: has changed")
+        assert gateway.stop() == 0
+
+
+@pytest.mark.parametrize("kind", [GatewayProcess, CAProcess])
+def test_the_log_file_is_opened_anew(config: Path, kind: type[ServerProcess]) -> None:
+    """As logrotate wants it, also where the reload is refused; one that cannot be written to refuses the reload."""
+    path, table = config.with_name("ra.log"), '[log]\npath = "ra.log"\n'
+    edit(config, "[log]\n", table)
+
+    def holds(file: Path, *events: str) -> Callable[[], bool]:
+        def told() -> bool:
+            lines = file.read_text().splitlines() if file.exists() else []
+            return set(events) <= {json.loads(line)["event"] for line in lines}
+
+        return told
+
+    with kind(config) as service:
+        assert holds(path, "started")()
+        moved = path.rename(path.with_name("ra.log.1"))
+        service.hang_up()
+        asyncio.run(until(holds(path, "config.reloaded")))
+        assert not holds(moved, "config.reloaded")()
+        moved = path.rename(path.with_name("ra.log.2"))
+        config.with_name("elsewhere").mkdir()
+        edit(config, table, '[log]\npath = "elsewhere"\n')
+        service.hang_up()
+        asyncio.run(until(holds(path, "config.reload_refused")))
+        assert "log.path: " in path.read_text()
+        edit(config, '[log]\npath = "elsewhere"\n', '[log]\npath = "other.log"\n')
+        service.hang_up()
+        asyncio.run(until(holds(config.with_name("other.log"), "config.reloaded")))
+        assert service.stop() == 0
+        assert not service.events
+    assert holds(config.with_name("other.log"), "draining")()
+
+
+def test_logrotate_as_in_the_sample(config: Path) -> None:
+    """It moves the file and has the gateway reload, which goes on in a new one."""
+    path = config.with_name("ra.log")
+    edit(config, "[log]\n", '[log]\npath = "ra.log"\n')
+    config.parent.chmod(0o700)
+    with GatewayProcess(config) as gateway:
+        sample = (Path(__file__).parents[2] / "deploy" / "logrotate.conf").read_text()
+        pattern, command = "/var/log/ra_gateway/*.log", "systemctl reload 'ra-gateway*.service'"
+        assert sample.count(pattern) == sample.count(command) == 1
+        own = sample.replace(pattern, str(path)).replace(command, f"kill -HUP {gateway.pid}")
+        rules = config.with_name("logrotate.conf")
+        rules.write_text(own)
+        rules.chmod(0o644)
+        environment = {"PATH": f"{os.environ['PATH']}:/usr/sbin:/usr/local/sbin"}
+        state = config.with_name("logrotate.state")
+        subprocess.run(["logrotate", "-f", "-s", state, rules], env=environment, check=True)
+        asyncio.run(until(lambda: path.exists() and "config.reloaded" in path.read_text()))
+        assert "started" in path.with_name("ra.log.1").read_text()
         assert gateway.stop() == 0
 
 

@@ -10,14 +10,21 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from ra_gateway.app.running import now
+from ra_gateway.config.reading import load_ca
+from ra_gateway.device import client
 from ra_gateway.device.errors import EnrollmentRefused
+from ra_gateway.device.values import Done
+from ra_gateway.ra.approval import decide, request_digest, waiting
+from ra_gateway.stores.redis import RedisStore
 from tests.support.credentials import cmp_credential
 from tests.support.crls import make_crl
 from tests.support.pki import VendorPKI, make_vendor_pki
-from tests.support.reloading import Site, other_vendor
+from tests.support.ports import free_port
+from tests.support.reloading import Site, other_vendor, serving_ca
 from tests.support.reloading import serving as site_serving
 from tests.support.revocation import Publisher, elsewhere, publishing, serving
-from tests.support.setups import edit, make_setup
+from tests.support.setups import edit, http_upstream, make_setup, set_upstream
 
 
 @pytest.fixture
@@ -121,3 +128,56 @@ async def test_crls_that_the_new_configuration_does_not_trust_are_left_behind(
         await site.application.reload()
         states = site.application._wiring.revocation.states()
         assert [(state.issuer, state.fresh) for state in states] == [("", False)]
+
+
+async def test_a_base_station_that_waits_for_an_operator_polls_on(
+    tmp_path: Path, vendor_pki: VendorPKI, redis_url: str
+) -> None:
+    """Reloaded while it waits, and once more between the decision and its next poll."""
+    config = make_setup(tmp_path, vendors={"acme": vendor_pki}, redis_url=redis_url)
+    edit(config, "[endpoints.ran]\n", '[endpoints.ran]\napproval = "required"\n')
+    async with site_serving(config) as site:
+        pauses = 0
+
+        async def pause(_: float) -> None:
+            nonlocal pauses
+            pauses += 1
+            await site.application.reload()
+            if pauses > 1:
+                return
+            store = site.application.services.store
+            assert isinstance(store, RedisStore)
+            (held,) = await waiting(store, store)
+            digest = request_digest(held)
+            await decide(
+                store, store, held.key, digest=digest, approve=True, decided_by="alice", clock=now
+            )
+            await site.application.reload()
+
+        enrollment = site.enrollment(cmp_credential(vendor_pki.device("A1")), "A1")
+        async with client.open_session() as session:
+            url = f"{site.url}/.well-known/cmp"
+            done = await client.run(enrollment, url, session, sleep=pause)
+    assert isinstance(done, Done)
+    assert pauses
+
+
+async def test_a_reload_while_the_ca_is_down(tmp_path: Path, vendor_pki: VendorPKI) -> None:
+    """It is taken up, and who is missing is told; once the CA is back, everybody is served."""
+    config = make_setup(tmp_path, vendors={"acme": vendor_pki})
+    edit(config, "[ca.server]\nlisten_port = 0\n", f"[ca.server]\nlisten_port = {free_port()}\n")
+    port = load_ca(config).ca.server.listen_port
+    gateway = config.with_name("elsewhere.toml")
+    gateway.write_text(config.read_text())
+    set_upstream(gateway, http_upstream(f"http://127.0.0.1:{port}/pkix", replays_repeats=True))
+    async with site_serving(gateway) as site:
+        rivet = other_vendor(gateway, "rivet")
+        await site.application.reload()
+        assert site.application._parts()["upstreams"]
+        with pytest.raises(EnrollmentRefused, match="systemUnavail"):
+            await site.enrol(rivet, "R1")
+        async with serving_ca(config):
+            await site.application.reload()
+            assert not site.application._parts()["upstreams"]
+            await site.enrol(rivet, "R2")
+            await site.enrol(vendor_pki, "A1")

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import resource
+import signal
+import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,16 +20,17 @@ import structlog
 from structlog.testing import capture_logs
 
 from ra_gateway import logs
-from ra_gateway.errors import PKIFailureInfo
+from ra_gateway.errors import ConfigError, PKIFailureInfo
 from ra_gateway.events import BY_CA, Component, HTTPRefused, Outcome, RequestHandled
 from ra_gateway.logs import LogSink
 
 
 @pytest.fixture(autouse=True)
 def _restored() -> Iterator[None]:
-    """Leave structlog as it was."""
+    """Leave structlog as it was, and no file open."""
     before = structlog.get_config()
     yield
+    logs.configure("json", "info")
     structlog.configure(**before)
 
 
@@ -188,6 +194,106 @@ def test_the_journal_is_told_how_severe_a_line_is(
     assert all(line.startswith("<3>") for line in bad)
     assert bad
     assert not plain.startswith("<")
+
+
+def texts(path: Path) -> list[str]:
+    """Return the events of the lines of a file, each of which has to be whole."""
+    return [json.loads(line)["event"] for line in path.read_text().splitlines()]
+
+
+def test_lines_go_to_a_file(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """They are appended, whoever moves it away; it goes on in a new one once that is asked for."""
+    path, moved = tmp_path / "ra.log", tmp_path / "ra.log.1"
+    path.write_text('{"event": "of before"}\n')
+    logs.configure("json", "info", path)
+    log = structlog.get_logger()
+    log.info("first")
+    path.rename(moved)
+    log.info("second")
+    logs.reopen()
+    log.info("third")
+    assert texts(moved) == ["of before", "first", "second"]
+    assert texts(path) == ["third"]
+    assert stat.S_IMODE(path.stat().st_mode) & ~0o640 == 0
+    logs.configure("json", "info")
+    log.info("fourth")
+    assert json.loads(capfd.readouterr().err)["event"] == "fourth"
+
+
+def test_no_line_is_lost_when_the_file_changes(tmp_path: Path) -> None:
+    """Threads write all the time, while it is moved away again and again, and the output replaced."""
+    path = tmp_path / "ra.log"
+    logs.configure("json", "info", path)
+
+    def write(thread: int) -> None:
+        log = structlog.get_logger()
+        for number in range(200):
+            log.info(f"{thread} {number}")
+
+    with ThreadPoolExecutor(3) as threads:
+        writing = [threads.submit(write, thread) for thread in range(3)]
+        for turn in count():
+            path.rename(tmp_path / f"ra.log.{turn}")
+            logs.reopen() if turn % 2 else logs.use(logs.LogOutput("json", "info", path))
+            if all(future.done() for future in writing):
+                break
+    found = [text for file in tmp_path.iterdir() for text in texts(file)]
+    assert sorted(found) == sorted(f"{thread} {n}" for thread in range(3) for n in range(200))
+
+
+def test_loggers_go_by_another_configuration(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Also those that have written before: the level and the format are others now."""
+    log = structlog.get_logger()
+    logs.configure("json", "warning")
+    log.info("unheard")
+    logs.configure("console", "debug", tmp_path / "ra.log")
+    log.debug("heard")
+    assert "[debug    ] heard" in (tmp_path / "ra.log").read_text()
+    assert capfd.readouterr().err == ""
+
+
+def directory(path: Path) -> None:
+    path.mkdir()
+
+
+def fifo(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def below_a_file(path: Path) -> None:
+    path.parent.rmdir()
+    path.parent.touch()
+
+
+@pytest.mark.parametrize("spoil", [directory, fifo, below_a_file])
+def test_a_file_that_cannot_be_written_to_is_refused(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], spoil: Callable[[Path], None]
+) -> None:
+    """Whatever was written to before is still."""
+    logs.configure("json", "info")
+    path = tmp_path / "logs" / "ra.log"
+    path.parent.mkdir()
+    spoil(path)
+    with pytest.raises(ConfigError, match=r"log.path: .* cannot be written to"):
+        logs.configure("json", "info", path)
+    structlog.get_logger().info("still")
+    assert json.loads(capfd.readouterr().err)["event"] == "still"
+
+
+def test_a_full_disk_stops_nobody(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its lines go to standard error."""
+    logs.configure("json", "info", tmp_path / "ra.log")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before_signal = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+    try:
+        structlog.get_logger().info("seen")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, before_signal)
+    assert "seen" in capsys.readouterr().err
 
 
 def handled(by: Component, transaction_id: str, **fields: Any) -> RequestHandled:

@@ -76,7 +76,7 @@ def test_units_differ_in_what_they_run_alone() -> None:
     """One is hardened like the other, and ends and reloads like it."""
 
     def settings(name: str) -> set[str]:
-        own = r"#|Description|Exec(Start|StartPre)=|User|Group|StateDirectory="
+        own = r"#|Description|Exec(Start|StartPre)=|User|Group|(State|Logs)Directory="
         lines = (DEPLOY / name).read_text().splitlines()
         return {line for line in lines if not re.match(own, line)}
 

@@ -94,6 +94,9 @@ def test_key_and_certificate_in_each_others_place_are_told(tmp_path: Path) -> No
         ("correct-horse-battery-staple", False),
         ("nowhere/horse", False),
         ("/horse", False),
+        ("redis://:horse@127.0.0.1:6379/0", False),
+        ("redis://:horse@127.0.0.1/ra.key", False),
+        ("cor/horse/staple+=", False),
     ],
 )
 def test_a_secret_that_is_not_there_is_named_unless_it_may_be_the_secret(

@@ -42,6 +42,8 @@ def test_who_is_believed_and_how_he_tells(table: str, told: str) -> None:
         ("192.0.2.7/24", '"192.0.2.0/24"'),
         ("192.0.2.0/33", "192.0.2.0/24"),
         ("0.0.0.0/0", "Name those that you trust"),
+        ("::ffff:192.0.2.7", "Write it as IPv4"),
+        ("::ffff:0:0/96", "Write it as IPv4"),
         ("::/0", "Name those that you trust"),
         ("fe80::1%eth0", "192.0.2.0/24"),
     ],
