@@ -43,6 +43,7 @@ def written(source: str) -> Iterator[tuple[str, str, frozenset[str]]]:
             if ast.unparse(choice.value) not in ("log", "structlog.get_logger()"):
                 continue
             assert isinstance(name, ast.Constant), ast.unparse(call)
+            assert isinstance(name.value, str)
             fields = frozenset(
                 field for keyword in call.keywords for field in _fields(keyword, around)
             )
@@ -65,6 +66,7 @@ def _fields(keyword: ast.keyword, function: ast.AST) -> Iterator[str]:
     for found in dicts:
         for key in found.keys:
             assert isinstance(key, ast.Constant)
+            assert isinstance(key.value, str)
             yield key.value
 
 
@@ -166,7 +168,7 @@ def lines_of_facts() -> list[dict[str, Any]]:
 
 def test_the_line_of_every_fact_is_in_the_table() -> None:
     """With values of the kind that the table has, which is one for each field, wherever it stands."""
-    assert {*map(type, FACTS)} | UNLOGGED == set(events.Fact.__args__)  # type: ignore[attr-defined]
+    assert {*map(type, FACTS)} | UNLOGGED == set(events.Fact.__args__)
     assert [fault for line in lines_of_facts() for fault in faults(line)] == []
 
 
@@ -192,9 +194,9 @@ def test_the_table_has_nothing_else() -> None:
     seen: dict[str, set[str]] = {}
     for name, _, fields in everything_written():
         seen.setdefault(name, set()).update(fields)
-    for line in lines_of_facts():
-        name = line["event"] if line["event"] in LINES else "ir"
-        seen.setdefault(name, set()).update(line)
+    for told in lines_of_facts():
+        name = told["event"] if told["event"] in LINES else "ir"
+        seen.setdefault(name, set()).update(told)
     for name, line in {**LINES, "ir": MESSAGE}.items():
         extra = set(line.fields) - seen.get(name, set())
         assert name in seen

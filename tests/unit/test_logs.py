@@ -298,8 +298,8 @@ def test_a_full_disk_stops_nobody(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 def handled(by: Component, transaction_id: str, **fields: Any) -> RequestHandled:
     usual: dict[str, Any] = {"outcome": Outcome.refused, "rule": BY_CA, "detail": "the CA refused"}
-    common = {"endpoint": "ran", "peer": "", "body_type": "ir", "duration_ms": 1.0}
-    return RequestHandled(by=by, transaction_id=transaction_id, **common | usual | fields)
+    usual |= {"endpoint": "ran", "peer": "", "body_type": "ir", "duration_ms": 1.0}
+    return RequestHandled(by=by, transaction_id=transaction_id, **usual | fields)
 
 
 def of_ca(transaction_id: str, detail: str = "blocked") -> RequestHandled:
