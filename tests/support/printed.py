@@ -284,7 +284,7 @@ def ours(line: str) -> list[str] | None:
 
 NOT_HERE: Final[Mapping[str, str]] = {
     r"make ": "builds, installs or tests this tree; test_docs compares the targets with the Makefile",
-    r"pipx install |python3 -m venv /opt/|/opt/ra_gateway/bin/pip |python3 -m pip wheel ": (
+    r"pipx install |python3 -m venv /opt/|/opt/ra_gateway[^ /]*/bin/pip |python3 -m pip wheel ": (
         "takes the package index; test_installed installs the same wheel, `make install-check` by pipx"
     ),
     r"(cd deploy/compose && )?docker ": "takes an engine; test_compose_site runs the site as processes",
