@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from contextlib import AsyncExitStack, suppress
-from typing import TYPE_CHECKING, Final
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -18,72 +18,23 @@ from ra_gateway.app.listener_tls import load as load_tls
 from ra_gateway.app.management import Management
 from ra_gateway.app.readings import meter_gateway, names_of, of_tls
 from ra_gateway.app.reloading import Reloads
-from ra_gateway.app.running import cmp_listener, event_sink, listen, log_start, now
-from ra_gateway.clocks import unstepped
+from ra_gateway.app.running import cmp_listener, event_sink, listen, log_start
+from ra_gateway.app.store import OTHER_SEAL_KEY, transaction_store
 from ra_gateway.cmp.selfcheck import require_codec
-from ra_gateway.config.service_tables import StoreConfig
 from ra_gateway.config.tables import GatewayConfig
-from ra_gateway.errors import ConfigError, StoreUnavailable, missing_extra
-from ra_gateway.events import Component, EventSink, unheard
+from ra_gateway.errors import StoreUnavailable, missing_extra
+from ra_gateway.events import Component, EventSink
 from ra_gateway.metrics import Metrics
 from ra_gateway.ra.pipeline import Gateway
 from ra_gateway.ra.services import Services
 from ra_gateway.stores.memory import MemoryStore
 from ra_gateway.stores.redis import RedisStore
-from ra_gateway.stores.sealing import load_seal_keys
 from ra_gateway.tasks import ended, supervised
 
 if TYPE_CHECKING:
     from ra_gateway.app.ca import BundledService, CAWiring
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("ra_gateway.store")
-
-OTHER_SEAL_KEY: Final = (
-    "give all gateways the same keys in store.seal_key_paths; to change them, first add the new one behind the old one "
-    "everywhere, then before it everywhere, then remove the old one; where all have the same already, remove the "
-    "mark once: redis-cli DEL"
-)
-"""What to do about a mark of another key; the name of the mark follows."""
-
-
-def transaction_store(config: StoreConfig, sink: EventSink = unheard) -> MemoryStore | RedisStore:
-    """Return the configured store; nothing is connected yet.
-
-    Args:
-        sink: Takes that it is lost, and found again.
-
-    Raises:
-        ConfigError: The Redis URL or a key for sealing cannot be used.
-    """
-    if config.kind == "memory":
-        return MemoryStore(
-            now,
-            lifetimes=unstepped(),
-            max_transactions=config.max_transactions,
-            max_per_signer=config.max_transactions_per_signer,
-            max_held=config.max_held,
-        )
-    url = config.redis_url or ""
-    if config.redis_url_path is not None:
-        url = config.redis_url_path.read_text(encoding="utf-8-sig").strip()
-    with suppress(ValueError):  # its text may hold a piece of the password
-        return RedisStore(
-            url,
-            clock=now,
-            seal_keys=load_seal_keys(config.seal_key_paths),
-            key_prefix=config.key_prefix,
-            timeout_seconds=config.redis_timeout_seconds,
-            max_connections=config.redis_max_connections,
-            max_per_signer=config.max_transactions_per_signer,
-            max_held=config.max_held,
-            sink=sink,
-        )
-    raise ConfigError.of(
-        "store.redis_url_path",
-        "is not the URL of a Redis server",
-        "Give a redis://, rediss:// or unix:// URL; in the password write / as %2F, # as %23, ? as %3F, "
-        "@ as %40",
-    )
 
 
 def _bundled(config: GatewayConfig, sink: EventSink) -> BundledService | None:

@@ -12,6 +12,7 @@ import structlog
 
 from ra_gateway.app.ca_readings import meter_ca
 from ra_gateway.app.health import CALM_SECONDS, LOOK_SECONDS, Probe
+from ra_gateway.app.ledger import ca_checkpoints, ca_ledger
 from ra_gateway.app.profiles import ca_profiles, lacks_crl_url, unusable
 from ra_gateway.app.readings import of_domains, of_revocation
 from ra_gateway.app.reloading import InFlight
@@ -33,8 +34,8 @@ from ra_gateway.ca.files import CAFiles
 from ra_gateway.ca.general_messages import Published
 from ra_gateway.ca.key_generation import KeyGeneration
 from ra_gateway.ca.keys import CAKeys, expiries, load_ca, retired_certificates
-from ra_gateway.ca.ledger.checkpoints import CHECKPOINTS, Checkpoints, TrailRewritten
-from ra_gateway.ca.ledger.ledger import Ledger, open_ledger
+from ra_gateway.ca.ledger.checkpoints import TrailRewritten
+from ra_gateway.ca.ledger.ledger import Ledger
 from ra_gateway.ca.lint import require_clean
 from ra_gateway.ca.ocsp import OCSPResponder, OCSPSettings, OCSPSigner
 from ra_gateway.ca.profiles import Profile
@@ -48,7 +49,7 @@ from ra_gateway.config.ca_tables import CAConfig, CAStatusConfig
 from ra_gateway.config.tables import VendorConfig
 from ra_gateway.config.values import OPERATOR_DOMAIN
 from ra_gateway.errors import ConfigError, StoreUnavailable
-from ra_gateway.events import Component, EventSink, unheard
+from ra_gateway.events import Component, EventSink
 from ra_gateway.keys import read_password
 from ra_gateway.metrics import Metrics
 from ra_gateway.revocation.refreshing import Revocation
@@ -85,17 +86,6 @@ def ca_keys(config: CAConfig) -> CAKeys:
     if config.rsa_pss:
         keys.issuers[0].use_pss()
     return keys
-
-
-def ca_ledger(config: CAConfig, sink: EventSink = unheard) -> Ledger:
-    """Return the CA's ledger; nothing is opened yet."""
-    return open_ledger(config.database, sink)
-
-
-def ca_checkpoints(config: CAConfig) -> Checkpoints:
-    """Return where the CA writes down how far its audit trail goes."""
-    directory = config.directory_path if config.ledger_path is None else config.ledger_path.parent
-    return Checkpoints(config.checkpoints_path or directory / CHECKPOINTS)
 
 
 def crl_publisher(

@@ -25,7 +25,7 @@ from sqlalchemy import (
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from ra_gateway.ca.postgres_url import PostgresURL, UnusableURL, parse_postgres_url
+from ra_gateway.ca.postgres_url import UnusableURL, usable_postgres_url
 from ra_gateway.cmp.identity import identity_key
 from ra_gateway.cmp.names import spellings, split_general_names
 from ra_gateway.config.service_tables import InventorySQLConfig
@@ -253,7 +253,9 @@ def _postgres(config: InventorySQLConfig) -> AsyncEngine:
 
     path = config.url_path
     assert path is not None
-    url = _parsed(path.read_text(encoding="utf-8-sig", errors="replace").strip())
+    url = usable_postgres_url(path.read_text(encoding="utf-8-sig", errors="replace").strip())
+    if isinstance(url, UnusableURL):
+        raise ConfigError.of(f"{_SETTING}.url_path", f"the URL of the database {url}", url.todo)
 
     async def connect() -> Any:
         return await asyncpg.connect(
@@ -271,18 +273,6 @@ def _postgres(config: InventorySQLConfig) -> AsyncEngine:
         pool_pre_ping=True,  # a server that was restarted costs no device its answer
         hide_parameters=True,
     )
-
-
-def _parsed(text: str) -> PostgresURL:
-    try:
-        url = parse_postgres_url(text)
-        url.tls_context()
-    except UnusableURL as error:
-        what, todo = str(error), error.todo
-    else:
-        return url
-    # Outside of the except block: nothing of the URL is to be the context of an error.
-    raise ConfigError.of(f"{_SETTING}.url_path", f"the URL of the database {what}", todo)
 
 
 def _entry(row: Any) -> InventoryEntry:

@@ -387,7 +387,7 @@ async def of_ledger(
     if config.ca is None:
         return [], []
     try:
-        from ra_gateway.app.ca import ca_ledger  # the extra `ca`
+        from ra_gateway.app.ledger import ca_ledger  # the extra `ca`
 
         where = config.ca.database
         if isinstance(where, Path) and not where.exists():

@@ -287,3 +287,13 @@ def _path(text: str | None) -> Path | None:
 
 def _system_or_path(text: str | None) -> Path | None:
     return None if text == "system" else _path(text)
+
+
+def usable_postgres_url(text: str) -> PostgresURL | UnusableURL:
+    """Return what a URL says, or why it cannot be used: not raised, so that no error has it as its context."""
+    try:
+        url = parse_postgres_url(text)
+        url.tls_context()
+    except UnusableURL as error:
+        return error.with_traceback(None)
+    return url

@@ -136,7 +136,7 @@ def _with_store(source: Source, work: Callable[[RedisStore], Awaitable[T]]) -> T
         StoreUnavailable: It cannot be asked.
     """
     from ra_gateway import logs
-    from ra_gateway.app.application import transaction_store
+    from ra_gateway.app.store import transaction_store
     from ra_gateway.config.reading import load
     from ra_gateway.stores.redis import RedisStore
 

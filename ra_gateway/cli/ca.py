@@ -440,7 +440,7 @@ def _profile_row(values: dict[str, Any]) -> dict[str, Any]:
 @ca_app.command("migrate", examples=("ra-gateway ca migrate --config ca.toml",))
 def ca_migrate(config: ConfigOption = CONFIG) -> None:
     """Make the tables of the ledger, or bring those of an older release up to date."""
-    from ra_gateway.app.ca import ca_ledger
+    from ra_gateway.app.ledger import ca_ledger
     from ra_gateway.config.reading import load_ca
 
     settings = load_ca(config).ca
@@ -475,7 +475,7 @@ def ca_restore(
 ) -> None:
     """Fill an empty ledger, SQLite or PostgreSQL, from a dump: with all of it, or nothing."""
 
-    from ra_gateway.app.ca import ca_checkpoints
+    from ra_gateway.app.ledger import ca_checkpoints
     from ra_gateway.ca.ledger.backup import restore
     from ra_gateway.ca.ledger.checkpoints import TrailRewritten
 
@@ -508,7 +508,7 @@ def ca_verify(
 ) -> None:
     """Check the ledger against its certificates and CRLs and the audit trail."""
 
-    from ra_gateway.app.ca import ca_checkpoints
+    from ra_gateway.app.ledger import ca_checkpoints
     from ra_gateway.ca.ledger.verify import verify
     from ra_gateway.clocks import now
 
@@ -548,7 +548,7 @@ def ca_verify(
 
 async def _checkpoint(ledger: Ledger, settings: CAConfig) -> str:
     """Write down where the audit trail ends; return what is wrong if it does not go on from the last time."""
-    from ra_gateway.app.ca import ca_checkpoints
+    from ra_gateway.app.ledger import ca_checkpoints
     from ra_gateway.ca.ledger.checkpoints import TrailRewritten
     from ra_gateway.clocks import now
 

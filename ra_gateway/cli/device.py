@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -209,6 +209,14 @@ def enroll(
     tls_key: TLSKeyOption = None,
     save_messages: SaveOption = None,
     fault: FaultOption = None,
+    count: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            max=1_000_000,
+            help="Enrol so often, one after the other, with {n} in --subject and --san for the number, into OUT/1...",
+        ),
+    ] = 1,
 ) -> None:
     """Be a base station: get a first operator certificate with a vendor certificate (ir), or ask for something else."""
     from ra_gateway.cmp.codes import BodyType
@@ -216,9 +224,9 @@ def enroll(
     from ra_gateway.keys import load_certificates
 
     if subject is not None:
-        require_name(subject, "--subject")
+        require_name(_numbered(subject, 1), "--subject")
     for name in san or ():
-        require_san(name)
+        require_san(_numbered(name, 1))
     line = line_to(url, tls_ca, tls_cert, tls_key, save_messages, fault)
     asks = request in (Request.rr, Request.genm)
     credential: Credential | MACCredential
@@ -243,19 +251,31 @@ def enroll(
         raise typer.BadParameter(f"{request} needs --trusted: only an ir brings the root")
     identity = DeviceIdentity(credential, operator_trust(*roots) if roots else None)
     if asks:
+        if count > 1:
+            raise typer.BadParameter(f"--count goes with requests for certificates, not {request}")
         own = load_certificates(cert, "--cert")[0] if cert and request is Request.rr else None
         run(_inquire(line, identity, ask if own is None else (own, Reason[reason]), directory))
         return
     if directory is None:
         raise typer.BadParameter("--out is missing: where the certificate and its key go")
-    options = RequestOptions(
-        body_type=BodyType[request],
-        subject=subject,
-        san=tuple(san or ()),
-        implicit_confirm=implicit_confirm,
-        extra_certs_in_cert_conf=certconf_certificates,
-    )
-    run(_operate(line, identity, options, key_kind, directory))
+    for number in range(1, count + 1):
+        options = RequestOptions(
+            body_type=BodyType[request],
+            subject=None if subject is None else _numbered(subject, number),
+            san=tuple(_numbered(name, number) for name in san or ()),
+            implicit_confirm=implicit_confirm,
+            extra_certs_in_cert_conf=certconf_certificates,
+        )
+        place = directory
+        if count > 1:
+            place = directory / str(number)
+            saved = save_messages and save_messages / str(number)
+            line = replace(line, saved=saved)
+        run(_operate(line, identity, options, key_kind, place))
+
+
+def _numbered(text: str, number: int) -> str:
+    return text.replace("{n}", str(number))
 
 
 def renew(

@@ -53,16 +53,16 @@ def doctor(
     quiet: Annotated[bool, typer.Option("--quiet", help="Leave out what is well.")] = False,
 ) -> None:
     """Look at everything around the gateway, send the CAs probes that issue nothing, and say what to change."""
+    if explain is not None:
+        _explain(explain, as_json=as_json)
+        return
     from ra_gateway import logs
-    from ra_gateway.app.doctor import examine
     from ra_gateway.app.doctor.environment import examine_safety
+    from ra_gateway.app.doctor.examination import examine
     from ra_gateway.app.doctor.results import Verdict, worst
     from ra_gateway.app.warnings import of_file
     from ra_gateway.config.reading import is_of_ca_alone, load
 
-    if explain is not None:
-        _explain(explain, as_json=as_json)
-        return
     require_name(subject, "--subject")
     names = tuple(san or ())
     for name in names:

@@ -36,7 +36,7 @@ def with_ledger(source: Source, work: Callable[[Ledger, CAConfig], Awaitable[T]]
         ConfigError, StoreUnavailable: It cannot be used.
     """
     from ra_gateway import logs
-    from ra_gateway.app.ca import ca_ledger
+    from ra_gateway.app.ledger import ca_ledger
     from ra_gateway.config.reading import load_ca
 
     config = load_ca(source).ca

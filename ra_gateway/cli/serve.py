@@ -129,8 +129,7 @@ def serve(port: PortOption = None, config: ConfigOption = CONFIG) -> None:
 
 def _warnings(source: Source, settings: GatewayConfig) -> list[str]:
     """Return what works and is less safe than it looks, in sentences."""
-    from ra_gateway.app import warnings
-    from ra_gateway.app.warnings import of_file
+    from ra_gateway.app.warnings import of_file, warnings
     from ra_gateway.clocks import now
 
     found = [str(problem) for problem in (*of_file(source.path), *warnings(settings, now()))]

@@ -14,7 +14,7 @@ from pydantic_core import PydanticCustomError
 
 from ra_gateway import ldap
 from ra_gateway.ca.derivation import require_crl_url
-from ra_gateway.ca.postgres_url import PostgresURL, UnusableURL, parse_postgres_url
+from ra_gateway.ca.postgres_url import PostgresURL, UnusableURL, usable_postgres_url
 from ra_gateway.cmp.codes import RESPONSE_TO, BodyType
 from ra_gateway.cmp.hosts import is_domain
 from ra_gateway.cmp.identity import DOTTED_OID, PLACEHOLDERS, SERIAL_NUMBER_OR_FQDN, placeholders
@@ -288,15 +288,10 @@ def _database_url_file(path: Path, info: ValidationInfo) -> Path:
 
 
 def _postgres_url(text: str) -> PostgresURL:
-    try:
-        url = parse_postgres_url(text)
-        url.tls_context()
-    except UnusableURL as error:
-        what, todo = str(error), error.todo
-    else:
-        return url
-    # Outside of the except block: nothing of the URL is to be the context of an error.
-    raise wrong(f"{what} (the URL of the database)", f"{todo}.")
+    url = usable_postgres_url(text)
+    if isinstance(url, UnusableURL):
+        raise wrong(f"{url} (the URL of the database)", f"{url.todo}.")
+    return url
 
 
 def _issued_subject_pattern(pattern: str) -> str:

@@ -27,6 +27,8 @@ class Table(BaseModel):
         strict=True,
         hide_input_in_errors=True,
         use_attribute_docstrings=True,
+        # What validates is built for the whole of a configuration once it is read, not for each table of it.
+        defer_build=True,
     )
 
     @classmethod

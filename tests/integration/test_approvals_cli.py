@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from ra_gateway.app.application import transaction_store
+from ra_gateway.app.store import transaction_store
 from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.names import from_rfc4514
 from ra_gateway.config.reading import load

@@ -89,6 +89,21 @@ def test_messages_are_saved(lab: Lab, tmp_path: Path) -> None:
     assert sorted(path.name for path in refused.iterdir()) == ["1-ir.der", "2-ip.der"]
 
 
+def test_as_many_as_a_lab_wants(lab: Lab, tmp_path: Path) -> None:
+    """Each has its number in its names, and a directory of its own; the first that fails ends it."""
+    out, saved = tmp_path / "many", tmp_path / "messages"
+    names = ("--subject", "CN=enb-3-{n}", "--san", "dns:enb-3-{n}.example.net")
+    succeeded(*lab.station, *names, "--count", "3", "--out", out, "--save-messages", saved)
+    subjects = [read(out / str(number) / "cert.pem").subject for number in (1, 2, 3)]
+    assert subjects == ["CN=enb-3-1", "CN=enb-3-2", "CN=enb-3-3"]
+    assert b"enb-3-2.example.net" in (read(out / "2" / "cert.pem").subject_alt_name_der or b"")
+    assert (saved / "3" / "1-ir.der").is_file()
+    ended = run(*lab.station, *names, "--count", "5", "--out", out)
+    assert (ended.exit_code, f"{out}/1/cert.pem: exists already" in ended.stderr) == (2, True)
+    ended = run(*lab.station, "--trusted", lab.root, "--request", "genm", "--count", "2")
+    assert (ended.exit_code, "--count goes with" in ended.stderr) == (2, True)
+
+
 @pytest.mark.parametrize("request_type", ["cr", "p10cr"])
 def test_other_requests_for_certificates(request_type: str, lab: Lab, tmp_path: Path) -> None:
     """With the operator's certificate: cr, and a PKCS #10."""

@@ -19,7 +19,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from typer import testing
 
-from ra_gateway.app.doctor import examine
+from ra_gateway.app.doctor.examination import examine
 from ra_gateway.app.doctor.known_errors import Cause, explain, known_errors
 from ra_gateway.app.doctor.ledger import examine_ledger
 from ra_gateway.app.doctor.results import Result, Verdict

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from ra_gateway.app.doctor import examine
 from ra_gateway.app.doctor.ca import examine_ca
+from ra_gateway.app.doctor.examination import examine
 from ra_gateway.app.doctor.results import Result, Verdict
 from ra_gateway.config.reading import load, load_ca
 from tests.support.pki import VendorPKI, make_root, write_certificates

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ra_gateway.app.doctor import examine
+from ra_gateway.app.doctor.examination import examine
 from ra_gateway.app.doctor.results import Result, Verdict
 from ra_gateway.cmp.bodies import PKIStatusInfo, error_body
 from ra_gateway.cmp.codes import BodyType, PKIStatus

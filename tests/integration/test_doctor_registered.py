@@ -10,8 +10,8 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from ra_gateway.app.doctor import examine
 from ra_gateway.app.doctor.directory import examine_directory
+from ra_gateway.app.doctor.examination import examine
 from ra_gateway.app.doctor.known_errors import UNKNOWN, explain
 from ra_gateway.app.doctor.registered import examine_registered
 from ra_gateway.app.doctor.results import Verdict

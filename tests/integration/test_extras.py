@@ -26,7 +26,8 @@ ALL: Final = (*SQL, "asyncpg", "pkcs11")
 _SERVE: Final = """\
 import asyncio
 from pathlib import Path
-from ra_gateway.app import Application, check
+from ra_gateway.app.application import Application
+from ra_gateway.app.running import check
 from ra_gateway.config.reading import load
 from ra_gateway.device.client import NotCMP, post
 import aiohttp

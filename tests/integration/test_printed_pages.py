@@ -90,7 +90,7 @@ UNITS: Final = "deploy/README.md"
 
 def test_the_units(tmp_path: Path, vendor_pki: VendorPKI) -> None:
     """Files are copied to where the units look for them, and both configurations are good."""
-    for place in ("etc/systemd/system", "usr/local/bin", "opt/ra_gateway/bin"):
+    for place in ("etc/systemd/system", "usr/local/bin", "opt"):
         (tmp_path / place).mkdir(parents=True)
     roots = ("/etc/", "/opt/", "/var/", "/usr/local/")
     here = {f"{before}{root}": f"{before}{tmp_path}{root}" for root in roots for before in ' "'}

@@ -22,8 +22,8 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
 )
 
-from ra_gateway.app import now
 from ra_gateway.app.application import Application
+from ra_gateway.app.running import now
 from ra_gateway.cmp.algorithms import digest
 from ra_gateway.cmp.bodies import (
     CertStatus,

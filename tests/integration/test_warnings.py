@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
-from ra_gateway.app import warnings
 from ra_gateway.app.idle import of_inventory
-from ra_gateway.app.warnings import of_ca_expiry
+from ra_gateway.app.warnings import of_ca_expiry, warnings
 from ra_gateway.config.reading import load
 from ra_gateway.keys import load_private_key
 from tests.support.commandline import run, succeeded

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import ceil
 from typing import Final
 
@@ -30,7 +31,7 @@ def after_five_years(count: int) -> float:
     return count * (figure("ledger, enrolment") + 5 * figure("ledger, renewal")) / 1000
 
 
-EXAMPLES: Final = {
+EXAMPLES: Final[dict[str, Callable[[int], float]]] = {
     "calm: renewals a day": lambda n: n * 86_400 / 28_500_000,
     "a night: *E*, a second": night,
     "a night: Redis, MB": lambda n: night(n) * 3600 * figure("Redis, renewal confirmed") / 1000,

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ra_gateway.app import Application
+from ra_gateway.app.application import Application
 from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.config.reading import load
 from ra_gateway.events import RequestHandled

@@ -29,7 +29,7 @@ PROGRAMS: Final = frozenset(
     (
         "cd", "chmod", "chown", "cp", "curl", "docker", "echo", "helm", "install", "journalctl",
         "kubectl", "ln", "make", "openssl", "pipx", "pkcs11-tool", "promtool", "python",
-        "python3", "pip", "ra-gateway", "runuser", "setup.sh", "softhsm2-util", "step", "sudo",
+        "python3", "pip", "ra-gateway", "redis-cli", "runuser", "setup.sh", "softhsm2-util", "step", "sudo",
         "systemctl", "tcpdump", "umask", "useradd", "vault",
     )
 )  # fmt: skip
@@ -284,7 +284,7 @@ def ours(line: str) -> list[str] | None:
 
 NOT_HERE: Final[Mapping[str, str]] = {
     r"make ": "builds, installs or tests this tree; test_docs compares the targets with the Makefile",
-    r"pipx install |python3 -m venv /opt/|/opt/ra_gateway[^ /]*/bin/pip |python3 -m pip wheel ": (
+    r"pipx install |python3 -m venv /opt/|/opt/ra_gateway[-.\d]*/bin/pip |python3 -m pip wheel ": (
         "takes the package index; test_installed installs the same wheel, `make install-check` by pipx"
     ),
     r"(cd deploy/compose && )?docker ": "takes an engine; test_compose_site runs the site as processes",
@@ -293,7 +293,6 @@ NOT_HERE: Final[Mapping[str, str]] = {
     r"\.venv/bin/python (docs/|-m tests\.bench\.)": (
         "writes into this tree, and a test compares what it would write; or measures for minutes"
     ),
-    r"PATH=/opt/valkey/": "takes another server than the one that is installed",
     r"journalctl .*\| jq ": "takes jq, on which nothing else here depends",
     r"sudo apt-get ": "installs Debian packages; the Makefile does it where the tests may",
 }

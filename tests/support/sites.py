@@ -12,8 +12,8 @@ from typing import Any, Final
 
 import aiohttp
 
-from ra_gateway.app import now
 from ra_gateway.app.application import Application
+from ra_gateway.app.running import now
 from ra_gateway.cmp.algorithms import digest
 from ra_gateway.cmp.bodies import CertStatus, PKIStatusInfo, cert_confirm_body, cert_rep_message
 from ra_gateway.cmp.certificates import Certificate

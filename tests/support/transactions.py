@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from ra_gateway.app.application import transaction_store
+from ra_gateway.app.store import transaction_store
 from ra_gateway.cmp.codes import BodyType
 from ra_gateway.config.reading import load
 from ra_gateway.ra.ports import TransactionStore

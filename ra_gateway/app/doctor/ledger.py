@@ -10,8 +10,8 @@ from typing import Final
 
 from sqlalchemy import text
 
-from ra_gateway.app.ca import ca_checkpoints
 from ra_gateway.app.doctor.results import Check, Result
+from ra_gateway.app.ledger import ca_checkpoints
 from ra_gateway.ca.ledger.database import side_files
 from ra_gateway.ca.ledger.ledger import open_ledger
 from ra_gateway.ca.postgres_url import UnusableURL, parse_postgres_url

@@ -8,8 +8,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
-from ra_gateway.app.ca import EXPIRY_WARNING, ca_ledger
+from ra_gateway.app.ca import EXPIRY_WARNING
 from ra_gateway.app.doctor.results import Check, Result
+from ra_gateway.app.ledger import ca_ledger
 from ra_gateway.ca.records import Authority
 from ra_gateway.cmp.certificates import Certificate, load_certificate
 from ra_gateway.config.ca_tables import CAConfig

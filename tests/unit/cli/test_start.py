@@ -54,6 +54,8 @@ os.environ.update(_RA_GATEWAY_COMPLETE="complete_bash", COMP_WORDS="ra-gateway c
                   _TYPER_COMPLETE_ARGS="ra-gateway ca li")
 found["TAB"] = imported()
 del os.environ["_RA_GATEWAY_COMPLETE"]
+found["show"] = imported("show", "tests/vectors/ir.der")
+found["doctor --explain"] = imported("doctor", "--explain", "no path from CN=enb-1 to an anchor of acme")
 found["approvals list -c nowhere"] = imported("approvals", "list", "-c", "/nowhere/gateway.toml")
 json.dump(found, sys.stderr)
 """
@@ -71,7 +73,9 @@ def test_help_and_completion_import_nothing_of_the_gateway() -> None:
     )
     *_, last = done.stderr.splitlines()
     found: dict[str, tuple[int, list[str]]] = json.loads(last)
-    *helps, (_, (code, modules)) = found.items()
+    code, modules = found.pop("approvals list -c nowhere")
+    explained, shown = found.pop("doctor --explain"), found.pop("show")
+    (*helps,) = found.items()
     assert len(helps) > 50
     for name, (ended, imported) in helps:
         assert (name, ended) == (name, 0)
@@ -80,6 +84,10 @@ def test_help_and_completion_import_nothing_of_the_gateway() -> None:
     assert "\nlist\n" in f"\n{done.stdout}"
     assert code == 2
     assert {"sqlalchemy", "pkilint", "alembic", "asyncpg", "pkcs11"}.isdisjoint(modules)
+    assert {"ra_gateway.app.application", "prometheus_client", "aiohttp.web"}.isdisjoint(modules)
+    for ended, imported in (shown, explained):
+        assert ended == 0
+        assert sorted((HEAVY - {"cryptography"}).intersection(imported)) == []
 
 
 def test_the_kinds_of_keys_are_those_that_can_be_made() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -257,3 +258,35 @@ def test_another_schema_is_refused(schema: bytes) -> None:
     fields["plain"] = fields["plain"].replace(b'"schema":5', b'"schema":' + schema)
     with pytest.raises(ValueError, match="schema"):
         Transaction.from_fields(fields)
+
+
+BEFORE_PLAIN = frozenset(
+    (
+        "schema", "domain", "state", "body_type", "lease_until", "created_at", "expires_at", "san",
+        "confirm_until", "endpoint", "upstream", "variant", "cert_req_id", "confirm_status",
+        "confirm_locally", "may_retry", "info_type", "implicit_asked", "decided_by", "unsent",
+        "profile", "failure", "ca_cert_req_id", "possession",
+    )
+)  # fmt: skip
+BEFORE_BYTES = frozenset(
+    (
+        "version", "plain", "signer_digest", "transaction_id", "signer_der", "sender_nonce",
+        "subject_der", "response_nonce", "certificate_der", "public_key_der", "target_der",
+        "polling_nonce", "ca_transaction_id", "request_der", "credential_digest",
+    )
+)  # fmt: skip
+"""What release 0.2.0 stored in each transaction, and wants in it; exchanges besides, which are the same."""
+
+
+@pytest.mark.parametrize("state", State)
+def test_gateways_of_two_releases_share_a_store(state: State) -> None:
+    """Each reads what the other one stored, as they do while one after the other is brought up to date."""
+    fields = in_state(state).to_fields()
+    plain = json.loads(fields["plain"])
+    assert plain.keys() >= BEFORE_PLAIN
+    assert fields.keys() >= BEFORE_BYTES
+    assert plain["schema"] == 5
+    before = {name: value for name, value in fields.items() if name in BEFORE_BYTES or "." in name}
+    kept = {name: value for name, value in plain.items() if name in BEFORE_PLAIN}
+    before["plain"] = json.dumps(kept).encode()
+    assert Transaction.from_fields(before).state is state
