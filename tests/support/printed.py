@@ -293,7 +293,6 @@ NOT_HERE: Final[Mapping[str, str]] = {
     r"\.venv/bin/python (docs/|-m tests\.bench\.)": (
         "writes into this tree, and a test compares what it would write; or measures for minutes"
     ),
-    r"PATH=/opt/valkey/": "takes another server than the one that is installed",
     r"journalctl .*\| jq ": "takes jq, on which nothing else here depends",
     r"sudo apt-get ": "installs Debian packages; the Makefile does it where the tests may",
 }
