@@ -7,7 +7,7 @@ while both are registered, so that the gateway may be loaded anew at any time in
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from datetime import datetime
@@ -37,6 +37,7 @@ from ra_gateway.ca.hierarchy import (
 from ra_gateway.ca.keys import load_ca
 from ra_gateway.ca.profiles import RA
 from ra_gateway.cmp.certificates import Certificate
+from ra_gateway.cmp.protection import Credential
 from ra_gateway.errors import CMPError, ConfigError
 from ra_gateway.files import make_directory, read_with_status, write_new
 from ra_gateway.keys import (
@@ -209,6 +210,7 @@ def install_ra(
     certificate_path: Path,
     key_path: Path,
     key_password: bytes | None = None,
+    check: Callable[[Credential], object] | None = None,
 ) -> Certificate:
     """Put an RA's key and certificate from PKCS#12 where the gateway reads them.
 
@@ -220,6 +222,7 @@ def install_ra(
     Args:
         certificate_path, key_path: Of the gateway's settings; they may be the same file.
         key_password: Encrypts the key; that of the gateway's settings.
+        check: Raises where the gateway could not do with what is about to be installed; nothing is written then.
 
     Returns:
         The certificate that is installed.
@@ -228,6 +231,8 @@ def install_ra(
         ConfigError: The PKCS#12 file cannot be used, or the others cannot be written.
     """
     certificate, chain, key = import_pkcs12(p12_path, password)
+    if check is not None:
+        check(make_credential(certificate, chain, key, str(p12_path)))
     encryption = NoEncryption() if key_password is None else BestAvailableEncryption(key_password)
     contents = {key_path: key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption)}
     above = (item for item in chain if not item.self_issued)

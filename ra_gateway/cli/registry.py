@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from ra_gateway.ca.ledger.ledger import Ledger
     from ra_gateway.cmp.certificates import Certificate
     from ra_gateway.cmp.crmf import Extension
+    from ra_gateway.cmp.protection import Credential
     from ra_gateway.config.ca_tables import CAConfig
 
 role_app = Commands(
@@ -534,6 +535,12 @@ def ra_delete(name: RAName, config: ConfigOption = CONFIG) -> None:
     say(f"Deleted {name}. Its own certificates stay valid: `ra-gateway ca revoke` ends them.")
 
 
+_OF_ANOTHER_CA: Final = (
+    "Give the file that `ra-gateway ca ra issue` of this operator's CA wrote. If its issuing CA is a new one, list "
+    "that in operator.intermediates_paths first. Nothing was changed"
+)
+
+
 @ra_app.command(
     "install", examples=("ra-gateway ca ra install gateway.p12 --password-file transport.password",)
 )
@@ -543,21 +550,55 @@ def ra_install(
     config: ConfigOption = CONFIG,
 ) -> None:
     """At the gateway: put key and certificate where [ra] of the configuration says; the old ones are kept."""
+    from ra_gateway.app.credential import check_ra_credential
+    from ra_gateway.app.trust import certificates, operator_domain
     from ra_gateway.ca.ra_credential import install_ra
     from ra_gateway.config.reading import load
+    from ra_gateway.upstream.kinds import BundledUpstream
 
-    settings = load(config, check_files=False).ra
+    settings = load(config, check_files=False)
+    ra = settings.ra
+    operator = operator_domain(settings)
+    chain = certificates(ra.chain_paths, "ra.chain_paths")
+
+    def check(credential: Credential) -> None:
+        """Refuse what base stations or the CA in this process would not believe, before the old one is gone."""
+        known = replace(credential, chain=(*credential.chain, *chain))
+        try:
+            check_ra_credential(known, operator)
+        except ConfigError as error:
+            raise ConfigError.of(str(file), error.problems[0].what, _OF_ANOTHER_CA) from error
+        if any(isinstance(item, BundledUpstream) for item in settings.upstreams.values()):
+            _require_registered(config, file, credential.certificate)
+
     certificate = install_ra(
         file,
         read_password(password_file) or b"",
-        certificate_path=settings.certificate_path,
-        key_path=settings.key_path,
-        key_password=read_password(settings.key_password_path),
+        certificate_path=ra.certificate_path,
+        key_path=ra.key_path,
+        key_password=read_password(ra.key_password_path),
+        check=check,
     )
     say(
         f"Installed {certificate.subject}, until {day(certificate.not_after)} UTC, "
-        f"in {settings.certificate_path} and {settings.key_path}."
+        f"in {ra.certificate_path} and {ra.key_path}."
     )
     say(
         "A running gateway takes it up within seconds; the CA hears the old one until it is removed."
+    )
+
+
+def _require_registered(config: Source, file: Path, certificate: Certificate) -> None:
+    from ra_gateway.cmp.certificates import load_certificate
+
+    authorities = with_ledger(config, lambda ledger, _: ledger.registry.authorities())
+    if any(certificate in map(load_certificate, item.certificates) for item in authorities):
+        return  # a blocked RA may get its new certificate before it is heard again
+    names = ", ".join(item.name for item in authorities) or "none"
+    raise ConfigError.of(
+        str(file),
+        f"the bundled CA hears no RA with the certificate of {certificate.subject}, serial number "
+        f"{certificate.serial_number:x}; there are: {names}",
+        "Have a new one made by `ra-gateway ca ra issue NAME`, which registers it, or register this one by "
+        "`ra-gateway ca ra add NAME --certificate FILE`. Nothing was changed",
     )

@@ -249,6 +249,29 @@ def test_an_ra_certificate_is_carried_over_and_installed(config: Path, tmp_path:
     assert ended.exit_code == 2
 
 
+def test_an_ra_certificate_that_nobody_would_believe_is_not_installed(
+    config: Path, tmp_path: Path, vendor_pki: VendorPKI
+) -> None:
+    """One of another operator's CA, and one that the CA in the process does not hear: the old pair stays."""
+    directory, password = config.parent, tmp_path / "password"
+    old = {path: path.read_bytes() for path in (directory / "ra").iterdir()}
+    other = make_setup(tmp_path / "other", vendors={"acme": vendor_pki})
+    issue_ra(other)
+    install: list[str | Path] = ["ra", "install", "--password-file", password]
+    told = refused(config, *install, other.parent / "gateway-0.p12")
+    assert f"{other.parent / 'gateway-0.p12'}: devices could not verify the RA certificate" in told
+    assert "Nothing was changed" in told
+    issue_ra(config)
+    found = pkcs12.load_pkcs12((directory / "gateway-0.p12").read_bytes(), PASSWORD.encode())
+    assert found.cert is not None
+    fingerprint = found.cert.certificate.fingerprint(hashes.SHA256()).hex()
+    ca(config, "ra", "remove-certificate", "gateway", fingerprint)
+    told = refused(config, *install, directory / "gateway-0.p12")
+    assert "the bundled CA hears no RA with the certificate of" in told
+    assert "ra-gateway ca ra add NAME --certificate FILE" in told
+    assert {path: path.read_bytes() for path in (directory / "ra").iterdir()} == old
+
+
 def test_an_ra_certificate_is_not_issued_at_random(config: Path, tmp_path: Path) -> None:
     """An existing file, an empty password, a missing role or subject: nothing is written."""
     empty = tmp_path / "empty"
