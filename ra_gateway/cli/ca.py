@@ -481,7 +481,9 @@ def ca_restore(
 
     async def read(ledger: Ledger, settings: CAConfig) -> None:
         with progress("Reading") as step:
-            dumped = await restore(file, ledger, step)
+            dumped = await restore(
+                file, ledger, step, _issuing_certificates(settings.directory_path)
+            )
         say(f"Restored {dumped.row_count} rows, as of {dumped.at}.")
         checkpoints = ca_checkpoints(settings)
         try:
@@ -509,11 +511,13 @@ def ca_verify(
     """Check the ledger against its certificates and CRLs and the audit trail."""
 
     from ra_gateway.app.ledger import ca_checkpoints
+    from ra_gateway.ca.ledger.belonging import require_own
     from ra_gateway.ca.ledger.verify import verify
     from ra_gateway.clocks import now
 
     async def check(ledger: Ledger, settings: CAConfig) -> list[str]:
         issuers = _issuing_certificates(settings.directory_path)
+        await require_own(ledger, issuers)
         checkpoints = ca_checkpoints(settings)
         known = checkpoints.read()
         with progress("Verifying") as step:

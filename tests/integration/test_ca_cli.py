@@ -493,6 +493,23 @@ def test_a_restore_says_whether_the_checkpoints_go_on(config: Path, tmp_path: Pa
     assert "agree" in ca(config, "verify")
 
 
+def test_the_ledger_of_another_ca_is_named(
+    config: Path, tmp_path: Path, vendor_pki: VendorPKI
+) -> None:
+    """It is not restored, and not good: nothing below this CA would be known to it."""
+    other = make_setup(tmp_path / "other", vendors={"acme": vendor_pki})
+    issue_ra(other)
+    ca(other, "backup", tmp_path / "dump")
+    same = 'ledger_path = "ca/ledger.sqlite"'
+    edit(config, same, 'ledger_path = "ca/new.sqlite"')
+    told = refused(config, "restore", tmp_path / "dump")
+    assert f"{tmp_path / 'dump'}: is of another CA: its certificates and CRLs are of CN=" in told
+    assert "ca.directory_path" in told
+    assert table(ca(config, "ra", "list")) == []
+    edit(config, 'ledger_path = "ca/new.sqlite"', 'ledger_path = "../other/ca/ledger.sqlite"')
+    assert "ledger: is of another CA" in refused(config, "verify")
+
+
 def test_findings_are_told_and_fail(config: Path) -> None:
     """verify is exit code 1 when something does not agree: every finding is a line."""
     serial = issue_ra(config)

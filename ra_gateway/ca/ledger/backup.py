@@ -15,7 +15,7 @@ import json
 import os
 import secrets
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -34,6 +34,7 @@ from sqlalchemy import (
 )
 
 from ra_gateway.ca.ledger import schema
+from ra_gateway.ca.ledger.belonging import require_own_rows
 from ra_gateway.ca.ledger.database import Progress, write
 from ra_gateway.ca.ledger.ledger import Ledger
 from ra_gateway.errors import ConfigError
@@ -204,20 +205,27 @@ def _binary(table: Table) -> list[int]:
 # --- reading --------------------------------------------------------------------------------------------------
 
 
-async def restore(path: Path, ledger: Ledger, progress: Progress | None = None) -> Dumped:
+async def restore(
+    path: Path,
+    ledger: Ledger,
+    progress: Progress | None = None,
+    issuers: Container[str] | None = None,
+) -> Dumped:
     """Fill an empty ledger from a dump: with all that it holds, or nothing.
 
     Args:
         ledger: Open; SQLite or PostgreSQL, whichever the dump is of.
+        issuers: All issuing CAs of the CA whose ledger it is to be, by `issuer_id`; None lets it be anybody's.
         progress: May be called from another thread.
 
     Raises:
-        ConfigError: The file is no complete, unaltered dump of this release's ledger; or the ledger is not empty.
+        ConfigError: The file is no complete, unaltered dump of this release's ledger, or of another CA's; or the ledger is not
+            empty.
         StoreUnavailable: The database does not answer.
         OSError: The file cannot be read.
     """
     dumped = read_dump(path)
-    await write(ledger.database, lambda connection: _restore(connection, path, progress))
+    await write(ledger.database, lambda connection: _restore(connection, path, progress, issuers))
     return dumped
 
 
@@ -290,7 +298,9 @@ def _header(path: Path, line: bytes) -> Dumped:
     return dumped
 
 
-def _restore(connection: Connection, path: Path, progress: Progress | None) -> None:
+def _restore(
+    connection: Connection, path: Path, progress: Progress | None, issuers: Container[str] | None
+) -> None:
     _require_empty(connection)
     done = 0
     try:
@@ -307,6 +317,8 @@ def _restore(connection: Connection, path: Path, progress: Progress | None) -> N
         raise _damaged(path) from error
     if done != dumped.row_count:
         raise _damaged(path)
+    if issuers is not None:
+        require_own_rows(connection, issuers, str(path))
     if connection.dialect.name == "postgresql":
         _go_on_counting(connection)
 
