@@ -342,6 +342,14 @@ def make_credential(
             setting, "the private key cannot sign", "Use an RSA, EC, EdDSA or ML-DSA key"
         ) from error
     if private_key.public_key() != load_public_key(certificate.spki_der):
+        own = next((item for item in chain if item.spki_der == spki_der(private_key)), None)
+        if own is not None:
+            raise ConfigError.of(
+                setting,
+                f"the order is wrong: the certificate of this key, {own.subject}, stands behind that of "
+                f"{certificate.subject}",
+                "Put the key's own certificate first in its file, and those of the CAs above it behind it",
+            )
         raise ConfigError.of(
             setting,
             f"the private key does not belong to the certificate of {certificate.subject}",

@@ -350,6 +350,15 @@ def test_check_config_reads_the_material(tmp_path: Path) -> None:
         "CN=Example Operator RA,O=Example Operator. Give the key that was certified\n",
     )
     (ra / "ra.key").write_bytes(key)
+    right = (ra / "ra.pem").read_text()
+    own, mark, above = right.partition("-----END CERTIFICATE-----\n")
+    (ra / "ra.pem").write_text(above + own + mark)
+    assert run("check-config", "-c", config).stderr == (
+        "ra.key_path: the order is wrong: the certificate of this key, CN=Example Operator RA,O=Example Operator, "
+        "stands behind that of CN=Example Operator Issuing CA,O=Example Operator. Put the key's own certificate "
+        "first in its file, and those of the CAs above it behind it\n"
+    )
+    (ra / "ra.pem").write_text(right)
     root = tmp_path / "g" / "operator" / "root.pem"
     root.write_bytes((tmp_path / "other" / "operator" / "root.pem").read_bytes())
     ended = run("check-config", "-c", config)
