@@ -13,6 +13,7 @@ from typing import Final
 
 import pytest
 
+from ra_gateway import logs
 from ra_gateway.app.application import Application
 from ra_gateway.cmp.mac import MACBounds, MACCredential, SharedSecret, mac_parameters
 from ra_gateway.cmp.protection import Credential as CMPCredential
@@ -89,6 +90,13 @@ class Site:
         self.config.write_text(self.config.read_text() + TABLES)
         needs = '[vendors.listed.identity]\ninventory = "required"\nidentity_from = "cn"'
         edit(self.config, "[vendors.listed.identity]", needs)
+        edit(self.config, "[log]\n", '[log]\npath = "ra.log"\n')
+        self._log = logs.LogSink()
+
+    def heard(self, fact: Fact) -> None:
+        """Keep a fact, and write its line."""
+        self.facts.append(fact)
+        self._log(fact)
 
     def publish(self, revoked: list[int]) -> None:
         """Publish the CRLs of the vendor."""
@@ -213,14 +221,41 @@ async def tls(site: Site, name: str) -> Callable[[], Awaitable[None]]:
     return is_shown
 
 
-KINDS: Final = (configuration, anchors, inventory, crls, shared_secrets, ra_credential, tls)
+async def log_file(site: Site, name: str) -> Callable[[], Awaitable[None]]:
+    """The log file is moved away, as logrotate does it."""
+    path = site.config.parent / "ra.log"
+    moved = path.rename(path.with_name(f"{name}.log"))
+
+    async def is_gone_on_in() -> None:
+        size = moved.stat().st_size
+        await site.enrol_of(site.vendor, name)
+        assert name in path.read_text()
+        assert moved.stat().st_size == size > 0
+
+    return is_gone_on_in
+
+
+KINDS: Final = (
+    configuration,
+    anchors,
+    inventory,
+    crls,
+    shared_secrets,
+    ra_credential,
+    tls,
+    log_file,
+)
 
 
 async def test_every_kind_of_reload_under_load(tmp_path: Path, vendor_pki: VendorPKI) -> None:
     listed = make_vendor_pki("listed")
     config = make_setup(tmp_path, vendors={"acme": vendor_pki, "listed": listed})
     site = Site(config, vendor_pki, listed, make_root("TLS root"))
-    site.application = Application(load(config), sink=site.facts.append, read=lambda: load(config))
+    settings = load(config)
+    logs.configure(settings.log.format, settings.log.level, settings.log.path)
+    site.application = Application(
+        settings, sink=site.heard, read=lambda: load(config), has_log=True
+    )
     site.host = "{}:{}".format(*await site.application.start())
     try:
         async with under_load(lambda serial: site.enrol_of(vendor_pki, serial)) as load_:
