@@ -146,10 +146,12 @@ def entity_list(
     config: ConfigOption = CONFIG,
 ) -> None:
     """List end entities in the order of their names."""
-    found = with_ledger(
-        config,
-        lambda ledger, _: ledger.registry.entities(after=after, limit=limit + 1, pattern=pattern),
-    )
+
+    async def find(ledger: Ledger, _: CAConfig) -> list[EndEntity]:
+        some = await ledger.registry.entities(after=after, limit=limit + 1, pattern=pattern)
+        return await _with_devices(ledger, some)
+
+    found = with_ledger(config, find)
     columns = {name: _FACTS[name] for name in _COLUMNS}
     show_list(columns, map(entity_values, found[:limit]), as_json=as_json)
     if len(found) > limit:
@@ -165,9 +167,10 @@ def entity_show(
     from ra_gateway.clocks import now
 
     async def find(ledger: Ledger, _: CAConfig) -> tuple[EndEntity | None, list[Listed]]:
-        return await ledger.registry.entity(name), await newest(
-            ledger, now(), limit=20, entity=name
-        )
+        entity = await ledger.registry.entity(name)
+        if entity is not None:
+            (entity,) = await _with_devices(ledger, [entity])
+        return entity, await newest(ledger, now(), limit=20, entity=name)
 
     entity, found = with_ledger(config, find)
     if entity is None:
@@ -180,6 +183,19 @@ def entity_show(
     show_facts(_FACTS, values, as_json=as_json)
     if not as_json:
         show_certificates(found, as_json=False)
+
+
+async def _with_devices(ledger: Ledger, entities: Sequence[EndEntity]) -> list[EndEntity]:
+    """Return end entities with vendor and identity: as registered, else of who had the newest certificate (RA mode)."""
+    from ra_gateway.ca.ledger.history import devices
+
+    found = await devices(ledger, [item.name for item in entities if not item.vendor])
+    return [
+        replace(item, vendor=found[item.name][0], identity=found[item.name][1])
+        if item.name in found
+        else item
+        for item in entities
+    ]
 
 
 _FACTS: Final = {

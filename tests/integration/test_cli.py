@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import re
 import socket
 import stat
 from collections.abc import Iterator
@@ -513,6 +514,13 @@ def test_a_base_station_has_a_history(site: Site, tmp_path: Path) -> None:
         (old, "acme", "SN-000001"),
         (new, "acme", "SN-000001"),
     }
+    (entity,) = json.loads(
+        succeeded("ca", "entity", "list", "--pattern", name, "--json", *config)
+    )
+    assert (entity["vendor"], entity["identity"]) == ("acme", "SN-000001")
+    shown = succeeded("ca", "entity", "show", name, *config)
+    assert re.search(r"Vendor: +acme\n", shown)
+    assert re.search(r"Identity: +SN-000001\n", shown)
     for wanted in (name, name.upper(), "enb-7", old, f"0x{new.upper()}"):
         shown = json.loads(succeeded("ca", "history", wanted, "--json", *config))
         assert shown["devices"] == [{"vendor": "acme", "identity": "SN-000001"}]

@@ -66,6 +66,30 @@ async def history(ledger: Ledger, wanted: str, *, limit: int) -> History:
     )
 
 
+async def devices(ledger: Ledger, names: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """Return vendor and identity of the device that had the newest certificate of each end entity that has had one.
+
+    Args:
+        names: Of end entities.
+
+    Raises:
+        StoreUnavailable: The database does not answer.
+    """
+
+    def find(connection: Connection) -> dict[str, tuple[str, str]]:
+        found: dict[str, tuple[str, str]] = {}
+        for some in _chunks(names):
+            rows = connection.execute(
+                select(_c.entity, _c.vendor, _c.identity)
+                .where(_c.entity.in_(some), _c.vendor != "")
+                .order_by(_c.id)
+            )
+            found |= {row.entity: (row.vendor, row.identity) for row in rows}
+        return found
+
+    return await ledger.database.read(find)
+
+
 def _history(connection: Connection, wanted: str, limit: int) -> History:
     names = _meant(connection, wanted)
     if not names:
