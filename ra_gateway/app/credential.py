@@ -39,6 +39,7 @@ FileStates = tuple[tuple[int, int, int], ...]
 class CredentialFiles:
     """The RA's certificate, key and chain in their files; `current` is what signs now.
 
+    `is_current` is False while the files have changed and cannot be used: the next start could not use them either.
     What it replaces still signs for the transactions begun with it: `earlier` has them, newest first.
 
     Args:
@@ -66,6 +67,7 @@ class CredentialFiles:
         self._operator = operator
         self._seen = self._state()
         self.current = self._load()
+        self.is_current = True
         if before is not None:
             self._replaced = list(before._replaced)
             if before.current.certificates != self.current.certificates:
@@ -101,9 +103,9 @@ class CredentialFiles:
                     "ra.credential_unusable", problems=[str(item) for item in error.problems]
                 )
                 # Looked at again, and told of again, when the files change again.
-                self._seen = state
+                self._seen, self.is_current = state, False
                 continue
-            self._seen = state
+            self._seen, self.is_current = state, True
             if fresh.certificates != self.current.certificates:
                 self._replaced.insert(0, (now(), self.current))
                 self.current = fresh

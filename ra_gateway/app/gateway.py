@@ -456,6 +456,11 @@ class Wiring:
         return self._ra.current
 
     @property
+    def credential_is_current(self) -> bool:
+        """Whether it is that of its files: False while these have changed and cannot be used."""
+        return self._ra.is_current
+
+    @property
     def upstream_problems(self) -> dict[str, str]:
         """What is wrong with each CA by name, "" if nothing is."""
         return {probe.name: probe.problem for probe in self._probes}

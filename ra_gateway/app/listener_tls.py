@@ -65,6 +65,8 @@ class ListenerTLS:
         self._loaded = load(tables)
         self._seen = {setting: loaded.states for setting, loaded in self._loaded.items()}
         self._warned_at: dict[str, datetime] = {}
+        self.unusable: set[str] = set()
+        """Tables whose files have changed and cannot be used: the next start could not use them either."""
 
     def context_of(self, setting: str) -> TLSContext | None:
         """Return what gives a listener the TLS context of now; None without TLS."""
@@ -81,6 +83,7 @@ class ListenerTLS:
             old = self._loaded[setting].certificate
             self._loaded[setting] = fresh
             self._seen[setting] = fresh.states
+            self.unusable.discard(setting)
             if fresh.certificate != old:
                 log.info(
                     "tls.certificate_changed",
@@ -102,6 +105,7 @@ class ListenerTLS:
                 try:
                     self.take_up({setting: await asyncio.to_thread(_load, setting, loaded.config)})
                 except ConfigError as error:
+                    self.unusable.add(setting)
                     log.error(
                         "tls.unusable",
                         setting=setting,

@@ -98,9 +98,10 @@ def _of_store(store: MemoryStore | RedisStore) -> Iterator[Reading]:
 
 
 def of_tls(tls: ListenerTLS) -> Iterator[Reading]:
-    """Read when the certificates end that listeners show."""
+    """Read when the certificates end that listeners show, and whether they are those of the files."""
     for setting, certificate in tls.certificates.items():
         yield _expiry("tls", setting, certificate)
+        yield Reading(families.FILES_CURRENT, (setting,), setting not in tls.unusable)
 
 
 def _expiry(use: str, of: str, certificate: Certificate) -> Reading:
@@ -131,6 +132,7 @@ def _of_wiring(wiring: Wiring) -> Iterator[Reading]:
     for use, of, certificates in _certificates(wiring):
         for certificate in certificates:
             yield _expiry(use, of, certificate)
+    yield Reading(families.FILES_CURRENT, ("ra",), wiring.credential_is_current)
     for upstream in wiring.upstreams.values():
         yield from _of_upstream(upstream)
     for name, problem in wiring.upstream_problems.items():

@@ -65,7 +65,7 @@ LABELS: Final = {
     "issuer": "key identifier (hex) of one of the CA's issuing CAs",
     "kind": "`CRL` or `OCSP`",
     "listener": "`cmp`, `management` or `status`",
-    "of": "whose it is: a domain, an upstream or an endpoint of the configuration, or the table of a listener's TLS",
+    "of": "whose it is: a domain, an upstream or an endpoint of the configuration, the table of a listener's TLS, or `ra`",
     "outcome": "how it went: one of a fixed list",
     "part": "what has to work for a service to be ready, as in /readyz",
     "ra": "name under which the bundled CA knows an RA",
@@ -377,6 +377,12 @@ INVENTORY_CURRENT: Final = Family(
     "ra_gateway_inventory_current",
     Kind.gauge,
     "0 from a file of the inventory that was refused until one that was not.",
+)
+FILES_CURRENT: Final = Family(
+    "ra_gateway_credential_files_current",
+    Kind.gauge,
+    "0 from files of a certificate and its key that changed and cannot be used until they can.",
+    ("of",),
 )
 CONFIGURATION: Final = Family(
     "ra_gateway_configuration_info",

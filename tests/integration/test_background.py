@@ -136,6 +136,33 @@ def test_an_ra_certificate_that_expires_under_way(
     assert told == [[], [before], [], [after], [], [], [after]]
 
 
+async def test_files_of_the_ra_that_cannot_be_used(
+    tmp_path: Path, vendor_pki: VendorPKI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The metric tells of a half-written certificate until it is whole: nothing else fails before the restart."""
+    monkeypatch.setattr(credential, "WATCH_SECONDS", 0.02)
+    config = make_setup(tmp_path, vendors={"acme": vendor_pki})
+    application = Application(load(config), sink=unheard)
+    await application.start()
+
+    async def becomes(value: int) -> None:
+        wanted = f'ra_gateway_credential_files_current{{of="ra"}} {value}.0'
+        async with asyncio.timeout(240):
+            while wanted not in (await application.management.metrics("")).body.decode():
+                await asyncio.sleep(0.05)
+
+    try:
+        await becomes(1)
+        file = tmp_path / "ra" / "ra.pem"
+        whole = file.read_bytes()
+        file.write_bytes(whole[:100])
+        await becomes(0)
+        file.write_bytes(whole)
+        await becomes(1)
+    finally:
+        await application.stop()
+
+
 async def test_a_certificate_of_the_ca_that_expires_under_way(
     tmp_path: Path, vendor_pki: VendorPKI, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import ssl
 import tempfile
 from collections.abc import AsyncIterator, Callable
@@ -160,15 +161,23 @@ async def test_changed_files_are_taken_up(
     """By themselves; what does not fit together is told, and the certificate of before stays."""
     monkeypatch.setattr(listener_tls, "WATCH_SECONDS", 0.02)
     with structlog.testing.capture_logs() as log:
-        async with serve(config) as (_, port):  # type: ignore[attr-defined]
+        async with serve(config) as (service, port):  # type: ignore[attr-defined]
+
+            async def current() -> list[str]:
+                text = (await service.management.metrics("")).body.decode()
+                return re.findall(r'credential_files_current{of="[a-z.]*server.tls"} (.)', text)
+
+            assert await current() == ["1"]
             first, second = await shown(port), certificate("second")
             write_certificates(config.parent / "tls.pem", second.certificate)
             await until(lambda: any(line["event"] == "tls.unusable" for line in log), "telling")
             assert await shown(port) == first
+            assert await current() == ["0"]
             second.write(config.parent, "tls")
             changed = "tls.certificate_changed"
             await until(lambda: any(line["event"] == changed for line in log), "taking it up")
             assert await shown(port) == second.der
+            assert await current() == ["1"]
     unusable = next(line for line in log if line["event"] == "tls.unusable")
     assert "key_path" in str(unusable["problems"])
     assert "PRIVATE" not in str(log)

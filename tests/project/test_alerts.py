@@ -83,6 +83,9 @@ CASES: Final = {
         f'ra_gateway_last_reload_successful{{{AT},by="gateway"}}', 0, 1
     ),
     "RAGatewayInventoryRefused": gauge(f"ra_gateway_inventory_current{{{AT}}}", 0, 1),
+    "RAGatewayCredentialRefused": gauge(
+        f'ra_gateway_credential_files_current{{{AT},of="ra"}}', 0, 1
+    ),
     "RAGatewayOutOfFiles": gauge(
         f"process_open_fds{{{AT}}}", 0.9, 0.5, f"process_max_fds{{{AT}}}", BUILD
     ),
