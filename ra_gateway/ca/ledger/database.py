@@ -20,6 +20,8 @@ Reading has connections of its own and waits for no commit. It sees what was com
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import sqlite3
 import threading
 from collections.abc import Awaitable, Callable, Sequence
@@ -80,6 +82,10 @@ MIGRATING: Final = threading.Lock()
 """Held by whoever migrates: Alembic has one environment per process."""
 
 
+LEAST_ROOM_OCTETS: Final = 256 * 1024
+"""Free below SQLite's file, or it counts as full: what a rush of certificates writes at once."""
+
+
 class Database(Protocol):
     """What the ledger needs of a database; every method raises `StoreUnavailable` when it fails.
 
@@ -115,6 +121,9 @@ class Database(Protocol):
 
     async def read_state(self, function: Callable[[Connection], T]) -> T:
         """Return what a function reads in many statements that all see one state; it may take its time."""
+
+    async def require_room(self) -> None:
+        """Return if there is room for what is written next, as far as that can be seen from here."""
 
 
 async def write(
@@ -195,6 +204,16 @@ class SQLiteDatabase:
             return await asyncio.to_thread(self._read_state, function)
         except FAILURES as error:
             raise unavailable(error) from error
+
+    async def require_room(self) -> None:
+        # A lock is had on a full disk, too, and what is read is there: only what is written for good is not.
+        try:
+            disk = await asyncio.to_thread(os.statvfs, self._path)
+        except OSError as error:
+            raise unavailable(error) from error
+        if disk.f_bavail * disk.f_frsize < LEAST_ROOM_OCTETS:
+            full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
+            raise unavailable(full) from full
 
     def _read_state(self, function: Callable[[Connection], T]) -> T:
         with _sqlite_connect(self._path) as connection:
@@ -405,6 +424,9 @@ class PostgresDatabase:
 
     async def read_state(self, function: Callable[[Connection], T]) -> T:
         return await self._read(function, _postgres_read_state)
+
+    async def require_room(self) -> None:
+        """Return: with a full disk its server takes no transactions, or ends."""
 
     async def _read(
         self,

@@ -113,6 +113,7 @@ class Ledger:
     async def ping(self) -> None:
         """Return if the database can be written to now."""
         await self._write(audit.require_writable, durable=False)
+        await self._database.require_room()
 
     @property
     def database(self) -> Database:

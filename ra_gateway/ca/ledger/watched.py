@@ -49,6 +49,9 @@ class WatchedDatabase:
     async def read_state(self, function: Callable[[Connection], T]) -> T:
         return await self._watched(self._database.read_state(function))
 
+    async def require_room(self) -> None:
+        await self._watched(self._database.require_room())
+
     async def _watched(self, work: Awaitable[T]) -> T:
         try:
             done = await work

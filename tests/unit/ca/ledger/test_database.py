@@ -11,6 +11,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from sqlalchemy import Connection, bindparam, create_engine, insert, select, text
@@ -22,6 +23,7 @@ from ra_gateway.ca.ledger.ledger import Ledger, open_ledger
 from ra_gateway.ca.ledger.sql import Prepared, listed, operation_key, padded
 from ra_gateway.ca.records import CertificateStatus, Reason, Reenroll, Revocation
 from ra_gateway.errors import ConfigError, StoreUnavailable
+from ra_gateway.events import Fact, StoreLost
 from tests.support.ledgers import NOW, intent, issue, operation
 from tests.support.patience import PATIENCE_SECONDS
 
@@ -128,6 +130,27 @@ async def test_a_file_that_stays_locked_is_told(
         other.execute("ROLLBACK")
     assert await ledger.reserve(operation(), intent(), NOW) is None
     await ledger.close()
+
+
+async def test_a_full_disk_is_told_though_nobody_writes(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its lock is had and what is stored is read, so that neither tells: `ping` looks at the room."""
+    facts: list[Fact] = []
+    ledger = open_ledger(path, facts.append)
+    await ledger.open()
+    try:
+        await ledger.ping()
+        room = os.statvfs(path)
+        full = SimpleNamespace(f_bavail=0, f_frsize=room.f_frsize)
+        monkeypatch.setattr(os, "statvfs", lambda _path: full)
+        with pytest.raises(StoreUnavailable, match="No space left on device"):
+            await ledger.ping()
+        assert [type(fact) for fact in facts] == [StoreLost]
+        monkeypatch.setattr(os, "statvfs", lambda _path: room)
+        await ledger.ping()
+    finally:
+        await ledger.close()
 
 
 async def test_a_file_that_is_no_ledger_is_refused(tmp_path: Path) -> None:
