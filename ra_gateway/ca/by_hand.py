@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -10,10 +11,10 @@ from typing import Final
 from ra_gateway.ca.authorization import require_unprivileged
 from ra_gateway.ca.issuer import Issuer
 from ra_gateway.ca.ledger.ledger import Ledger
-from ra_gateway.ca.profiles import Profile
+from ra_gateway.ca.profiles import RA, Profile
 from ra_gateway.ca.records import Intent, Operation
 from ra_gateway.ca.tbs import complete
-from ra_gateway.cmp.algorithms import AlgorithmPolicy
+from ra_gateway.cmp.algorithms import AlgorithmPolicy, canonical_spki
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.crmf import CertTemplate, Extension
@@ -51,16 +52,7 @@ async def issue(
     Raises:
         TemplateRefused, RequestRefused, ServiceFailure, StoreUnavailable: As `Issuer.issue`.
     """
-    operation = Operation(
-        requester=actor,
-        transaction_id=secrets.token_bytes(16),
-        request_digest=secrets.token_bytes(32),
-        body_type=BodyType.p10cr,
-        cert_req_id=0,
-        response_nonce=b"",
-        confirm_by=None,
-        expires_at=now + _KEPT,
-    )
+    operation = _operation(actor, now)
     intent = Intent(
         subject_der=template.subject_der or NULL_DN,
         issuer_id=issuer.id,
@@ -78,6 +70,46 @@ async def issue(
 
     stored = await issuer.issue(template, profile, operation, intent, ledger, answer, now)
     return Certificate.from_der(stored.certificate_der), tuple(changed)
+
+
+def _operation(actor: str, now: datetime) -> Operation:
+    return Operation(
+        requester=actor,
+        transaction_id=secrets.token_bytes(16),
+        request_digest=secrets.token_bytes(32),
+        body_type=BodyType.p10cr,
+        cert_req_id=0,
+        response_nonce=b"",
+        confirm_by=None,
+        expires_at=now + _KEPT,
+    )
+
+
+async def adopt(certificate: Certificate, ledger: Ledger, *, actor: str, now: datetime) -> None:
+    """Bring an RA's certificate into the ledger that was issued without it, as `ra-gateway init` does.
+
+    Args:
+        certificate: An issuing CA's of this CA, verified.
+        actor: For the audit trail.
+        now: Aware UTC.
+
+    Raises:
+        RequestRefused, StoreUnavailable: As `Ledger.reserve` and `Ledger.store`.
+    """
+    operation = replace(
+        _operation(actor, now), serial_number=certificate.serial_number, answer=certificate.der
+    )
+    intent = Intent(
+        subject_der=certificate.subject_der,
+        san_der=certificate.subject_alt_name_der,
+        issuer_id=(certificate.authority_key_identifier or b"").hex(),
+        profile=RA.name,
+        spki_digest=hashlib.sha256(canonical_spki(certificate.spki_der)).digest(),
+        enrolls=False,
+        own=True,
+    )
+    await ledger.reserve(operation, intent, now)
+    await ledger.store(operation, certificate, now)
 
 
 def template_of(

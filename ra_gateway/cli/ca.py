@@ -482,7 +482,7 @@ def ca_restore(
     async def read(ledger: Ledger, settings: CAConfig) -> None:
         with progress("Reading") as step:
             dumped = await restore(
-                file, ledger, step, _issuing_certificates(settings.directory_path)
+                file, ledger, step, issuing_certificates(settings.directory_path)
             )
         say(f"Restored {dumped.row_count} rows, as of {dumped.at}.")
         checkpoints = ca_checkpoints(settings)
@@ -516,7 +516,7 @@ def ca_verify(
     from ra_gateway.clocks import now
 
     async def check(ledger: Ledger, settings: CAConfig) -> list[str]:
-        issuers = _issuing_certificates(settings.directory_path)
+        issuers = issuing_certificates(settings.directory_path)
         await require_own(ledger, issuers)
         checkpoints = ca_checkpoints(settings)
         known = checkpoints.read()
@@ -566,7 +566,7 @@ async def _checkpoint(ledger: Ledger, settings: CAConfig) -> str:
     return ""
 
 
-def _issuing_certificates(directory: Path) -> dict[str, Certificate]:
+def issuing_certificates(directory: Path) -> dict[str, Certificate]:
     """Return all issuing CAs, also those that have expired, by key identifier."""
     from ra_gateway.ca.files import CAFiles
     from ra_gateway.keys import load_certificates

@@ -30,7 +30,10 @@ from ra_gateway.cli.output import (
 from ra_gateway.errors import ConfigError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ra_gateway.ca.ledger.ledger import Ledger
+    from ra_gateway.config.ca_tables import CAConfig
 
 SerialArgument = Annotated[str, typer.Argument(help="Serial number in hexadecimal.")]
 
@@ -227,12 +230,39 @@ def ca_revoke(
     number, why = serial_number(serial), Reason[reason]
     if device and why is Reason.removeFromCRL:
         raise typer.BadParameter("--device is not for removeFromCRL, which gives one back")
-    revoke = _revoke_device if device else _revoke_one
-    for sentence in with_ledger(config, lambda ledger, _: revoke(ledger, number, why)):
+
+    async def revoke(ledger: Ledger, settings: CAConfig) -> list[str]:
+        await _adopt_registered(ledger, number, settings.directory_path)
+        return await (_revoke_device if device else _revoke_one)(ledger, number, why)
+
+    for sentence in with_ledger(config, revoke):
         say(sentence)
     say(
         "OCSP answers say so now; CRLs as soon as `ra-gateway ca serve` looks, or `ra-gateway ca crl` is run."
     )
+
+
+async def _adopt_registered(ledger: Ledger, number: int, directory: Path) -> None:
+    """Let the ledger know the certificate of a registered RA that `init` or `ca issue-ra` made without it."""
+    from ra_gateway.ca.by_hand import adopt
+    from ra_gateway.ca.hierarchy import issued_by
+    from ra_gateway.cli.ca import issuing_certificates
+    from ra_gateway.clocks import now
+    from ra_gateway.cmp.certificates import load_certificate
+
+    if await ledger.certificate(number, now()) is not None:
+        return
+    issuers = issuing_certificates(directory)
+    for authority in await ledger.registry.authorities():
+        for certificate in map(load_certificate, authority.certificates):
+            issuer = issuers.get((certificate.authority_key_identifier or b"").hex())
+            if (
+                certificate.serial_number == number
+                and issuer is not None
+                and issued_by(certificate, issuer)
+            ):
+                await adopt(certificate, ledger, actor=actor(), now=now())
+                return
 
 
 async def _revoke_one(ledger: Ledger, number: int, why: Reason) -> list[str]:

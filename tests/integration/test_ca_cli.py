@@ -249,6 +249,21 @@ def test_an_ra_certificate_is_carried_over_and_installed(config: Path, tmp_path:
     assert ended.exit_code == 2
 
 
+def test_the_first_ra_certificate_of_a_site_can_be_revoked(config: Path) -> None:
+    """`init` made it beside the ledger, which learns of it then; the ledger and its CRL agree."""
+    (first, *_) = load_certificates(config.parent / "ra" / "ra.pem", "")
+    serial = f"{first.serial_number:x}"
+    assert table(ca(config, "list")) == []
+    assert f"Revoked {serial} (keyCompromise)." in ca(
+        config, "revoke", serial, "--reason", "keyCompromise"
+    )
+    assert [row[:2] for row in table(ca(config, "list"))] == [[serial, "revoked"]]
+    ca(config, "crl")
+    assert "agree" in ca(config, "verify")
+    told = refused(config, "revoke", "abcd", "--reason", "keyCompromise", exit_code=1)
+    assert "abcd" in told
+
+
 def test_an_ra_certificate_that_nobody_would_believe_is_not_installed(
     config: Path, tmp_path: Path, vendor_pki: VendorPKI
 ) -> None:
