@@ -175,7 +175,11 @@ class CMPListener(Listener):
         if route is None:
             raise Refusal(HTTPStatus.NOT_FOUND)
         if request.method != "POST":
-            raise Refusal(HTTPStatus.METHOD_NOT_ALLOWED, Allow="POST")
+            refusal = Refusal(HTTPStatus.METHOD_NOT_ALLOWED, Allow="POST")
+            if request.method == "HEAD":
+                # Whether it is there, as gateways ask a CA every few seconds: nobody is refused anything.
+                return self.refused(refusal)
+            raise refusal
         headers = request.headers
         if not _is_cmp(headers.get("Content-Type", "")) or is_encoded(headers):
             raise Refusal(HTTPStatus.UNSUPPORTED_MEDIA_TYPE)

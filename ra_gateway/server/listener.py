@@ -562,7 +562,7 @@ class Listener(ABC):
         self.counters.refuse(status)
         self.tell_refusal(connection.peer, status, self.refusals[status])
         connection.enter(_CLOSING)
-        response = self._refused(Refusal(HTTPStatus.BAD_REQUEST))
+        response = self.refused(Refusal(HTTPStatus.BAD_REQUEST))
         response.force_close()
         return response
 
@@ -605,7 +605,7 @@ class Listener(ABC):
         try:
             return await self._answer(request, connection)
         except ConnectionError:  # the client has gone; there is nobody to take this
-            return self._refused(Refusal(HTTPStatus.BAD_REQUEST))
+            return self.refused(Refusal(HTTPStatus.BAD_REQUEST))
         finally:
             self._tasks.discard(task)
 
@@ -623,7 +623,7 @@ class Listener(ABC):
         except Refusal as refusal:
             self.counters.refuse(refusal.status)
             self.tell_refusal(peer, refusal.status, self.refusals[refusal.status], request)
-            response = self._refused(refusal)
+            response = self.refused(refusal)
         keep = self._keeps(request)
         if not keep:
             response.force_close()
@@ -638,7 +638,8 @@ class Listener(ABC):
         # With the rest of a body still to come, the next request could not be told from it.
         return request.keep_alive and request.content.is_eof() and not self._draining
 
-    def _refused(self, refusal: Refusal) -> web.Response:
+    def refused(self, refusal: Refusal) -> web.Response:
+        """Return the answer that tells of a refusal."""
         return web.Response(
             status=refusal.status,
             text=self.refusals[refusal.status],

@@ -177,13 +177,14 @@ async def test_what_is_not_cmp_never_reaches_the_handler() -> None:
 
 @pytest.mark.requirement(148)
 async def test_a_refused_head_has_no_body() -> None:
-    """RFC 9110 9.3.2; the next answer would be misread otherwise."""
-    async with served() as (_, _, _, connect):
+    """RFC 9110 9.3.2; the next answer would be misread otherwise. It is a probe, and no refusal that is told."""
+    async with served() as (listener, _, _, connect):
         client = await connect()
         client.send(request(b"", method="HEAD"))
         head = await client.reader.readuntil(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 405 ")
         assert (await client.post(b"now")).status == 200
+        assert listener.counters.requests_refused == 0
 
 
 @pytest.mark.requirement(148)
