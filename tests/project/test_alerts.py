@@ -72,7 +72,12 @@ SOON: Final = HOURS * 3600
 """When the tests look, in seconds of their time."""
 
 CASES: Final = {
-    "RAGatewayGone": gauge(f"up{{{AT}}}", 0, 1, BUILD),
+    # It went before the hour that lies between: whoever was paged then is not told that all is well.
+    "RAGatewayGone": Case(
+        (f"up{{{AT}}}", BUILD),
+        (_always(0), f"1x9 stale _x{HOURS * 60 - 11}"),
+        (_always(1), _always(1)),
+    ),
     "RAGatewayNotReady": gauge(f'ra_gateway_ready{{{AT},part="store"}}', 0, 1),
     "RAGatewayRestarting": Case(
         (f"process_start_time_seconds{{{AT}}}", BUILD),
