@@ -148,7 +148,7 @@ async def test_files_of_the_ra_that_cannot_be_used(
     async def becomes(value: int) -> None:
         wanted = f'ra_gateway_credential_files_current{{of="ra"}} {value}.0'
         async with asyncio.timeout(240):
-            while wanted not in (await application.management.metrics("")).body.decode():
+            while wanted not in (await application.management.metrics("")).body.decode():  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
 
     try:

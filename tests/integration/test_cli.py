@@ -514,9 +514,7 @@ def test_a_base_station_has_a_history(site: Site, tmp_path: Path) -> None:
         (old, "acme", "SN-000001"),
         (new, "acme", "SN-000001"),
     }
-    (entity,) = json.loads(
-        succeeded("ca", "entity", "list", "--pattern", name, "--json", *config)
-    )
+    (entity,) = json.loads(succeeded("ca", "entity", "list", "--pattern", name, "--json", *config))
     assert (entity["vendor"], entity["identity"]) == ("acme", "SN-000001")
     shown = succeeded("ca", "entity", "show", name, *config)
     assert re.search(r"Vendor: +acme\n", shown)
