@@ -516,9 +516,9 @@ def test_a_base_station_has_a_history(site: Site, tmp_path: Path) -> None:
     }
     (entity,) = json.loads(succeeded("ca", "entity", "list", "--pattern", name, "--json", *config))
     assert (entity["vendor"], entity["identity"]) == ("acme", "SN-000001")
-    shown = succeeded("ca", "entity", "show", name, *config)
-    assert re.search(r"Vendor: +acme\n", shown)
-    assert re.search(r"Identity: +SN-000001\n", shown)
+    facts = succeeded("ca", "entity", "show", name, *config)
+    assert re.search(r"Vendor: +acme\n", facts)
+    assert re.search(r"Identity: +SN-000001\n", facts)
     for wanted in (name, name.upper(), "enb-7", old, f"0x{new.upper()}"):
         shown = json.loads(succeeded("ca", "history", wanted, "--json", *config))
         assert shown["devices"] == [{"vendor": "acme", "identity": "SN-000001"}]

@@ -219,8 +219,8 @@ async def restore(
         progress: May be called from another thread.
 
     Raises:
-        ConfigError: The file is no complete, unaltered dump of this release's ledger, or of another CA's; or the ledger is not
-            empty.
+        ConfigError: The file is no complete, unaltered dump of this release's ledger, or of another CA's; or the
+            ledger is not empty.
         StoreUnavailable: The database does not answer.
         OSError: The file cannot be read.
     """
