@@ -63,8 +63,7 @@ from ra_gateway.stores.memory import MemoryStore
 from ra_gateway.stores.redis import RedisStore
 from ra_gateway.stores.secrets import SecretFile
 from ra_gateway.tasks import all_of, ended, supervised
-from ra_gateway.upstream.kinds import BundledUpstream, UpstreamConfig
-from ra_gateway.upstream.pool import CMPHTTPUpstream
+from ra_gateway.upstream.kinds import BundledUpstream, CMPHTTPUpstream, UpstreamConfig
 from ra_gateway.upstream.shared_secret import SecretOfCA
 
 if TYPE_CHECKING:

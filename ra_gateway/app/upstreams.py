@@ -17,10 +17,14 @@ from ra_gateway.errors import ConfigError, Problem
 from ra_gateway.ra.endpoints import CertConf, IssuingSettings, Upstream, UpstreamSettings, Variant
 from ra_gateway.ra.ports import CACore
 from ra_gateway.upstream.batching import BatchingCA, BatchSettings
-from ra_gateway.upstream.kinds import BundledUpstream, RemoteUpstream, UpstreamConfig
+from ra_gateway.upstream.kinds import (
+    BundledUpstream,
+    CMPHTTPUpstream,
+    RemoteUpstream,
+    UpstreamConfig,
+)
 from ra_gateway.upstream.metered import MeteredCA
 from ra_gateway.upstream.plugins import UpstreamContext
-from ra_gateway.upstream.pool import CMPHTTPUpstream
 from ra_gateway.upstream.signing import CertificateSigner, SigningCA
 from ra_gateway.upstream.tables import AnswerTrust
 

@@ -41,10 +41,13 @@ from ra_gateway.errors import (
     UpstreamUnavailable,
 )
 from ra_gateway.ra.endpoints import CertConf, Upstream, Variant
-from ra_gateway.upstream.kinds import BundledUpstream, UpstreamConfig
+from ra_gateway.upstream.kinds import (
+    BundledUpstream,
+    CMPHTTPUpstream,
+    PluginUpstream,
+    UpstreamConfig,
+)
 from ra_gateway.upstream.metered import MeteredCA
-from ra_gateway.upstream.plugins import PluginUpstream
-from ra_gateway.upstream.pool import CMPHTTPUpstream
 
 if TYPE_CHECKING:
     from ra_gateway.ca.core import BundledCA
