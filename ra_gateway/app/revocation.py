@@ -15,9 +15,8 @@ from ra_gateway.cmp.trust import TrustDomain
 from ra_gateway.config.tables import GatewayConfig
 from ra_gateway.config.trust_tables import RevocationConfig
 from ra_gateway.errors import SignerNotTrusted
-from ra_gateway.revocation.ocsp import OCSPSettings
 from ra_gateway.revocation.refreshing import Revocation
-from ra_gateway.revocation.sources import Mode, RevocationSettings
+from ra_gateway.revocation.settings import Mode, OCSPSettings, RevocationSettings
 
 _CONFIRMED: Final = frozenset({CertificateStatus.confirmed, CertificateStatus.superseded})
 
