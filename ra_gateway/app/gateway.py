@@ -16,7 +16,7 @@ from ra_gateway.app.information import information
 from ra_gateway.app.inventory import open_inventory
 from ra_gateway.app.reloading import InFlight
 from ra_gateway.app.revocation import LedgerStatus, gateway_revocation
-from ra_gateway.app.running import STEADY, now
+from ra_gateway.app.running import STEADY
 from ra_gateway.app.trust import (
     anchors,
     certificates,
@@ -25,6 +25,7 @@ from ra_gateway.app.trust import (
     vendor_domains,
 )
 from ra_gateway.app.upstreams import Cores, answer_trust, batched, metered, upstream_settings
+from ra_gateway.clocks import now
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.header_checks import RELAYED, HeaderRules
 from ra_gateway.cmp.mac import MACBounds

@@ -7,8 +7,8 @@ from dataclasses import fields
 from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
-from ra_gateway.app.running import now
 from ra_gateway.ca.records import CertificateStatus
+from ra_gateway.clocks import now
 from ra_gateway.cmp.certificates import Certificate, load_certificate
 from ra_gateway.cmp.names import canonical
 from ra_gateway.cmp.trust import TrustDomain

@@ -7,8 +7,8 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 
 from ra_gateway.app.credential import check_ra_credential, load_ra_credential
-from ra_gateway.app.running import now
 from ra_gateway.app.trust import anchors, certificates, counts_known, operator_domain
+from ra_gateway.clocks import now
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.protection import Credential
 from ra_gateway.cmp.trust import DomainKind, TrustDomain

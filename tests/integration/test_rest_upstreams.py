@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from ra_gateway.app.application import Application
-from ra_gateway.app.running import now
+from ra_gateway.clocks import now
 from ra_gateway.cmp.algorithms import digest
 from ra_gateway.cmp.bodies import (
     CertStatus,

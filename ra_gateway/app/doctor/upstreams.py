@@ -27,7 +27,7 @@ from ra_gateway.app.doctor.responses import (
     shown_by,
 )
 from ra_gateway.app.doctor.results import Check, Result, Verdict
-from ra_gateway.app.running import now
+from ra_gateway.clocks import now
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.protection import Credential
