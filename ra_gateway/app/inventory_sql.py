@@ -25,11 +25,11 @@ from sqlalchemy import (
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from ra_gateway.ca.postgres_url import UnusableURL, usable_postgres_url
 from ra_gateway.cmp.identity import identity_key
 from ra_gateway.cmp.names import spellings, split_general_names
 from ra_gateway.config.service_tables import InventorySQLConfig
 from ra_gateway.errors import ConfigError, Problem, StoreUnavailable, printable
+from ra_gateway.postgres_url import UnusableURL, usable_postgres_url
 from ra_gateway.ra.ports import InventoryEntry
 from ra_gateway.stores.inventory import COLUMNS, Listed, uncertifiable
 from ra_gateway.stores.rows import refuse
