@@ -17,7 +17,7 @@ from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.oids import OID
 from ra_gateway.config.ca_tables import CAConfig
 from ra_gateway.errors import CMPError, ConfigError, Problem
-from ra_gateway.postgres_url import is_local
+from ra_gateway.peers import is_local
 
 _LOOSER: Final[MappingProxyType[str, Callable[[Profile, Profile], bool]]] = MappingProxyType(
     {
