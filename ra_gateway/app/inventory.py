@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from ra_gateway.app.idle import domains, of_list
-from ra_gateway.app.webhook import WebhookInventory
+from ra_gateway.app.inventory_webhook import WebhookInventory
 from ra_gateway.clocks import now
 from ra_gateway.config.service_tables import InventorySQLConfig
 from ra_gateway.config.tables import GatewayConfig
