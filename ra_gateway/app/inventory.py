@@ -29,7 +29,7 @@ from ra_gateway.stores.inventory import (
 from ra_gateway.stores.rows import as_line
 
 if TYPE_CHECKING:
-    from ra_gateway.app.inventory_sql import SQLInventory
+    from ra_gateway.stores.inventory_sql import SQLInventory
 
 Progress = Callable[[int, int], None]
 """Called with the number of devices done and in all."""
@@ -71,9 +71,9 @@ def open_inventory(config: GatewayConfig, sink: EventSink = unheard) -> OpenInve
 
 def _sql(config: InventorySQLConfig) -> SQLInventory:
     try:
-        from ra_gateway.app.inventory_sql import SQLInventory
+        from ra_gateway.stores.inventory_sql import SQLInventory
 
-        return SQLInventory(config)
+        return SQLInventory(**dict(config))
     except ModuleNotFoundError as error:
         raise missing_extra("inventory.sql", error) from error
 
