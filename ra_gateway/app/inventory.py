@@ -42,7 +42,7 @@ class OpenInventory(Inventory, Protocol):
     """An inventory that is in use until it is closed."""
 
     async def look(self) -> None:
-        """Return if devices can be looked up there now.
+        """Check that devices can be looked up there now.
 
         Raises:
             ServiceFailure: They cannot.

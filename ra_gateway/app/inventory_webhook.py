@@ -91,7 +91,7 @@ class WebhookInventory:
         return entry
 
     async def look(self) -> None:
-        """Return if somebody is at the URL.
+        """Check that somebody is at the URL.
 
         Raises:
             ServiceFailure: Nobody is.

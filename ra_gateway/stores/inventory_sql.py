@@ -119,7 +119,7 @@ class SQLInventory:
         return entry
 
     async def look(self) -> None:
-        """Return if the table can be read now.
+        """Check that the table can be read now.
 
         Raises:
             StoreUnavailable: It cannot.
