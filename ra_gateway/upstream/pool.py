@@ -275,7 +275,7 @@ class HttpPool:
         raise self._summed_up(failure, delivered)
 
     async def look(self) -> None:
-        """Return if messages can be sent to one of the URLs now (`Looked`).
+        """Check that messages can be sent to one of the URLs now (`Looked`).
 
         A URL that takes connections and answers no probe will do: some let nothing but messages through.
 

@@ -107,7 +107,7 @@ class RestClient(HttpClient):
         return str(self._target(path))
 
     async def look(self) -> None:
-        """Return if somebody is at the URL.
+        """Check that somebody is at the URL.
 
         Raises:
             ServiceFailure: Nobody is.
@@ -428,7 +428,7 @@ class RestSigner:
         await self._post(self.revoke_client, given, deadline_seconds)
 
     async def look(self) -> None:
-        """Return if requests can be sent there now (`Looked`)."""
+        """Check that requests can be sent there now (`Looked`)."""
         await self.client.look()
 
     async def close(self) -> None:

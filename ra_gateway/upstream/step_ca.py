@@ -220,7 +220,7 @@ class StepCASigner:
         _require(answer)
 
     async def look(self) -> None:
-        """Return if requests can be sent there now (`Looked`)."""
+        """Check that requests can be sent there now (`Looked`)."""
         await self._client.look()
 
     async def close(self) -> None:
@@ -229,7 +229,7 @@ class StepCASigner:
 
 
 def _require(answer: rest.Answer) -> None:
-    """Return if step-ca did what it was asked to do; 401 is about our token, 403 about the request."""
+    """Check that step-ca did what it was asked to do; 401 is about our token, 403 about the request."""
     if answer.succeeded:
         return
     said = answer.text("message")

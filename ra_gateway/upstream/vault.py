@@ -83,7 +83,7 @@ class VaultSigner:
             )
 
     async def look(self) -> None:
-        """Return if requests can be sent there now (`Looked`)."""
+        """Check that requests can be sent there now (`Looked`)."""
         await self._client.look()
 
     async def close(self) -> None:

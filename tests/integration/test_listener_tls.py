@@ -329,7 +329,7 @@ def test_the_command_reloads_over_mutual_tls(config: Path) -> None:
     cert, key = certificate("operator").write(config.parent, "operator")
     own = ("--tls-cert", cert, "--tls-key", key)
 
-    def told(code: int, *options: object) -> str:
+    def told(code: int, *options: str | Path) -> str:
         ended = run("ca", "reload", *options, "--config", config)
         assert ended.exit_code == code, ended
         return " ".join((ended.stdout + ended.stderr).split())
