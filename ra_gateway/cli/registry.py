@@ -545,14 +545,23 @@ def ra_install(
     """At the gateway: put key and certificate where [ra] of the configuration says; the old ones are kept."""
     from ra_gateway.ca.ra_credential import install_ra
     from ra_gateway.config.reading import load
+    from ra_gateway.errors import ConfigError
 
     settings = load(config, check_files=False).ra
+    try:
+        key_password = read_password(settings.key_password_path)
+    except (OSError, ValueError) as error:
+        # Not by its name: it might be the password itself.
+        reason = error.strerror if isinstance(error, OSError) else "not a possible file name"
+        raise ConfigError.of(
+            "ra.key_password_path", f"names no file that can be read: {reason}", "Give a file of mode 0600"
+        ) from None
     certificate = install_ra(
         file,
         read_password(password_file) or b"",
         certificate_path=settings.certificate_path,
         key_path=settings.key_path,
-        key_password=read_password(settings.key_password_path),
+        key_password=key_password,
     )
     say(
         f"Installed {certificate.subject}, until {day(certificate.not_after)} UTC, "
