@@ -201,7 +201,7 @@ def _status(listener: _Listener) -> dict[str, Any]:
             found: dict[str, Any] = json.loads(asked.getresponse().read(_MAX_STATUS_BYTES))
         if type(found["pid"]) is not int or found["pid"] < 1 or "reloads" not in found:
             raise ValueError
-    except (OSError, HTTPException, ValueError, KeyError, TypeError) as error:
+    except (OSError, HTTPException, ValueError, KeyError, TypeError, RecursionError) as error:
         why = f" ({error})" if isinstance(error, SSLError) else ""
         fail([f"no service answers at {listener.url}{why}. Start it, or look at [management]"], 1)
     return found
