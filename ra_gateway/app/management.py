@@ -49,7 +49,11 @@ class Management:
             ManagementListener(
                 self,
                 names if tls is None else None,
-                host=self._host, port=self._port, by=by, tls=tls, sink=sink
+                host=self._host,
+                port=self._port,
+                by=by,
+                tls=tls,
+                sink=sink,
             )
             if config.enabled
             else None

@@ -84,7 +84,7 @@ class _Transactions:
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._lines: OrderedDict[str, deque[str]] = OrderedDict()
+        self._lines: OrderedDict[str, Sequence[str]] = OrderedDict()
         self._characters = 0
 
     def add(self, key: str, *texts: str) -> None:
@@ -136,7 +136,7 @@ class LogReader:
         """Take all lines; JSON, also behind what journald or a container puts in front of it."""
         for text in texts:
             self.lines += 1
-            text = text[:LONGEST_LINE]  # noqa: PLW2901
+            text = text[:LONGEST_LINE]
             found = _parsed(text)
             if found is None:
                 self.unreadable += bool(text.strip())

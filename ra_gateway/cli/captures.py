@@ -439,7 +439,9 @@ def _messages(parts: list[bytes]) -> Iterator[bytes]:
         Incomplete: One is not all there.
     """
     ways: list[list[bytes]]
-    if streams := list(_streams(parts)):  # first: a packet may begin with 30, the address of a network card
+    if streams := list(
+        _streams(parts)
+    ):  # first: a packet may begin with 30, the address of a network card
         ways = [streams]
     elif parts and (parts[0][:1] == b"\x30" or (len(parts) == 1 and not _HTTP.match(parts[0]))):
         ways = [[part for part in parts if part[:1] == b"\x30"] or parts]

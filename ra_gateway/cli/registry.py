@@ -554,7 +554,9 @@ def ra_install(
         # Not by its name: it might be the password itself.
         reason = error.strerror if isinstance(error, OSError) else "not a possible file name"
         raise ConfigError.of(
-            "ra.key_password_path", f"names no file that can be read: {reason}", "Give a file of mode 0600"
+            "ra.key_password_path",
+            f"names no file that can be read: {reason}",
+            "Give a file of mode 0600",
         ) from None
     certificate = install_ra(
         file,

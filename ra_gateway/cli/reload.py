@@ -195,7 +195,10 @@ def _status(listener: _Listener) -> dict[str, Any]:
     try:
         with closing(asked):
             asked.connect()
-            if listener.tls is not None and asked.sock.getpeercert(True) != listener.tls.certificate:
+            if (
+                listener.tls is not None
+                and asked.sock.getpeercert(True) != listener.tls.certificate
+            ):
                 raise SSLError(1, "it has not the certificate that is first in certificate_path")
             asked.request("GET", "/status")
             found: dict[str, Any] = json.loads(asked.getresponse().read(_MAX_STATUS_BYTES))

@@ -294,7 +294,10 @@ class Metrics:
             began_at = time.thread_time()
             text = encode(self.registry)
             rest_seconds = self._rest_factor * (time.thread_time() - began_at)
-            self._texts[content_type] = text, time.monotonic() + min(rest_seconds, _MOST_REST_SECONDS)
+            self._texts[content_type] = (
+                text,
+                time.monotonic() + min(rest_seconds, _MOST_REST_SECONDS),
+            )
         return text, content_type
 
     def describe(self) -> Iterable[Metric]:

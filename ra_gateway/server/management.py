@@ -117,18 +117,22 @@ class ManagementListener(Listener):
 
 def _is_own(fields: Sequence[str], names: Collection[str]) -> bool:
     """Tell whether the Host of a request, of which there may be none, is a name that nobody else can have lead here."""
-    for field in fields:
-        host = field.strip().lower()
-        if host.startswith("["):
-            host = host[1:].partition("]")[0]
-        else:
-            host = host.partition(":")[0].removesuffix(".")
-        if "." not in host and ":" not in host:
-            continue  # whoever has a domain cannot make such a name: localhost, those of containers
-        if host in names:
-            continue
-        try:
-            ipaddress.ip_address(host)
-        except ValueError:
-            return False
+    return all(_leads_here(_host(field.strip().lower()), names) for field in fields)
+
+
+def _host(field: str) -> str:
+    """Return what is before the port."""
+    if field.startswith("["):
+        return field[1:].partition("]")[0]
+    return field.partition(":")[0].removesuffix(".")
+
+
+def _leads_here(host: str, names: Collection[str]) -> bool:
+    # Whoever has a domain cannot make a name without a dot: localhost, those of containers.
+    if host in names or ("." not in host and ":" not in host):
+        return True
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
     return True

@@ -341,8 +341,8 @@ def test_whoever_scrapes_without_end_has_few_texts_written() -> None:
         yield Reading(families.BUILD, ("1",), 1)
 
     metrics.reads(readings)
-    wanted = ["application/openmetrics-text;version=%d.0.0" % number for number in range(1, 30)]
-    wanted += ["text/plain;version=1.0.%d;escaping=dots" % number for number in range(30)]
+    wanted = [f"application/openmetrics-text;version={number}.0.0" for number in range(1, 30)]
+    wanted += [f"text/plain;version=1.0.{number};escaping=dots" for number in range(30)]
     texts = {metrics.exposition(accept) for accept in ["", *wanted, *wanted]}
     assert len(texts) == written == 2
 
