@@ -183,7 +183,7 @@ def _tls(config: ListenerTLSConfig, own: tuple[Path | None, Path | None]) -> _TL
 
 def _status(listener: _Listener) -> dict[str, Any]:
     from http.client import HTTPConnection, HTTPException, HTTPSConnection
-    from ssl import SSLError
+    from ssl import SSLError, SSLSocket
 
     asked = (
         HTTPConnection(listener.host, listener.port, timeout=10.0)
@@ -195,11 +195,12 @@ def _status(listener: _Listener) -> dict[str, Any]:
     try:
         with closing(asked):
             asked.connect()
-            if (
-                listener.tls is not None
-                and asked.sock.getpeercert(True) != listener.tls.certificate
-            ):
-                raise SSLError(1, "it has not the certificate that is first in certificate_path")
+            if listener.tls is not None:
+                assert isinstance(asked.sock, SSLSocket)
+                if asked.sock.getpeercert(True) != listener.tls.certificate:
+                    raise SSLError(
+                        1, "it has not the certificate that is first in certificate_path"
+                    )
             asked.request("GET", "/status")
             found: dict[str, Any] = json.loads(asked.getresponse().read(_MAX_STATUS_BYTES))
         if type(found["pid"]) is not int or found["pid"] < 1 or "reloads" not in found:
