@@ -290,6 +290,7 @@ class _Lines:
 
     def __init__(self) -> None:
         self._output: LogOutput | None = None
+        self._is_cut_off = False
         self._changing = threading.Lock()  # lines are written by threads, too
 
     def use(self, output: LogOutput) -> None:
@@ -311,10 +312,13 @@ class _Lines:
         with self._changing:
             file = None if self._output is None else self._output.file
             if file is not None:
-                left = memoryview(text.encode(errors="backslashreplace"))
+                # Behind the beginning of a line that the disk had no room for the end of, one begins anew.
+                line = text.encode(errors="backslashreplace")
+                left = memoryview(b"\n" + line if self._is_cut_off else line)
                 try:
                     while left:
                         left = left[file.write(left) or 0 :]
+                        self._is_cut_off = bool(left)
                     return len(text)
                 except OSError:  # a full disk: nobody is to wait for it, and the line is to be seen
                     pass

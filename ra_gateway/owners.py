@@ -129,7 +129,7 @@ def _groups_of(status: os.stat_result) -> list[int]:
 
 
 def _opened(path: Path) -> tuple[int, bool]:
-    """Return the descriptor of a directory, and whether root has it, and all that leads there.
+    """Return the descriptor of a directory, and whether nobody but root can lead elsewhere, there and on the way.
 
     Raises:
         OSError: As `directory_at`.
@@ -159,6 +159,9 @@ def _opened(path: Path) -> tuple[int, bool]:
                 steps += reversed(target)
             else:
                 at = _replaced(at, os.open(step, _DIRECTORY | os.O_NOFOLLOW, dir_fd=at))
+                # Where others may rename what is not theirs, they put a directory of theirs in place of the next one.
+                loose = status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+                is_roots = is_roots and not (loose and not status.st_mode & stat.S_ISVTX)
         if leader is not None and os.fstat(at).st_uid != leader:
             raise OSError(errno.ELOOP, _LED, str(path))
     except OSError as error:

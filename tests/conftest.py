@@ -10,6 +10,7 @@ import pytest
 import structlog
 from hypothesis import settings
 
+from ra_gateway.metrics import collecting
 from tests.support.linting import remember_findings
 from tests.support.pki import OperatorPKI, VendorPKI, make_operator_pki, make_vendor_pki
 
@@ -68,6 +69,12 @@ def _loggers_begin_anew(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     )
     yield
     structlog.reset_defaults()
+
+
+@pytest.fixture(autouse=True)
+def _metrics_are_read_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test has just caused is in the next text."""
+    monkeypatch.setattr(collecting, "REST_FACTOR", 0.0)
 
 
 @pytest.fixture(scope="session")

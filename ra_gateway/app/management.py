@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -43,8 +44,17 @@ class Management:
         self._plain = tls is None
         self._parts = parts
         self._host, self._port = config.listen_host, config.port_beside(service_port)
+        names = (self._host.lower(), socket.gethostname().lower(), *config.server_names)
         self.listener = (
-            ManagementListener(self, host=self._host, port=self._port, by=by, tls=tls, sink=sink)
+            ManagementListener(
+                self,
+                names if tls is None else None,
+                host=self._host,
+                port=self._port,
+                by=by,
+                tls=tls,
+                sink=sink,
+            )
             if config.enabled
             else None
         )

@@ -16,6 +16,7 @@ from ra_gateway.ca.profiles import PROFILES, Profile, SubjectForm
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.oids import OID
 from ra_gateway.config.ca_tables import CAConfig
+from ra_gateway.config.service_tables import ManagementConfig
 from ra_gateway.errors import CMPError, ConfigError, Problem
 from ra_gateway.peers import is_local
 
@@ -113,6 +114,19 @@ def _of_publishing(ca: CAConfig) -> Iterator[Problem]:
                 f"{ca.status.listen_host}",
                 "Write the host by which verifiers reach the status listener; what was issued keeps the old one",
             )
+
+
+def of_management(config: ManagementConfig) -> Iterator[Problem]:
+    """Yield that others than this machine may ask for metrics, health and status, if they may."""
+    if not config.enabled or is_local(config.listen_host):
+        return
+    if config.tls is None or not config.tls.client_ca_paths:
+        yield Problem(
+            "management.listen_host",
+            f"is {config.listen_host}, and no client needs a certificate: whoever reaches it reads what is there of "
+            "endpoints, vendors and CAs",
+            "Let only your monitoring and balancers reach the port; or add [management.tls] with client_ca_paths",
+        )
 
 
 def of_keys(setting: str, paths: Iterable[Path]) -> Iterator[Problem]:

@@ -12,7 +12,7 @@ from typing import Final
 from ra_gateway.app.idle import of_idle, of_secrets
 from ra_gateway.app.issuance import of_issuance
 from ra_gateway.app.listener_tls import TLS_EXPIRY_WARNING, ca_tls_tables, tls_tables
-from ra_gateway.app.profile_warnings import of_ca, of_keys, of_ra
+from ra_gateway.app.profile_warnings import of_ca, of_keys, of_management, of_ra
 from ra_gateway.app.trust import are_others, certificates
 from ra_gateway.app.trust_warnings import of_trust, of_vendors
 from ra_gateway.cmp.algorithms import canonical_spki
@@ -84,6 +84,7 @@ def ca_warnings(config: CAServiceConfig, now: datetime) -> list[Problem]:
         *_of_deltas(config.ca),
         *_of_modes({}, config.ca, public),
         *of_ca(config.ca),
+        *of_management(config.management),
         *of_vendors(vendors),
         *_of_expiry(public, now),
         *_of_expiry(_tls_paths(ca_tls_tables(config)), now, TLS_EXPIRY_WARNING),
@@ -108,6 +109,7 @@ def of_safety(config: GatewayConfig) -> list[Problem]:
         *(() if config.ca is None else of_ca(config.ca)),
         *of_keys("ra.certificate_path", [config.ra.certificate_path]),
         *of_ra(config.ra.certificate_path, config.ca),
+        *of_management(config.management),
         *of_idle(config),
         *of_issuance(config),
     ]

@@ -9,8 +9,8 @@ import ipaddress
 import json
 import re
 import shlex
-from collections import OrderedDict, deque
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -45,6 +45,8 @@ _TRANSACTIONS: Final = 20_000
 _LINES: Final = 16
 """Of one transaction, the last ones."""
 _MATCHES: Final = 2_000
+_CHARACTERS: Final = 32_000_000
+"""Of all lines that are kept of those that are meant, and of those that may turn out to be."""
 _CANDIDATES: Final = 8
 _EVENTS: Final = 50
 """Of a base station's history, the last ones, its newest certificate among them."""
@@ -73,6 +75,42 @@ class Finding:
     todo: str = ""
 
 
+class _Transactions:
+    """The last lines of the transactions that were seen last.
+
+    Args:
+        most: So many of them, while their lines have no more than `_CHARACTERS`.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._lines: OrderedDict[str, Sequence[str]] = OrderedDict()
+        self._characters = 0
+
+    def add(self, key: str, *texts: str) -> None:
+        """Keep lines of one."""
+        kept = [*self.pop(key), *texts][-_LINES:]
+        self._lines[key] = kept
+        self._characters += sum(map(len, kept))
+        while len(self._lines) > self._most or self._characters > _CHARACTERS:
+            self.pop(next(iter(self._lines)))
+
+    def pop(self, key: str) -> Sequence[str]:
+        """Forget one; returns what was kept of it."""
+        gone = self._lines.pop(key, ())
+        self._characters -= sum(map(len, gone))
+        return gone
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._lines
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    def __iter__(self) -> Iterator[Sequence[str]]:
+        return iter(self._lines.values())
+
+
 @dataclass(slots=True)
 class LogReader:
     """Reads a log once, and keeps the lines of one base station and those of its transactions.
@@ -90,20 +128,22 @@ class LogReader:
     its_own_below_cmp: int = 0
     numbers: set[str] = field(default_factory=set)
     """Serial numbers and transactionIDs that are meant."""
-    _of: OrderedDict[str, deque[Line]] = field(default_factory=OrderedDict)
-    _matching: OrderedDict[str, None] = field(default_factory=OrderedDict)
+    _matching: _Transactions = field(default_factory=lambda: _Transactions(_MATCHES))
+    _others: _Transactions = field(default_factory=lambda: _Transactions(_TRANSACTIONS))
+    """Apart: however many others there are, they do not push out the ones that are meant."""
 
     def read(self, texts: Iterable[str]) -> None:
         """Take all lines; JSON, also behind what journald or a container puts in front of it."""
         for text in texts:
             self.lines += 1
-            found = _parsed(text[:LONGEST_LINE])
+            text = text[:LONGEST_LINE]
+            found = _parsed(text)
             if found is None:
                 self.unreadable += bool(text.strip())
             else:
-                self._take(found)
+                self._take(found, text)
 
-    def _take(self, line: Line) -> None:
+    def _take(self, line: Line, text: str) -> None:
         if line.get("event") == "http.refused":
             if line.get("listener", "cmp") == "cmp":  # monitoring is no base station
                 self._take_below_cmp(line)
@@ -114,14 +154,10 @@ class LogReader:
         told = "outcome" in line or "fail_info" in line
         if key.startswith("line ") and not (matches and told):
             return
-        self._of.setdefault(key, deque(maxlen=_LINES)).append(line)
-        self._of.move_to_end(key)
-        if matches:
-            self._matching[key] = None
-            self._matching.move_to_end(key)
-        for kept, most in ((self._of, _TRANSACTIONS), (self._matching, _MATCHES)):
-            if len(kept) > most:
-                kept.popitem(last=False)
+        if matches or key in self._matching:
+            self._matching.add(key, *self._others.pop(key), text)
+        else:
+            self._others.add(key, text)
 
     def _take_below_cmp(self, line: Line) -> None:
         """Keep the last line of whose address was asked for; else the last of anybody."""
@@ -150,7 +186,7 @@ class LogReader:
 
     def transactions(self) -> list[list[Line]]:
         """Return the lines of its transactions, the one that was seen last at the end."""
-        return [list(self._of[key]) for key in self._matching if key in self._of]
+        return [[line for text in texts if (line := _parsed(text))] for texts in self._matching]
 
 
 _NOT_ITS_OWN: Final = frozenset(

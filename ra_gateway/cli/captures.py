@@ -82,15 +82,16 @@ def read_messages(data: bytes) -> Iterator[bytes]:
 
 def _one_by_one(data: bytes) -> Iterator[bytes]:
     """Yield messages that stand one behind the other; octets that are not such as they are."""
-    while (end := _message_end(data)) and data[end : end + 1] == b"\x30":
-        yield data[:end]
-        data = data[end:]
-    yield data
+    at = 0
+    while (end := _message_end(data, at)) and data[end : end + 1] == b"\x30":
+        yield data[at:end]
+        at = end
+    yield data[at:]
 
 
-def _message_end(data: bytes) -> int:
-    """Return where the message ends with which octets begin: a SEQUENCE of a header and a body; 0 if they do not."""
-    begin, end = sequence_at(data, 0)
+def _message_end(data: bytes, at: int) -> int:
+    """Return where a message ends that begins there: a SEQUENCE of a header and a body; 0 if none does."""
+    begin, end = sequence_at(data, at)
     _, header_end = sequence_at(data, begin) if begin else (0, 0)
     return end if data[header_end : header_end + 1] in BODY_TAGS and header_end else 0
 
@@ -437,10 +438,15 @@ def _messages(parts: list[bytes]) -> Iterator[bytes]:
         CannotShow: There is none.
         Incomplete: One is not all there.
     """
-    if parts and (parts[0][:1] == b"\x30" or (len(parts) == 1 and not _HTTP.match(parts[0]))):
-        ways: list[list[bytes]] = [[part for part in parts if part[:1] == b"\x30"] or parts]
+    ways: list[list[bytes]]
+    if streams := list(
+        _streams(parts)
+    ):  # first: a packet may begin with 30, the address of a network card
+        ways = [streams]
+    elif parts and (parts[0][:1] == b"\x30" or (len(parts) == 1 and not _HTTP.match(parts[0]))):
+        ways = [[part for part in parts if part[:1] == b"\x30"] or parts]
     else:
-        ways = [streams] if (streams := list(_streams(parts))) else [[b"".join(parts)], parts]
+        ways = [[b"".join(parts)], parts]
     wrong: list[CannotShow] = []
     for streams in ways:
         found = False

@@ -571,12 +571,22 @@ def ra_install(
         if any(isinstance(item, BundledUpstream) for item in settings.upstreams.values()):
             _require_registered(config, file, credential.certificate)
 
+    try:
+        key_password = read_password(ra.key_password_path)
+    except (OSError, ValueError) as error:
+        # Not by its name: it might be the password itself.
+        reason = error.strerror if isinstance(error, OSError) else "not a possible file name"
+        raise ConfigError.of(
+            "ra.key_password_path",
+            f"names no file that can be read: {reason}",
+            "Give a file of mode 0600",
+        ) from None
     certificate = install_ra(
         file,
         read_password(password_file) or b"",
         certificate_path=ra.certificate_path,
         key_path=ra.key_path,
-        key_password=read_password(ra.key_password_path),
+        key_password=key_password,
         check=check,
     )
     say(

@@ -6,7 +6,7 @@ import json
 import os
 import signal
 import time
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple
 
@@ -28,12 +28,20 @@ _LISTENS: Final = "0A"
 """State of a socket, as the kernel's tables have it."""
 
 
+class _TLS(NamedTuple):
+    """How a service is met over TLS, and the only certificate, DER, that it is known by."""
+
+    context: SSLContext
+    certificate: bytes
+
+
 class _Listener(NamedTuple):
     """Where a service tells its status, and what it is met with there, if that is TLS."""
 
     url: str
+    host: str
     port: int
-    context: SSLContext | None
+    tls: _TLS | None
 
 
 TLSCertOption = Annotated[
@@ -137,23 +145,24 @@ def _listener(
         )
     anywhere = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - asked, not bound
     host = anywhere.get(management.listen_host, management.listen_host)
-    context = None if management.tls is None else _tls(management.tls, own)
-    scheme = "http" if context is None else "https"
+    tls = None if management.tls is None else _tls(management.tls, own)
+    scheme = "http" if tls is None else "https"
     url = f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}/status"
-    return _Listener(url, port, context)
+    return _Listener(url, host, port, tls)
 
 
-def _tls(config: ListenerTLSConfig, own: tuple[Path | None, Path | None]) -> SSLContext:
-    """Return what trusts the very certificate that the listener has in its file, whatever its names are."""
+def _tls(config: ListenerTLSConfig, own: tuple[Path | None, Path | None]) -> _TLS:
+    """Return what trusts the very certificate that the listener has in its file, whatever its names and dates are."""
     import ssl
 
+    from ra_gateway.keys import load_certificates
     from ra_gateway.upstream.tls import openssl_reason
 
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    # By no CA: others have certificates of the same one. Who has the key of this one is the listener.
     context.check_hostname = False
-    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-    context.load_verify_locations(config.certificate_path)
+    context.verify_mode = ssl.CERT_NONE
     certificate, key = own
     if certificate is None and config.client_ca_paths:
         fail(
@@ -169,20 +178,34 @@ def _tls(config: ListenerTLSConfig, own: tuple[Path | None, Path | None]) -> SSL
             context.load_cert_chain(certificate, key, b"")
         except (OSError, ValueError) as error:
             fail([f"--tls-cert: {certificate} cannot be used: {openssl_reason(error)}"], 1)
-    return context
+    return _TLS(context, load_certificates(config.certificate_path, "management.tls")[0].der)
 
 
 def _status(listener: _Listener) -> dict[str, Any]:
-    from urllib.request import HTTPSHandler, ProxyHandler, build_opener
+    from http.client import HTTPConnection, HTTPException, HTTPSConnection
+    from ssl import SSLError, SSLSocket
 
-    opener = build_opener(ProxyHandler({}), HTTPSHandler(context=listener.context))
+    asked = (
+        HTTPConnection(listener.host, listener.port, timeout=10.0)
+        if listener.tls is None
+        else HTTPSConnection(
+            listener.host, listener.port, timeout=10.0, context=listener.tls.context
+        )
+    )
     try:
-        with opener.open(listener.url, timeout=10.0) as answer:
-            found: dict[str, Any] = json.loads(answer.read(_MAX_STATUS_BYTES))
-            if type(found["pid"]) is not int or found["pid"] < 1 or "reloads" not in found:
-                raise ValueError
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = getattr(error, "reason", "")
-        why = f" ({reason})" if reason and listener.context is not None else ""
+        with closing(asked):
+            asked.connect()
+            if listener.tls is not None:
+                assert isinstance(asked.sock, SSLSocket)
+                if asked.sock.getpeercert(True) != listener.tls.certificate:
+                    raise SSLError(
+                        1, "it has not the certificate that is first in certificate_path"
+                    )
+            asked.request("GET", "/status")
+            found: dict[str, Any] = json.loads(asked.getresponse().read(_MAX_STATUS_BYTES))
+        if type(found["pid"]) is not int or found["pid"] < 1 or "reloads" not in found:
+            raise ValueError
+    except (OSError, HTTPException, ValueError, KeyError, TypeError, RecursionError) as error:
+        why = f" ({error})" if isinstance(error, SSLError) else ""
         fail([f"no service answers at {listener.url}{why}. Start it, or look at [management]"], 1)
     return found

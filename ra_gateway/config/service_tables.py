@@ -6,7 +6,13 @@ from typing import Literal
 
 from pydantic import Field
 
-from ra_gateway.config.values import DatabaseURLPath, ListenHost, RedisURL, SQLTable
+from ra_gateway.config.values import (
+    DatabaseURLPath,
+    ListenHost,
+    RedisURL,
+    ServerName,
+    SQLTable,
+)
 from ra_gateway.settings.files import PublicPath, SecretPath, WrittenPath
 from ra_gateway.settings.values import APIURL, IPNetwork, Name, Seconds, Table, WholeSeconds
 from ra_gateway.upstream.tables import OverHTTP
@@ -105,6 +111,11 @@ class ManagementConfig(Table):
     listen_port: int | None = Field(default=None, ge=0, le=65535)
     """TCP port; 0 takes a free one. By default 1000 above the port of the service, below it where there is none so
     high; several processes with ports of their own then do not meet.
+    """
+    server_names: tuple[ServerName, ...] = ()
+    """Names in Host by which it may be asked, like "gateway.example.net", besides IP addresses, names without a dot and
+    that of this machine: no web page that an operator looks at then asks by a name that leads here. With `tls` all may
+    be: a browser looks at the certificate.
     """
     tls: ListenerTLSConfig | None = None
     """TLS, with `client_ca_paths` mutual: where others than this machine ask."""

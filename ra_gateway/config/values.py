@@ -317,6 +317,15 @@ def _listen_host(text: str) -> str:
     return text
 
 
+def _server_name(text: str) -> str:
+    if not re.fullmatch(r"[a-z0-9_]([a-z0-9_.-]{0,251}[a-z0-9_])?", text):
+        raise wrong(
+            "is not the name of a host",
+            'Write it in lower case like "gateway.example.net": no scheme, no port.',
+        )
+    return text
+
+
 def _endpoint_path(path: str) -> str:
     if not re.fullmatch(r"/[A-Za-z0-9._~!$&'()*+,;=:@/-]*", path) or "//" in path or climbs(path):
         raise wrong(
@@ -345,5 +354,6 @@ DatabaseURLPath = Annotated[Path, AfterValidator(_database_url_file)]
 SQLTable = Annotated[
     str, Field(pattern=r"^([A-Za-z_][A-Za-z0-9_]{0,62}\.)?[A-Za-z_][A-Za-z0-9_]{0,62}$")
 ]
+ServerName = Annotated[str, AfterValidator(_server_name)]
 ListenHost = Annotated[str, AfterValidator(_listen_host)]
 URLPath = Annotated[str, AfterValidator(_endpoint_path)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -16,13 +17,14 @@ from prometheus_client import (
     ProcessCollector,
     generate_latest,
 )
-from prometheus_client.exposition import choose_encoder
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, choose_encoder
 from prometheus_client.metrics_core import (
     CounterMetricFamily,
     GaugeMetricFamily,
     HistogramMetricFamily,
     Metric,
 )
+from prometheus_client.openmetrics import exposition as openmetrics
 
 from ra_gateway.cmp.codes import BodyType
 from ra_gateway.durations import BOUNDS_SECONDS, Durations
@@ -56,6 +58,12 @@ OTHER: Final = "other"
 
 ANSWER_SECONDS: Final = 1.0
 """How long a scrape waits for parts that have to be asked; Prometheus gives up after ten."""
+
+REST_FACTOR: Final = 20.0
+"""A text is kept for so many times the time that it took to write: whoever scrapes without end takes a twentieth of the
+process, or two with two formats."""
+
+_MOST_REST_SECONDS: Final = 2.0
 
 _NAMES: Final = ("endpoint", "domain", "upstream")
 """Labels whose values are names of the configuration, which a reload may change."""
@@ -114,9 +122,13 @@ class Survey:
 
 
 class Metrics:
-    """All metrics of one process; a sink for its facts (`ra_gateway.events.EventSink`)."""
+    """All metrics of one process; a sink for its facts (`ra_gateway.events.EventSink`).
 
-    def __init__(self) -> None:
+    Args:
+        rest_factor: How long a text is kept, in times of what it took to write; by default `REST_FACTOR`.
+    """
+
+    def __init__(self, rest_factor: float | None = None) -> None:
         self.registry = CollectorRegistry()
         self.registry.register(self)
         ProcessCollector(registry=self.registry)
@@ -130,6 +142,9 @@ class Metrics:
         self._names: Mapping[str, frozenset[str]] = {}
         self._readers: list[Reader] = []
         self._surveys: list[Survey] = []
+        self._rest_factor = REST_FACTOR if rest_factor is None else rest_factor
+        self._texts: dict[str, tuple[bytes, float]] = {}
+        """By Content-Type, with the time until which they are good."""
 
     def begin(self, by: Component) -> None:
         """Begin what a component counts at 0: what appears with its first value has not grown for Prometheus."""
@@ -261,14 +276,29 @@ class Metrics:
             await survey.stop()
 
     def exposition(self, accept: str) -> tuple[bytes, str]:
-        """Return all metrics in the format that an Accept header asks for, and its Content-Type."""
-        if not accept:
-            return generate_latest(self.registry), "text/plain; version=0.0.4; charset=utf-8"
+        """Return all metrics, as OpenMetrics where an Accept header asks for it, and the Content-Type."""
         try:
-            encode, content_type = choose_encoder(accept)
+            _, content_type = choose_encoder(accept)
         except (TypeError, ValueError):  # the library compares what may be no number: version=x
-            return self.exposition("")
-        return encode(self.registry), content_type
+            content_type = ""
+        # In one version each: a text is kept for the next one who asks, and clients choose versions as they like.
+        if content_type.startswith("application/openmetrics-text"):
+            return self._text_of(openmetrics.generate_latest, openmetrics.CONTENT_TYPE_LATEST)
+        return self._text_of(generate_latest, CONTENT_TYPE_PLAIN_0_0_4)
+
+    def _text_of(
+        self, encode: Callable[[CollectorRegistry], bytes], content_type: str
+    ) -> tuple[bytes, str]:
+        text, good_until = self._texts.get(content_type, (b"", -math.inf))
+        if time.monotonic() >= good_until:
+            began_at = time.thread_time()
+            text = encode(self.registry)
+            rest_seconds = self._rest_factor * (time.thread_time() - began_at)
+            self._texts[content_type] = (
+                text,
+                time.monotonic() + min(rest_seconds, _MOST_REST_SECONDS),
+            )
+        return text, content_type
 
     def describe(self) -> Iterable[Metric]:
         """Say nothing to the registry, which would otherwise collect (`prometheus_client.registry.Collector`)."""

@@ -8,8 +8,9 @@ GET /status     which process, version and configuration this is, and what came 
 
 from __future__ import annotations
 
+import ipaddress
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, ClassVar, Final, NamedTuple, Protocol, Unpack
 
@@ -53,6 +54,8 @@ class ManagementListener(Listener):
 
     Args:
         handler: Knows the answers.
+        names: In Host by which it may be asked, in lower case, besides addresses and names without a dot; None for
+            all.
         settings: Arguments of `Listener`.
     """
 
@@ -64,15 +67,24 @@ class ManagementListener(Listener):
         HTTPStatus.METHOD_NOT_ALLOWED: "Ask with GET or HEAD.\n",
         HTTPStatus.REQUEST_TIMEOUT: "The body did not arrive in time.\n",
         HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "The body is too large.\n",
+        HTTPStatus.MISDIRECTED_REQUEST: "Ask by an IP address, or by a name in management.server_names.\n",
         HTTPStatus.INTERNAL_SERVER_ERROR: "The request could not be processed.\n",
         HTTPStatus.SERVICE_UNAVAILABLE: "Too many requests at the moment.\n",
     }
 
-    def __init__(self, handler: ManagementHandler, **settings: Unpack[ListenerSettings]) -> None:
+    def __init__(
+        self,
+        handler: ManagementHandler,
+        names: Collection[str] | None = None,
+        **settings: Unpack[ListenerSettings],
+    ) -> None:
         super().__init__(**settings)
         self._handler = handler
+        self._names = names
 
     async def respond(self, request: web.BaseRequest, peer: str) -> web.Response:
+        if self._names is not None and not _is_own(request.headers.getall("Host", ()), self._names):
+            raise Refusal(HTTPStatus.MISDIRECTED_REQUEST)
         path = request.raw_path.partition("?")[0]
         if path not in (METRICS_PATH, LIVENESS_PATH, READINESS_PATH, STATUS_PATH):
             raise Refusal(HTTPStatus.NOT_FOUND)
@@ -101,3 +113,26 @@ class ManagementListener(Listener):
             content_type="application/json",
             headers=NOT_STORED,
         )
+
+
+def _is_own(fields: Sequence[str], names: Collection[str]) -> bool:
+    """Tell whether the Host of a request, of which there may be none, is a name that nobody else can have lead here."""
+    return all(_leads_here(_host(field.strip().lower()), names) for field in fields)
+
+
+def _host(field: str) -> str:
+    """Return what is before the port."""
+    if field.startswith("["):
+        return field[1:].partition("]")[0]
+    return field.partition(":")[0].removesuffix(".")
+
+
+def _leads_here(host: str, names: Collection[str]) -> bool:
+    # Whoever has a domain cannot make a name without a dot: localhost, those of containers.
+    if host in names or ("." not in host and ":" not in host):
+        return True
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True

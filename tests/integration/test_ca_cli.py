@@ -305,6 +305,15 @@ def test_an_ra_certificate_is_not_issued_at_random(config: Path, tmp_path: Path)
     assert "cannot be read: not PKCS#12, or wrong password" in told
 
 
+def test_a_password_in_place_of_its_file_is_not_printed(config: Path, tmp_path: Path) -> None:
+    issue_ra(config)
+    file = next(config.parent.glob("*.p12"))
+    edit(config, "[ra]\n", '[ra]\nkey_password_path = "hush-hush"\n')
+    told = refused(config, "ra", "install", file, "--password-file", tmp_path / "password")
+    assert "ra.key_password_path" in told
+    assert "hush" not in told
+
+
 # --- certificates -----------------------------------------------------------------------------------------------
 
 

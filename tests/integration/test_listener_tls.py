@@ -6,9 +6,11 @@ import asyncio
 import re
 import ssl
 import tempfile
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -353,4 +355,45 @@ def test_the_command_reloads_over_mutual_tls(config: Path) -> None:
         certificate("another").write(config.parent, "next")
         management = f"[management.tls]\n{TLS}"
         edit(config, management, management.replace('"tls.', '"next.'))
-        assert "certificate verify failed" in told(1, *own)
+        assert "it has not the certificate that is first in certificate_path" in told(1, *own)
+
+
+class Impostor(BaseHTTPRequestHandler):
+    """Stands where the management listener would."""
+
+    asked = 0
+
+    def do_GET(self) -> None:
+        type(self).asked += 1
+        self.send_response(404)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.mark.parametrize("knows_it", [True, False])
+def test_the_command_takes_no_other_certificate_of_the_same_ca(
+    config: Path, knows_it: bool
+) -> None:
+    """The file has the chain as well, and whoever has a certificate of that CA may listen while no service does."""
+    issuing = ROOT.issue_ca("CN=TLS issuing")
+    shown = issuing.issue("CN=gateway", san=["ip:127.0.0.1"])
+    other = shown if knows_it else issuing.issue("CN=gateway", san=["ip:127.0.0.1"])
+    shown.write(config.parent, "tls")
+    write_certificates(config.parent / "tls.pem", shown.certificate, issuing.certificate)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*other.write(config.parent, "other"))
+    Impostor.asked = 0
+    with HTTPServer(("127.0.0.1", 0), Impostor) as server:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        asked = threading.Thread(target=server.serve_forever)
+        asked.start()
+        management = f"[management]\nlisten_port = {server.server_port}\n\n[management.tls]\n{TLS}"
+        edit(config, f"[management.tls]\n{MUTUAL}", management)
+        ended = run("ca", "reload", "--config", config)
+        server.shutdown()
+        asked.join()
+    assert ended.exit_code == 1, ended
+    assert Impostor.asked == knows_it
+    assert ("has not the certificate that is first in" in ended.stderr) is not knows_it

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -168,3 +169,35 @@ async def test_it_can_be_closed(tmp_path: Path, vendor_pki: VendorPKI) -> None:
 def test_its_port_follows_the_services(service: int, port: int) -> None:
     assert ManagementConfig().port_beside(service) == port
     assert ManagementConfig(listen_port=7).port_beside(service) == 7
+
+
+@pytest.mark.parametrize(
+    "host, status",
+    [
+        ("127.0.0.1:9080", 200),
+        ("10.244.0.7:9080", 200),
+        ("[::1]:9080", 200),
+        ("localhost", 200),
+        ("gateway-1:9080", 200),
+        ("Gateway.Example.NET.:9080", 200),
+        (socket.gethostname(), 200),
+        ("evil.example", 421),
+        ("127.0.0.1.evil.example:9080", 421),
+        ("gateway.example.net.evil.example", 421),
+        ("[evil.example]", 421),
+        ("evil.example:127.0.0.1", 421),
+    ],
+)
+async def test_no_web_page_asks_by_a_name_of_its_own(
+    tmp_path: Path, vendor_pki: VendorPKI, host: str, status: int
+) -> None:
+    """A browser that an operator has open lets a page read what its own name leads to."""
+    config = make_setup(tmp_path, vendors={"acme": vendor_pki})
+    edit(config, "[log]", '[management]\nserver_names = ["gateway.example.net"]\n\n[log]')
+    async with (
+        running(config) as node,
+        aiohttp.ClientSession(headers={"Host": host}) as session,
+    ):
+        for path in ("/status", "/metrics", "/livez", "/nowhere"):
+            async with session.get(node.application.management.url + path) as response:
+                assert response.status == (404 if (path, status) == ("/nowhere", 200) else status)

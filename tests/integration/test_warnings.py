@@ -70,6 +70,15 @@ def any_subject_for_one_ra(config: Path) -> None:
     config.write_text(config.read_text() + added)
 
 
+@warned_of(
+    "everybody may ask the management listener",
+    "management.listen_host",
+    "add [management.tls] with client_ca_paths",
+)
+def management_for_everybody(config: Path) -> None:
+    config.write_text(f'{config.read_text()}\n[management]\nlisten_host = "0.0.0.0"\n')
+
+
 @warned_of("a looser profile", "ca.profiles.worse", "Keep it for devices that cannot do better")
 def a_looser_profile(config: Path) -> None:
     worse = '[ca.profiles.worse]\nbase = "seg"\nsan_required = false\n'

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import tracemalloc
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -243,7 +244,33 @@ def test_of_a_log_without_end_a_bound_is_kept() -> None:
     reader.read(["x" * (LONGEST_LINE + 9), "[" * 9000, "{" * 9000, "", '{"a": ' * 5000])
     assert len(reader.transactions()) == 2000
     assert reader.unreadable == 4
-    assert len(reader._of) == 20_000
+    assert len(reader._others) == 20_000
+
+
+def test_a_stranger_pushes_nobody_out() -> None:
+    """With transactions of its own, before the lines of the one that is meant and behind them."""
+    reader = LogReader("A001")
+    ca = '{"event": "ca.refused", "transaction_id": "aa", "detail": "no such role"}'
+    own = '{"event": "ir", "transaction_id": "aa", "signer": "CN=A001", "outcome": "refused"}'
+    other = '{"event": "ir", "transaction_id": "f%x", "signer": "CN=B", "outcome": "refused"}'
+    reader.read([ca, own])
+    reader.read(other % number for number in range(30_000))
+    assert [[line["event"] for line in lines] for lines in reader.transactions()] == [
+        ["ca.refused", "ir"]
+    ]
+
+
+@pytest.mark.parametrize("signer", ["A001", "B"])
+def test_of_long_lines_few_are_kept(signer: str) -> None:
+    """Whoever sends messages writes most of what is in a line."""
+    reader = LogReader("A001")
+    long = {"event": "ir", "signer": signer, "outcome": "refused", "detail": "x" * 60_000}
+    tracemalloc.start()
+    try:
+        reader.read(json.dumps({**long, "transaction_id": f"{at:x}"}) for at in range(1800))
+        assert tracemalloc.get_traced_memory()[0] < 50_000_000
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("text", ["CN=A0011", "XA001", "A001.example.net", "A001-2"])

@@ -10,6 +10,7 @@ import stat
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -282,18 +283,41 @@ def test_a_file_that_cannot_be_written_to_is_refused(
     assert json.loads(capfd.readouterr().err)["event"] == "still"
 
 
-def test_a_full_disk_stops_nobody(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Its lines go to standard error."""
-    logs.configure("json", "info", tmp_path / "ra.log")
+@contextmanager
+def room_for(octets: int) -> Iterator[None]:
+    """No file gets longer."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     before_signal = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (octets, before[1]))
     try:
-        structlog.get_logger().info("seen")
+        yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, before_signal)
+
+
+def test_a_full_disk_stops_nobody(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its lines go to standard error."""
+    logs.configure("json", "info", tmp_path / "ra.log")
+    with room_for(0):
+        structlog.get_logger().info("seen")
     assert "seen" in capsys.readouterr().err
+
+
+def test_a_line_that_was_cut_off_spoils_no_other(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of a full disk, the first part of a line is taken yet."""
+    logs.configure("json", "info", tmp_path / "ra.log")
+    with room_for(20):
+        structlog.get_logger().info("seen")
+        structlog.get_logger().info("seen, too")
+    structlog.get_logger().info("there is room")
+    structlog.get_logger().info("again")
+    assert len(capsys.readouterr().err.splitlines()) == 2
+    cut, *lines = (tmp_path / "ra.log").read_text().splitlines()
+    assert len(cut) == 20
+    assert [json.loads(line)["event"] for line in lines] == ["there is room", "again"]
 
 
 def handled(by: Component, transaction_id: str, **fields: Any) -> RequestHandled:

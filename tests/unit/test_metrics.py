@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import runpy
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import get_args
@@ -328,3 +329,26 @@ def test_the_reference_is_up_to_date() -> None:
 def test_names_are_declared_once() -> None:
     assert len({family.name for family in FAMILIES}) == len(FAMILIES)
     assert set(LABELS) == {label for family in FAMILIES for label in family.labels}
+
+
+def test_whoever_scrapes_without_end_has_few_texts_written() -> None:
+    """Whatever the format asked for: writing one is work that no message is answered meanwhile."""
+    metrics, written = Metrics(rest_factor=1e9), 0
+
+    def readings() -> Iterator[Reading]:
+        nonlocal written
+        written += 1
+        yield Reading(families.BUILD, ("1",), 1)
+
+    metrics.reads(readings)
+    wanted = [f"application/openmetrics-text;version={number}.0.0" for number in range(1, 30)]
+    wanted += [f"text/plain;version=1.0.{number};escaping=dots" for number in range(30)]
+    texts = {metrics.exposition(accept) for accept in ["", *wanted, *wanted]}
+    assert len(texts) == written == 2
+
+
+def test_a_text_is_not_kept_for_long() -> None:
+    metrics = Metrics(rest_factor=0.0)
+    metrics.reads(lambda: iter((Reading(families.BUILD, (str(next(count)),), 1),)))
+    count = itertools.count()
+    assert metrics.exposition("") != metrics.exposition("")

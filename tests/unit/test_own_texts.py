@@ -152,3 +152,8 @@ def test_a_line_as_somebody_recalls_it_is_known(text: str) -> None:
 @pytest.mark.parametrize("text", ["", "no", "nobody knows this one", "CN=enb-1"])
 def test_a_few_words_are_no_text_of_ours(text: str) -> None:
     assert explain_line(text) == []
+
+
+@pytest.mark.parametrize("text", ['{"a": ' * 9000, '{"detail": ' + "[" * 9000])
+def test_a_text_of_any_depth_is_read(text: str) -> None:
+    assert explain_line(text) == []

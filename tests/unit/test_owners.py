@@ -133,6 +133,20 @@ def test_a_change_of_a_ca_has_no_more_rights_than_its_owner(service: Path, owner
         assert os.geteuid() == 0
 
 
+def test_what_others_can_put_another_directory_in_place_of_is_not_roots(
+    service: Path, owners: Owners
+) -> None:
+    etc = service.parent / "etc"
+    below = etc / "vendor" / "lib"
+    below.mkdir(parents=True)
+    (below / "hsm.so").touch(0o755)
+    (etc / "by-link.so").symlink_to(below / "hsm.so")
+    for mode, safe in ((0o755, True), (0o775, False), (0o777, False), (0o1777, True)):
+        (etc / "vendor").chmod(mode)
+        for path in (below / "hsm.so", etc / "by-link.so"):
+            assert is_roots_alone(path) is safe
+
+
 def test_root_runs_no_library_of_a_service(service: Path, owners: Owners) -> None:
     """A key file, which is the service's, says which one is loaded."""
     etc = service.parent / "etc"

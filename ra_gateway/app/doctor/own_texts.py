@@ -181,7 +181,7 @@ def _fields(line: str) -> dict[str, str]:
     """Return the texts of a line that is JSON, wherever in it that begins; none of one that is not."""
     try:
         found = json.loads(line[line.index("{") :])
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     if not isinstance(found, dict) or "detail" not in found:
         return {}

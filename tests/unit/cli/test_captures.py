@@ -8,12 +8,13 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, SupportsIndex
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ra_gateway.cli import captures
 from ra_gateway.cli.captures import (
     MAX_INPUT_OCTETS,
     CannotShow,
@@ -302,6 +303,43 @@ def test_a_file_of_packets(form: Callable[..., bytes], order: str) -> None:
         read_message(data[:-900])
     with pytest.raises(CannotShow, match="no CMP message in them"):
         read_message(form([bytes(60)], order))
+
+
+@pytest.mark.parametrize("form", [pcap, pcapng])
+def test_a_file_of_one_packet(form: Callable[..., bytes]) -> None:
+    """A short message is in one."""
+    der = message_of(95)
+    empty, stream = packets(bytes(300), link=ETHERNET)[0], http(der)
+    packet = empty[:16] + (40 + len(stream)).to_bytes(2, "big") + empty[18:] + stream
+    assert list(read_messages(form([packet]))) == [der]
+    assert read_message(tcpdump(packet).encode()) == der
+
+
+@pytest.mark.parametrize("form", [pcap, pcapng])
+def test_a_card_whose_address_begins_like_a_message(form: Callable[..., bytes]) -> None:
+    der = message_of(300)
+    link = b"\x30" + ETHERNET[1:]
+    assert list(read_messages(form(packets(http(der), link=link)))) == [der]
+
+
+class Counted(bytes):
+    """Counts how many octets are copied out of it, and out of the copies."""
+
+    copied = 0
+
+    def __getitem__(self, key: SupportsIndex | slice[Any, Any, Any]) -> Any:
+        found = super().__getitem__(key)
+        if isinstance(found, int):
+            return found
+        Counted.copied += len(found)
+        return Counted(found)
+
+
+def test_of_many_small_messages_none_is_copied_with_all_behind_it() -> None:
+    """A file may have millions."""
+    data, Counted.copied = Counted(bytes.fromhex("30043000a000") * 2000), 0
+    assert sum(1 for _ in captures._one_by_one(data)) == 2000
+    assert Counted.copied < 10 * len(data)
 
 
 VECTORS = Path(__file__).parents[2] / "vectors"
