@@ -61,7 +61,7 @@ COMMANDS = {
 
 def section(name: str) -> str:
     """Return what docs/cli.md says of a command, "" if nothing."""
-    found = re.search(rf"^## `{name}( [A-Z_ ]+)?`\n(.*?)(?=^#|\Z)", CLI, re.MULTILINE | re.DOTALL)
+    found = re.search(rf"^### `{name}( [A-Z_ ]+)?`\n(.*?)(?=^#|\Z)", CLI, re.MULTILINE | re.DOTALL)
     return found[0] if found else ""
 
 

@@ -12,7 +12,8 @@ from typing import Final
 
 import pytest
 
-ROOT: Final = Path(__file__).parents[2]
+from tests.support.printed import ROOT
+
 BUILDER: Final = runpy.run_path(str(ROOT / "docs/build_site.py"))
 PARTS: Final[dict[str, dict[str, str]]] = BUILDER["pages"]()
 
@@ -74,6 +75,22 @@ def test_a_page_loads_nothing_from_elsewhere(site: Path) -> None:
         assert loaded.urls
         assert [url for url in loaded.urls if not (here / url.lstrip("/")).is_file()] == []
     assert "@import" not in "".join(path.read_text() for path in site.rglob("*.css"))
+
+
+def html(site: Path, page: Path) -> str:
+    """Return a page of the site by its source."""
+    name = "index.html" if page.stem == "README" else f"{page.stem}.html"
+    return (site / page.parent.relative_to(ROOT) / name).read_text()
+
+
+@pytest.mark.parametrize("path", [path for part in PARTS.values() for path in part.values()])
+def test_a_page_has_its_contents_beside_it(site: Path, path: str) -> None:
+    """A title, and every section below it in the contents, which would be those of the first of several titles."""
+    page = html(site, ROOT / path)
+    assert page.count("<h1 ") == 1
+    contents = re.findall(r'<nav class="md-nav md-nav--secondary".*?</nav>\s*</div>', page, re.DOTALL)
+    for anchor in re.findall(r'<h2 id="(.*?)"', page):
+        assert contents and f'href="#{anchor}"' in contents[-1]
 
 
 @pytest.mark.parametrize(
