@@ -130,7 +130,9 @@ def test_the_command_line_is_documented(name: str) -> None:
     }
     generated = re.search(rf"^## `{name}`\n(.*?)(?=^## |\Z)", REFERENCE, re.MULTILINE | re.DOTALL)
     assert generated is not None
-    assert set(options) - set(re.findall(r"--?[a-z][a-z-]*", generated[1])) - {"--help", "-h"} == set()
+    assert (
+        set(options) - set(re.findall(r"--?[a-z][a-z-]*", generated[1])) - {"--help", "-h"} == set()
+    )
     text = section(name)
     for row, said in re.findall(r"^\| (`-.*?) \| (.*) \|$", text, re.MULTILINE):
         for flag in re.findall(r"`(--?[a-z-]+)`", row):

@@ -90,7 +90,9 @@ def test_a_page_has_its_contents_beside_it(site: Path, path: str) -> None:
     """A title, and every section below it in the contents, which would be those of the first of several titles."""
     page = html(site, ROOT / path)
     assert page.count("<h1 ") == 1
-    contents = re.findall(r'<nav class="md-nav md-nav--secondary".*?</nav>\s*</div>', page, re.DOTALL)
+    contents = re.findall(
+        r'<nav class="md-nav md-nav--secondary".*?</nav>\s*</div>', page, re.DOTALL
+    )
     for anchor in re.findall(r'<h2 id="(.*?)"', page):
         assert contents and f'href="#{anchor}"' in contents[-1]
 
