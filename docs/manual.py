@@ -85,8 +85,8 @@ def _reference() -> Iterator[str]:
     yield "<!-- Written by docs/manual.py from ra_gateway/cli; a test compares them. -->"
     yield ""
     yield "What `--help` says of each command. [Command line](cli.md) says more of what they are for, where settings"
-    yield "come from, and what `--json` has. `--install-completion` installs completion for the shell in use; deploy/ has"
-    yield "it as files, and a manual page."
+    yield "come from, and what `--json` has. `--install-completion` installs completion for the shell in use;"
+    yield "deploy/ has it as files, and a manual page."
     for name, command in _commands(program, NAME):
         context = command.context_class(command, info_name=name)
         yield f"\n## `{name}`\n"

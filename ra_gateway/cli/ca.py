@@ -241,8 +241,8 @@ def ca_roll_issuing(
     )
     say(f"{certificate.subject} issues until {day(certificate.not_after)} UTC.")
     say(
-        f"First list {directory}/issuing.pem in operator.intermediates_paths of every gateway, beside the CAs before it, "
-        "and reload them."
+        f"First list {directory}/issuing.pem in operator.intermediates_paths of every gateway, beside the CAs "
+        "before it, and reload them."
     )
     say(f"Then: {_RELOAD}")
 
@@ -273,8 +273,8 @@ def ca_roll_root(
     )
     say(f"{certificate.subject} is the root until {day(certificate.not_after)} UTC. {_RELOAD}")
     say(
-        f"Before that, list {directory}/root.pem beside the old one in operator.anchors_paths of every gateway. Devices "
-        "get it with rootCaKeyUpdate."
+        f"Before that, list {directory}/root.pem beside the old one in operator.anchors_paths of every gateway. "
+        "Devices get it with rootCaKeyUpdate."
     )
 
 
