@@ -36,6 +36,16 @@ def plain_address(text: str) -> str:
     return str(found)
 
 
+def is_local(host: str) -> bool:
+    """Tell whether a host is this machine: a loopback address or a socket's path."""
+    if host.startswith(("/", "@")) or host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 class Networks:
     """Addresses that are listed one by one or by their networks.
 

@@ -194,17 +194,15 @@ class Application:
         require_no_restart(old.config, config)
         self._reloads.open_log(config.log)
         tls = await asyncio.to_thread(load_tls, tls_tables(config))
-        async with (
-            AsyncExitStack() as undo
-        ):  # also where the process is to end: what was begun is not left open
+        # Also where the process is to end: what was begun is not left open.
+        async with AsyncExitStack() as undo:
             ca = None
             if self._bundled is not None and config.ca is not None:
                 ca = await self._bundled.rewired(config.ca, config.vendors)
                 undo.push_async_callback(ca.stop, 0.0)
             store = old.store
-            if (
-                config.store.kind == "redis"
-            ):  # its URL and keys are in files, which may be others now
+            # Its URL and keys are in files, which may be others now.
+            if config.store.kind == "redis":
                 store = transaction_store(config.store, self._sink)
                 undo.push_async_callback(store.close)
             # In a thread: keys in an HSM are tried out, and all chains are built anew.

@@ -5,57 +5,31 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Callable, Collection, Mapping
 from contextlib import AsyncExitStack
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
 from ra_gateway.app.credential import CredentialFiles
+from ra_gateway.app.endpoints import endpoints_of, secret_files_of, upstream_of
 from ra_gateway.app.health import UpstreamProbe, none_of
-from ra_gateway.app.information import information
 from ra_gateway.app.inventory import open_inventory
 from ra_gateway.app.reloading import InFlight
 from ra_gateway.app.revocation import LedgerStatus, gateway_revocation
-from ra_gateway.app.running import STEADY, now
-from ra_gateway.app.trust import (
-    anchors,
-    certificates,
-    counts_known,
-    operator_domain,
-    vendor_domains,
-)
-from ra_gateway.app.upstreams import Cores, answer_trust, batched, metered, upstream_settings
+from ra_gateway.app.running import STEADY
+from ra_gateway.app.trust import operator_domain, vendor_domains
+from ra_gateway.app.upstreams import Cores, batched, metered
+from ra_gateway.clocks import now
 from ra_gateway.cmp.certificates import Certificate
-from ra_gateway.cmp.header_checks import RELAYED, HeaderRules
-from ra_gateway.cmp.mac import MACBounds
-from ra_gateway.cmp.names import directory_name, from_rfc4514
 from ra_gateway.cmp.protection import Credential
-from ra_gateway.cmp.requests import Possession
 from ra_gateway.cmp.responder import Reply
-from ra_gateway.cmp.trust import DomainKind, TrustDomain
-from ra_gateway.config.tables import (
-    EndpointConfig,
-    GatewayConfig,
-    IdentityConfig,
-    MACConfig,
-    RegistrationAuthoritiesConfig,
-    RouteConfig,
-)
+from ra_gateway.cmp.trust import TrustDomain
+from ra_gateway.config.tables import GatewayConfig
 from ra_gateway.errors import CMPError, ConfigError
 from ra_gateway.events import EventSink
-from ra_gateway.ra.endpoints import (
-    Endpoint,
-    MACAccess,
-    Route,
-    Upstream,
-)
 from ra_gateway.ra.pipeline import Gateway
-from ra_gateway.ra.policy import IdentityRules
-from ra_gateway.ra.ports import CACore, CASecret
-from ra_gateway.ra.registration import RARights, RegisteredName, RegistrationAuthorities
+from ra_gateway.ra.ports import CACore
 from ra_gateway.ra.services import Services
 from ra_gateway.ra.signer_status import SignerStatus
-from ra_gateway.ra.transaction import RELAYED_DOMAIN
 from ra_gateway.ra.unconfirmed import UnconfirmedCertificates
 from ra_gateway.revocation.refreshing import Revocation
 from ra_gateway.stores.inventory import InventoryFile
@@ -63,8 +37,7 @@ from ra_gateway.stores.memory import MemoryStore
 from ra_gateway.stores.redis import RedisStore
 from ra_gateway.stores.secrets import SecretFile
 from ra_gateway.tasks import all_of, ended, supervised
-from ra_gateway.upstream.kinds import BundledUpstream, UpstreamConfig
-from ra_gateway.upstream.pool import CMPHTTPUpstream
+from ra_gateway.upstream.kinds import BundledUpstream, CMPHTTPUpstream, UpstreamConfig
 from ra_gateway.upstream.shared_secret import SecretOfCA
 
 if TYPE_CHECKING:
@@ -72,58 +45,6 @@ if TYPE_CHECKING:
 
 _WITHDRAWING_SECONDS: Final = 10.0
 """Between two looks at certificates that await their confirmation: a small part of what devices have for that."""
-
-# --- routes ---------------------------------------------------------------------------------------------------
-
-
-def _identity(config: IdentityConfig, *, enabled: bool) -> IdentityRules:
-    return IdentityRules(**dict(config), enabled=enabled)
-
-
-def _upstream(
-    name: str,
-    config: UpstreamConfig,
-    core: CACore,
-    operator: TrustDomain,
-    credential: Credential,
-    own: Callable[[], Collection[Certificate]],
-    secret: CASecret | None,
-) -> Upstream:
-    """Return an upstream.
-
-    Args:
-        credential: The RA's, which says whom messages are addressed to.
-        own: Returns the RA's own certificates, whichever are current.
-        secret: What the RA shares with the CA.
-    """
-    setting = f"upstreams.{name}"
-    recipient = (
-        credential.certificate.issuer_der
-        if config.recipient is None
-        else from_rfc4514(config.recipient)
-    )
-    trust, pinned = answer_trust(name, config, core, operator)
-    issuing = operator
-    if config.issuing_ca_paths:
-        issuing = TrustDomain(
-            name,
-            DomainKind.operator,
-            certificates(config.issuing_ca_paths, f"{setting}.issuing_ca_paths"),
-            operator.intermediates,
-        )
-    return Upstream(
-        name=name,
-        core=core,
-        recipient_der=directory_name(recipient),
-        trust=trust,
-        issuing=issuing,
-        settings=upstream_settings(config),
-        pinned=pinned,
-        deadline_seconds=config.deadline_seconds,
-        replays_repeats=config.replays_repeats,
-        own=own,
-        secret=secret,
-    )
 
 
 def _require_believed(ca: CAWiring, operator: TrustDomain) -> None:
@@ -143,194 +64,6 @@ def _require_believed(ca: CAWiring, operator: TrustDomain) -> None:
             f"List {ca.config.directory_path / 'issuing.pem'} here, beside the CAs before it, and its root in "
             "operator.anchors_paths",
         ) from error
-
-
-def _route(
-    name: str,
-    config: RouteConfig,
-    upstreams: Mapping[str, Upstream],
-) -> Route:
-    return Route(
-        name=name,
-        upstream=upstreams[config.upstream],
-        profiles=frozenset(config.profiles),
-        cert_profiles=frozenset(config.cert_profiles),
-        domains=frozenset(config.domains),
-        body_types=frozenset(config.body_types),
-        subjects=config.subjects,
-        identity=None if config.identity is None else _identity(config.identity, enabled=True),
-        approval=config.approval,
-    )
-
-
-def _secret_file(name: str, config: MACConfig, before: Mapping[str, SecretFile]) -> SecretFile:
-    """Return the secrets of an endpoint, which go on from those of before: from the same files, under whatever name."""
-    files = before.values()
-    same = [item for item in files if item.used_path and item.used_path == config.used_path]
-    same = same or [item for item in files if item.path == config.secrets_path]
-    return SecretFile(
-        config.secrets_path,
-        before=same[0] if same else before.get(name),
-        clock=now,
-        used_path=config.used_path,
-        lockout_failures=config.lockout_failures,
-        lockout_seconds=config.lockout_seconds,
-    )
-
-
-def _mac(name: str, config: MACConfig, secret_file: SecretFile, operator: TrustDomain) -> MACAccess:
-    return MACAccess(
-        # A colon, which no vendor's name has: transactions are kept by the name.
-        TrustDomain(
-            f"mac:{name}",
-            DomainKind.shared_secrets,
-            (),
-            algorithms=operator.algorithms,
-            quirks=frozenset(config.quirks),
-        ),
-        secret_file,
-        MACBounds(
-            config.min_iterations,
-            config.max_iterations,
-            config.max_pbkdf_iterations,
-            config.allow_weak_hmac,
-            config.allow_weak_owf,
-        ),
-    )
-
-
-def _relays(
-    name: str, config: RegistrationAuthoritiesConfig, operator: TrustDomain
-) -> RegistrationAuthorities:
-    setting = f"endpoints.{name}.registration_authorities"
-    own = anchors(config.anchors_paths, f"{setting}.anchors_paths")
-    return RegistrationAuthorities(
-        TrustDomain(
-            f"{RELAYED_DOMAIN}{name}",
-            DomainKind.registration_authority,
-            own or operator.anchors,
-            operator.intermediates,
-            operator.algorithms,
-            RELAYED,
-            "" if own else operator.name,
-            only_known=counts_known(own or operator.anchors, operator),
-        ),
-        frozenset(certificates(config.certificate_paths, f"{setting}.certificate_paths")),
-        IdentityRules(allowed_subjects=config.allowed_subjects, allowed_sans=config.allowed_sans),
-        ra_verified=config.ra_verified,
-        revoke_on_behalf=config.revoke_on_behalf,
-        nested=config.nested,
-        batch_max=config.batch_max,
-        rights=_rights(setting, config),
-        names=_registered_names(setting, config),
-    )
-
-
-def _registered_names(
-    setting: str, config: RegistrationAuthoritiesConfig
-) -> tuple[RegisteredName, ...]:
-    return tuple(
-        RegisteredName(
-            b"" if row.subject is None else from_rfc4514(row.subject),
-            row.sans,
-            frozenset(certificates(row.issuer_paths, f"{setting}.names[{index}].issuer_paths")),
-            RARights(
-                IdentityRules(allowed_subjects=row.allowed_subjects, allowed_sans=row.allowed_sans),
-                row.ra_verified,
-                row.revoke_on_behalf,
-            ),
-        )
-        for index, row in enumerate(config.names)
-    )
-
-
-def _reserved(config: GatewayConfig) -> tuple[RegisteredName, ...]:
-    """Return the names of registered RAs: who had a certificate with one at some endpoint could use it at another."""
-    return tuple(
-        name
-        for endpoint, table in config.endpoints.items()
-        if (relays := table.registration_authorities) is not None
-        for name in _registered_names(f"endpoints.{endpoint}.registration_authorities", relays)
-    )
-
-
-def _rights(setting: str, config: RegistrationAuthoritiesConfig) -> dict[Certificate, RARights]:
-    registered = frozenset(certificates(config.certificate_paths, f"{setting}.certificate_paths"))
-    rights: dict[Certificate, RARights] = {}
-    for index, row in enumerate(config.rights):
-        where = f"{setting}.rights[{index}].certificate_paths"
-        own = RARights(
-            IdentityRules(allowed_subjects=row.allowed_subjects, allowed_sans=row.allowed_sans),
-            row.ra_verified,
-            row.revoke_on_behalf,
-        )
-        for certificate in certificates(row.certificate_paths, where):
-            if certificate not in registered or certificate in rights:
-                what = "is listed twice" if certificate in rights else "is no registered RA's"
-                todo = f"List it once here, and in {setting}.certificate_paths"
-                raise ConfigError.of(where, f"{certificate.subject} {what}", todo)
-            rights[certificate] = own
-    return rights
-
-
-def _endpoint(
-    name: str,
-    config: EndpointConfig,
-    gateway: GatewayConfig,
-    upstreams: Mapping[str, Upstream],
-    vendors: Mapping[str, TrustDomain],
-    operator: TrustDomain,
-    access: Mapping[str, MACAccess],
-    reserved: tuple[RegisteredName, ...],
-    own: Callable[[], Collection[Certificate]],
-) -> Endpoint:
-    return Endpoint(
-        name=name,
-        upstream=upstreams[config.upstream],
-        vendors=tuple(vendors[vendor] for vendor in config.vendors),
-        identities={
-            vendor: _identity(
-                gateway.vendors[vendor].identity, enabled=gateway.vendors[vendor].enabled
-            )
-            for vendor in config.vendors
-        },
-        vendor_types={
-            vendor: frozenset(gateway.vendors[vendor].body_types) for vendor in config.vendors
-        },
-        operator=operator if config.operator else None,
-        body_types=frozenset(config.body_types),
-        settings=config,
-        rules=HeaderRules(
-            strictness=config.strictness,
-            message_time_window_seconds=config.message_time_window_seconds,
-            require_message_time=config.require_message_time,
-            extra_certs_max_count=config.extra_certs_max_count,
-        ),
-        information=information(config.genm, f"endpoints.{name}.genm", operator, own),
-        routes=tuple(
-            _route(f"endpoints.{name}.routes[{index}]", route, upstreams)
-            for index, route in enumerate(config.routes)
-        ),
-        accepted=frozenset(
-            possession
-            for possession, taken in (
-                (Possession.key_generation, config.key_generation),
-                (Possession.encr_cert, config.encrypted_certificates),
-            )
-            if taken
-        ),
-        reserved=reserved,
-        mac=access.get(name),
-        origins=(*vendors.values(), *(item.domain for item in access.values())),
-        origin_subjects={
-            vendor: table.operator_subjects for vendor, table in gateway.vendors.items()
-        },
-        registration_authorities=(
-            None
-            if config.registration_authorities is None
-            else _relays(name, config.registration_authorities, operator)
-        ),
-    )
 
 
 class Wiring:
@@ -382,7 +115,7 @@ class Wiring:
         upstreams = {
             name: batched(
                 upstream,
-                _upstream(
+                upstream_of(
                     name,
                     upstream,
                     cores[name],
@@ -405,31 +138,12 @@ class Wiring:
             UpstreamProbe(name, upstream.core, sink) for name, upstream in upstreams.items()
         ]
         self.upstreams = upstreams = {name: metered(item) for name, item in upstreams.items()}
-        self._secrets: dict[str, SecretFile] = {
-            name: _secret_file(name, endpoint.mac, {} if before is None else before._secrets)
-            for name, endpoint in config.endpoints.items()
-            if endpoint.mac is not None
-        }
-        reserved = _reserved(config)
-        access = {
-            name: _mac(name, endpoint.mac, self._secrets[name], operator)
-            for name, endpoint in config.endpoints.items()
-            if endpoint.mac is not None
-        }
-        endpoints = {
-            name: _endpoint(
-                name,
-                endpoint,
-                config,
-                upstreams,
-                vendors,
-                operator,
-                access,
-                reserved,
-                self._own_certificates,
-            )
-            for name, endpoint in config.endpoints.items()
-        }
+        self._secrets: dict[str, SecretFile] = secret_files_of(
+            config, {} if before is None else before._secrets
+        )
+        endpoints = endpoints_of(
+            config, upstreams, vendors, operator, self._secrets, self._own_certificates
+        )
         self.revocation: Revocation = gateway_revocation(
             config, operator, vendors, before=None if before is None else before.revocation
         )

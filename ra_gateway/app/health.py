@@ -24,7 +24,7 @@ class Probe:
     """Something that has to be asked whether it works; its last answer counts.
 
     Args:
-        ask: Returns if it does; raises `ServiceFailure` if not.
+        ask: Checks that it does; raises `ServiceFailure` if not.
         calm_seconds: Between two looks while it does.
     """
 

@@ -110,10 +110,10 @@ def of_inventory(config: GatewayConfig) -> Iterator[Problem]:
 
 
 def _of_table(config: GatewayConfig, table: InventorySQLConfig) -> Iterator[Problem]:
-    from ra_gateway.app.inventory_sql import SQLInventory  # the extra `ca`
+    from ra_gateway.stores.inventory_sql import SQLInventory  # the extra `ca`
 
     try:
-        devices = asyncio.run(SQLInventory(table).listed(lambda _done, _all: None))
+        devices = asyncio.run(SQLInventory(**dict(table)).listed(lambda _done, _all: None))
     except ConfigError as error:
         yield from error.problems
     except StoreUnavailable as error:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from ra_gateway.app.idle import domains, of_list
-from ra_gateway.app.webhook import WebhookInventory
 from ra_gateway.clocks import now
 from ra_gateway.config.service_tables import InventorySQLConfig
 from ra_gateway.config.tables import GatewayConfig
@@ -29,7 +28,7 @@ from ra_gateway.stores.inventory import (
 from ra_gateway.stores.rows import as_line
 
 if TYPE_CHECKING:
-    from ra_gateway.app.inventory_sql import SQLInventory
+    from ra_gateway.stores.inventory_sql import SQLInventory
 
 Progress = Callable[[int, int], None]
 """Called with the number of devices done and in all."""
@@ -42,7 +41,7 @@ class OpenInventory(Inventory, Protocol):
     """An inventory that is in use until it is closed."""
 
     async def look(self) -> None:
-        """Return if devices can be looked up there now.
+        """Check that devices can be looked up there now.
 
         Raises:
             ServiceFailure: They cannot.
@@ -63,6 +62,8 @@ def open_inventory(config: GatewayConfig, sink: EventSink = unheard) -> OpenInve
     if config.inventory.csv_path is not None:
         return InventoryFile(config.inventory.csv_path, domains(config), sink)
     if config.inventory.http is not None:
+        from ra_gateway.app.inventory_webhook import WebhookInventory
+
         return WebhookInventory(config.inventory.http, now, time.monotonic)
     if config.inventory.sql is not None:
         return _sql(config.inventory.sql)
@@ -71,9 +72,9 @@ def open_inventory(config: GatewayConfig, sink: EventSink = unheard) -> OpenInve
 
 def _sql(config: InventorySQLConfig) -> SQLInventory:
     try:
-        from ra_gateway.app.inventory_sql import SQLInventory
+        from ra_gateway.stores.inventory_sql import SQLInventory
 
-        return SQLInventory(config)
+        return SQLInventory(**dict(config))
     except ModuleNotFoundError as error:
         raise missing_extra("inventory.sql", error) from error
 

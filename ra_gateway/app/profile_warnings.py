@@ -12,12 +12,12 @@ from urllib.parse import urlsplit
 from ra_gateway.app.profiles import ca_profiles, lacks_crl_url
 from ra_gateway.app.trust import certificates
 from ra_gateway.ca.clauses import outlives_2030
-from ra_gateway.ca.postgres_url import is_local
 from ra_gateway.ca.profiles import PROFILES, Profile, SubjectForm
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.oids import OID
 from ra_gateway.config.ca_tables import CAConfig
 from ra_gateway.errors import CMPError, ConfigError, Problem
+from ra_gateway.peers import is_local
 
 _LOOSER: Final[MappingProxyType[str, Callable[[Profile, Profile], bool]]] = MappingProxyType(
     {

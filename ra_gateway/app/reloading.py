@@ -42,7 +42,7 @@ class InFlight:
             self._quiet.set()
 
     async def end(self, seconds: float) -> None:
-        """Wait until none is, or for that long."""
+        """Wait until no message is being answered, at most that long."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._quiet.wait()
@@ -104,7 +104,7 @@ class Reloads:
             self._sink(ConfigurationReloaded(self._by, digest))
 
     def _refused(self, *problems: str) -> None:
-        """Tell so, in the log file of before, which somebody may have moved away for a new one."""
+        """Tell that a reload was refused, in the log file of before, which somebody may have moved away."""
         if self._log is not None:
             self._log.close()
             self._log = None
@@ -115,17 +115,17 @@ class Reloads:
         self._sink(ReloadRefused(self._by, problems))
 
     def retire(self, stopping: Coroutine[Any, Any, None]) -> None:
-        """Have what was replaced stop when it is done, while others are served."""
+        """Stop what was replaced once its last messages are answered, in the background."""
         task = asyncio.create_task(stopping)
         self._retiring.add(task)
         task.add_done_callback(self._retiring.discard)
 
     async def end(self) -> None:
-        """Let one that has begun end; none begins any more."""
+        """Wait for a reload that has begun; from now on every other is refused."""
         self._is_over = True
         async with self._reloading:
             pass
 
     async def retired(self) -> None:
-        """Wait for what was replaced."""
+        """Wait until all that was replaced has stopped (`retire`)."""
         await asyncio.gather(*self._retiring, return_exceptions=True)

@@ -107,9 +107,8 @@ def lint_profile(profile: Profile, issuer: Issuer) -> list[str]:
         Findings of the severities error and warning that are not waived, each once; empty is the good case.
     """
     findings: dict[str, None] = {}
-    profile = replace(
-        profile, domains=(), organisations=()
-    )  # whose names these are is no matter of form
+    # Whose names these are is no matter of form.
+    profile = replace(profile, domains=(), organisations=())
     if profile.crl_required and not profile.crl_urls:
         return []
     for kind in sorted(profile.key_kinds):

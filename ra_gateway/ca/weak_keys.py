@@ -90,7 +90,10 @@ def _are_close(modulus: int, root: int) -> bool:
 
 @cache
 def _infineon() -> tuple[tuple[int, frozenset[int]], ...]:
-    """Return what a modulus of that library is modulo small primes: a power of 65537 (Nemec et al., 2017)."""
+    """Return, by small prime, what a modulus made by Infineon's library (ROCA) may be modulo it: powers of 65537.
+
+    Nemec et al., 2017.
+    """
     return tuple(
         (prime, frozenset(pow(65_537, exponent, prime) for exponent in range(prime)))
         for prime in _primes(168)

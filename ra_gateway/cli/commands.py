@@ -220,8 +220,7 @@ def _cleaned_usage() -> Iterator[None]:
     try:
         yield
     except _USAGE_ERROR as error:
-        text = error.message.removeprefix(
-            "Value error, "
-        )  # pydantic's, by which typer reads values
+        # pydantic's, by which typer reads values.
+        text = error.message.removeprefix("Value error, ")
         error.message = "\n".join(map(printable, text.split("\n")))
         raise

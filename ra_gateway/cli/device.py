@@ -349,7 +349,7 @@ def _base_station(
 
 
 def _require_room(directory: Path) -> None:
-    """Find out that the results cannot be written before there are any."""
+    """Refuse a directory that the results cannot be written to, before there are any."""
     from ra_gateway.files import make_directory
 
     problems = [

@@ -95,9 +95,8 @@ def _names(subject_der: bytes, san: Iterable[str], *, generous: bool) -> Iterato
         yield plain(name)
         kind, _, value = name.partition(":")
         if kind == "dn":
-            with suppress(
-                ValueError, MalformedMessage
-            ):  # what cannot be written anew from its text
+            # What cannot be written anew from its text.
+            with suppress(ValueError, MalformedMessage):
                 yield from _of_subject(from_rfc4514(value), generous)
         elif kind == "uri" and generous:
             yield from (found for host in uri_hosts(value) for found in _read(host, True))

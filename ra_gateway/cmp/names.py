@@ -388,9 +388,8 @@ _ATTRIBUTES: Final = re.compile(r"(?:[^\\,+]|\\.)*[,+]?", re.DOTALL)
 
 def fits(text: str, pattern: str) -> bool:
     """Tell whether a name fits a glob, attribute by attribute: no "*" admits an attribute more."""
-    if not (
-        text.isascii() and pattern.isascii()
-    ):  # an editor may have written either form of a letter
+    # An editor may have written either form of a letter.
+    if not (text.isascii() and pattern.isascii()):
         text, pattern = unicodedata.normalize("NFC", text), unicodedata.normalize("NFC", pattern)
     parts, patterns = _ATTRIBUTES.findall(text), _ATTRIBUTES.findall(pattern)
     return len(parts) == len(patterns) and all(map(fnmatchcase, parts, patterns))
@@ -600,9 +599,8 @@ def _fits_uri(text: str, glob: str) -> bool:
 _MARKS: Final = re.compile(r"[@,%]")
 """What divides mailboxes, and what hides such a mark, or another, from who does not decode."""
 _URI_PARTS_APART: Final = re.compile(r"(uri:[^:]*:)(//[^/?#]*|[^/;?#]*)(.*)", re.DOTALL)
-_GLOB_PARTS_APART: Final = re.compile(
-    r"(uri:[^:]*:)(//[^/#]*|[^/;#]*)(.*)", re.DOTALL
-)  # "?" is a wildcard
+# "?" is a wildcard.
+_GLOB_PARTS_APART: Final = re.compile(r"(uri:[^:]*:)(//[^/#]*|[^/;#]*)(.*)", re.DOTALL)
 _ANY_URI: Final = re.compile(r"\*|uri:([^*?\[:]*:)?\*")
 
 

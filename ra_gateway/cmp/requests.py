@@ -521,9 +521,8 @@ def read_confirmation(
         raise HeaderRefused(f"{len(statuses)} CertStatus, expected exactly one", rule="R106")
     status = statuses[0]
     fits = is_cert_req_id(status.cert_req_id, cert_req_id, request)
-    if not fits or (
-        rules.strict and status.cert_req_id != cert_req_id
-    ):  # erratum 8806: -1 of a p10cr
+    # Erratum 8806: -1 of a p10cr.
+    if not fits or (rules.strict and status.cert_req_id != cert_req_id):
         raise ConfirmationRefused(
             f"certReqId {status.cert_req_id}, expected {cert_req_id}",
             fail_info=PKIFailureInfo.badRequest,

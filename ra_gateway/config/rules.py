@@ -8,7 +8,6 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel
 
-from ra_gateway.ca.postgres_url import is_local
 from ra_gateway.cmp.header_checks import SIGNERS_ONLY, VENDORS_ONLY
 from ra_gateway.config.ca_tables import CAConfig
 from ra_gateway.config.raw import Raw, Rule, exceeds, rows_of, table_of, value_of
@@ -24,6 +23,7 @@ from ra_gateway.config.upstream_rules import UPSTREAM_RULES
 from ra_gateway.config.values import OPERATOR_DOMAIN, WELL_KNOWN_PATH, served_paths, texts
 from ra_gateway.errors import Problem
 from ra_gateway.ldap import is_dn
+from ra_gateway.peers import is_local
 from ra_gateway.ra.dialects import DIALECTS
 from ra_gateway.settings.values import did_you_mean
 from ra_gateway.upstream.kinds import TABLES

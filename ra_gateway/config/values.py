@@ -14,7 +14,6 @@ from pydantic_core import PydanticCustomError
 
 from ra_gateway import ldap
 from ra_gateway.ca.derivation import require_crl_url
-from ra_gateway.ca.postgres_url import PostgresURL, UnusableURL, usable_postgres_url
 from ra_gateway.cmp.codes import RESPONSE_TO, BodyType
 from ra_gateway.cmp.hosts import is_domain
 from ra_gateway.cmp.identity import DOTTED_OID, PLACEHOLDERS, SERIAL_NUMBER_OR_FQDN, placeholders
@@ -27,6 +26,7 @@ from ra_gateway.cmp.names import (
 )
 from ra_gateway.cmp.x520 import alternative_name_text_faults, subject_text_faults
 from ra_gateway.errors import ConfigError
+from ra_gateway.postgres_url import PostgresURL, UnusableURL, usable_postgres_url
 from ra_gateway.settings.files import check_file, checks_files, resolve, secret_file
 from ra_gateway.settings.values import ByName, climbs, did_you_mean, require_dn, require_url, wrong
 

@@ -21,9 +21,8 @@ class Kind(StrEnum):
     histogram = "histogram"  # of seconds
 
 
-@dataclass(
-    frozen=True, slots=True, eq=False
-)  # each is itself: as keys they are looked up for every message
+# Each is itself: as keys they are looked up for every message.
+@dataclass(frozen=True, slots=True, eq=False)
 class Family:
     """One metric.
 

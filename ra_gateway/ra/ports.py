@@ -64,7 +64,7 @@ class TransactionStore(Protocol):
         """
 
     async def ping(self) -> None:
-        """Return if the store can be written to now."""
+        """Check that the store can be written to now."""
 
     async def close(self) -> None:
         """Release connections."""
@@ -202,7 +202,7 @@ class Looked(Protocol):
     """What of CAs and signers can tell whether it would be of use to ask them; the others always would."""
 
     async def look(self) -> None:
-        """Return if messages can be sent there now.
+        """Check that messages can be sent there now.
 
         Raises:
             ServiceFailure: They cannot; it says why.
@@ -210,7 +210,7 @@ class Looked(Protocol):
 
 
 async def look(core: object) -> None:
-    """Return if a CA can be sent messages now, as far as it can be told.
+    """Check that a CA can be sent messages now, as far as it can be told.
 
     Raises:
         ServiceFailure: It cannot.

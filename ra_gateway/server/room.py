@@ -8,7 +8,7 @@ from typing import Final, Generic, Protocol, TypeVar
 
 
 class Counted(Protocol):
-    """A connection.
+    """A connection as a listener counts it.
 
     `network` is what it is counted under: `peers.network_of`, or PROXIES.
     """

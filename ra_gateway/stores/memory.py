@@ -260,7 +260,7 @@ class MemoryStore:
         return "" if until is None or until <= self._lifetimes() else text
 
     async def ping(self) -> None:
-        """Return if the store can be written to now.
+        """Check that the store can be written to now.
 
         Raises:
             StoreUnavailable: The store is full of live transactions.

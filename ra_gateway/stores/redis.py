@@ -458,7 +458,7 @@ class RedisStore:
             pause_seconds = min(pause_seconds * 2, _LONGEST_PAUSE_SECONDS)
 
     async def ping(self) -> None:
-        """Return if the store can be written to now."""
+        """Check that the store can be written to now."""
         # A real write: a read-only replica, or a Redis whose memory is full, still answers PING.
         probe = f"{self._prefix}:probe"
         await self._ask(lambda _: self._client.set(probe, 1, px=_PROBE_LIFETIME_MS))

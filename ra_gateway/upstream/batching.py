@@ -131,7 +131,7 @@ class BatchingCA:
             ) from error
 
     async def look(self) -> None:
-        """Return if messages can be sent there now (`Looked`)."""
+        """Check that messages can be sent there now (`Looked`)."""
         await look(self.core)
 
     async def close(self) -> None:

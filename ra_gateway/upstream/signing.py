@@ -268,7 +268,7 @@ class SigningCA:
         return await protect_reply(header, body_der, self._credential, chain)
 
     async def look(self) -> None:
-        """Return if the signer can be asked now (`Looked`)."""
+        """Check that the signer can be asked now (`Looked`)."""
         await look(self.signer)
 
     async def close(self) -> None:

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, load_pem_priv
 
 from ra_gateway.app.application import Application
 from ra_gateway.app.ca import BundledService
-from ra_gateway.app.gateway import _relays
+from ra_gateway.app.endpoints import relays_of
 from ra_gateway.app.trust import operator_domain
 from ra_gateway.app.upstreams import answer_trust
 from ra_gateway.cmp.certificates import Certificate
@@ -157,7 +157,7 @@ def test_nor_where_another_setting_names_the_operators_root(
     table: Any = AnswerTrust(trust_anchors_paths=(pem,))
     core: Any = object()
     answers, _ = answer_trust("ejbca", table, core, operator)
-    relays = _relays("ran", RegistrationAuthoritiesConfig(anchors_paths=(pem,)), operator)
+    relays = relays_of("ran", RegistrationAuthoritiesConfig(anchors_paths=(pem,)), operator)
     peer = operator_pki.root.issue_ca("CN=Peer SEG CA,O=Peer", path_length=0)
     ours = cmp_certificate(operator_pki.issuing.issue("CN=ra9,O=Ours").certificate)
     leaf = cmp_certificate(peer.issue("CN=I am your CA,O=Peer", eku=[CMC_CA]).certificate)

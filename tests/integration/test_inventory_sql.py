@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from ra_gateway.app.inventory_sql import SQLInventory
 from ra_gateway.config.service_tables import InventorySQLConfig
 from ra_gateway.errors import PKIFailureInfo, StoreUnavailable
 from ra_gateway.ra.ports import InventoryEntry
+from ra_gateway.stores.inventory_sql import SQLInventory
 from tests.support.commandline import run, succeeded
 from tests.support.pki import VendorPKI
 from tests.support.postgres_server import PostgresServer
@@ -54,7 +54,7 @@ class Tables:
     def inventory(self, **options: float | str) -> SQLInventory:
         """Return the inventory that reads it."""
         settings = {"timeout_seconds": 20.0, **self.settings, **options}
-        return SQLInventory(InventorySQLConfig.model_validate(settings))
+        return SQLInventory(**dict(InventorySQLConfig.model_validate(settings)))
 
     def table(self) -> str:
         """Return the table for a configuration."""

@@ -17,7 +17,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from ra_gateway.app.application import Application
-from ra_gateway.app.webhook import WebhookInventory
+from ra_gateway.app.inventory_webhook import WebhookInventory
 from ra_gateway.config.reading import load
 from ra_gateway.config.service_tables import InventoryHTTPConfig
 from ra_gateway.device import client

@@ -464,12 +464,15 @@ def expired_anchor(config: Path, days: int = -1) -> None:
 
 def test_a_vendor_that_nobody_comes_by_at_a_ca_by_itself(config: Path) -> None:
     """What is not in ca.client.vendors; where a gateway reads the same file, its vendors are its own."""
+    assert "client.vendors" not in succeeded("check-config", "-c", config)
     vendor = '[vendors.acme]\nanchors_paths = ["acme/root.pem"]\n'
     table = re.findall(r"(?ms)^(\[ca[^\n]*\]\n.*?)(?=^\[(?!ca)|\Z)", config.read_text())
     alone = config.with_name("ca.toml")
     alone.write_text("\n".join([*table, vendor]))
     assert "vendors.acme: is not in ca.client.vendors" in succeeded("check-config", "-c", alone)
     alone.write_text("\n".join(table))
+    assert "client.vendors" not in succeeded("check-config", "-c", alone)
+    alone.write_text("\n".join([*table, '[ca.client]\nvendors = ["acme"]\n', vendor]))
     assert "client.vendors" not in succeeded("check-config", "-c", alone)
 
 

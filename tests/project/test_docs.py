@@ -6,14 +6,16 @@ import ast
 import re
 import runpy
 import shlex
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import typer.main
 
 from ra_gateway.cli.main import app
+from ra_gateway.events import Fact
 
 ROOT = Path(__file__).parents[2]
 REQUIREMENTS = runpy.run_path(str(ROOT / "docs/requirements.py"))
@@ -265,6 +267,26 @@ def test_the_table_of_rooms_names_what_the_package_has() -> None:
     }
     named = re.findall(r"`(.+?)`", rooms)
     assert sorted(named) == sorted(there - {"__init__.py", "__main__.py"})
+
+
+def test_the_picture_of_layers_is_the_contract() -> None:
+    """docs/architecture.md draws the layers that the linter holds, each with all that stands in it."""
+    text = (ROOT / "docs/architecture.md").read_text()
+    section = text[text.index("## Layers") : text.index("## Rooms")]
+    rows = re.findall(r"^ {4,}(\w+(?: \| \w+)*)(?:  .*)?$", section, re.MULTILINE)
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
+    layers = contracts["contracts"][0]["layers"]
+    assert [set(row.split(" | ")) for row in rows] == [
+        set(layer.split(" | ")) for layer in layers if layer != "__main__"
+    ]
+
+
+def test_the_table_of_events_has_every_fact() -> None:
+    """docs/architecture.md says of each fact who tells it."""
+    text = (ROOT / "docs/architecture.md").read_text()
+    section = text[text.index("## Events") : text.index("## The bundled CA")]
+    named = re.findall(r"`(\w+)`", " ".join(re.findall(r"^\| (`.*?) \|", section, re.MULTILINE)))
+    assert sorted(named) == sorted(fact.__name__ for fact in get_args(Fact))
 
 
 def test_actions_are_pinned() -> None:

@@ -14,10 +14,10 @@ from ra_gateway.app.doctor.results import Check, Result
 from ra_gateway.app.ledger import ca_checkpoints
 from ra_gateway.ca.ledger.database import side_files
 from ra_gateway.ca.ledger.ledger import open_ledger
-from ra_gateway.ca.postgres_url import UnusableURL, parse_postgres_url
 from ra_gateway.config.ca_tables import CAConfig
 from ra_gateway.errors import ConfigError, StoreUnavailable
 from ra_gateway.keys import require_private
+from ra_gateway.postgres_url import UnusableURL, parse_postgres_url
 
 _LEDGER: Final = "ledger"
 _SKEW: Final = timedelta(minutes=1)

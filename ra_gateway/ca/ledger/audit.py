@@ -131,7 +131,7 @@ def entries(connection: Connection, after: int, limit: int) -> list[AuditEntry]:
 
 
 def require_writable(connection: Connection) -> None:
-    """Return if this transaction could append.
+    """Check that this transaction could append.
 
     Raises:
         sqlalchemy.exc.SQLAlchemyError: It could not.

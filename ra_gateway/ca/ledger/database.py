@@ -46,10 +46,10 @@ from ra_gateway.ca.ledger.batches import (
     unavailable,
 )
 from ra_gateway.ca.ledger.schema import HEAD
-from ra_gateway.ca.postgres_url import PostgresURL, UnusableURL, parse_postgres_url
 from ra_gateway.errors import ConfigError, StoreUnavailable, missing_extra
 from ra_gateway.files import make_file
 from ra_gateway.keys import require_private
+from ra_gateway.postgres_url import PostgresURL, UnusableURL, parse_postgres_url
 
 T = TypeVar("T")
 Item = TypeVar("Item")

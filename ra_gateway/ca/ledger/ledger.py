@@ -111,7 +111,7 @@ class Ledger:
         await self._database.close()
 
     async def ping(self) -> None:
-        """Return if the database can be written to now."""
+        """Check that the database can be written to now."""
         await self._write(audit.require_writable, durable=False)
 
     @property

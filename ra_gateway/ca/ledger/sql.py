@@ -245,9 +245,8 @@ def san_identifiers(names: Iterable[str]) -> frozenset[bytes]:
     found = set()
     for name in names:
         if name.startswith("dn:"):
-            with suppress(
-                ValueError
-            ):  # what cannot be written anew from its text is found by that alone
+            # What cannot be written anew from its text is found by that alone.
+            with suppress(ValueError):
                 found.add(_identifier("name", subject_key(from_rfc4514(name.removeprefix("dn:")))))
     return _identifiers(kept_names(NULL_DN, names)) | found
 

@@ -1,4 +1,7 @@
-"""An inventory somewhere else, asked for each device over HTTP by a signed question (Standard Webhooks)."""
+"""An inventory somewhere else, asked for each device over HTTP by a signed question (Standard Webhooks).
+
+Not in `stores`, as the others are: it asks by the HTTP client of the upstreams, and adapters do not know each other.
+"""
 
 from __future__ import annotations
 
@@ -88,7 +91,7 @@ class WebhookInventory:
         return entry
 
     async def look(self) -> None:
-        """Return if somebody is at the URL.
+        """Check that somebody is at the URL.
 
         Raises:
             ServiceFailure: Nobody is.

@@ -6,6 +6,7 @@ import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from sqlalchemy import (
@@ -20,16 +21,15 @@ from sqlalchemy import (
     insert,
     or_,
     select,
-    table,
 )
+from sqlalchemy import table as sql_table
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from ra_gateway.ca.postgres_url import UnusableURL, usable_postgres_url
 from ra_gateway.cmp.identity import identity_key
 from ra_gateway.cmp.names import spellings, split_general_names
-from ra_gateway.config.service_tables import InventorySQLConfig
 from ra_gateway.errors import ConfigError, Problem, StoreUnavailable, printable
+from ra_gateway.postgres_url import UnusableURL, usable_postgres_url
 from ra_gateway.ra.ports import InventoryEntry
 from ra_gateway.stores.inventory import COLUMNS, Listed, uncertifiable
 from ra_gateway.stores.rows import refuse
@@ -51,29 +51,42 @@ _ENABLED: Final[Mapping[object, bool]] = {True: True, False: False, "true": True
 class SQLInventory:
     """Looks each device up in a table; what cannot be read, or is not clear, admits nobody.
 
+    Args:
+        table: Its name, with its schema before a dot where it needs one.
+        sqlite_path: File of SQLite; None for PostgreSQL.
+        url_path: File that holds the URL of a PostgreSQL database.
+        timeout_seconds: To look a device up.
+        max_connections: To PostgreSQL.
+
     Raises:
         ConfigError: The URL cannot be used.
     """
 
-    def __init__(self, config: InventorySQLConfig) -> None:
-        self._config = config
-        schema, _, name = config.table.rpartition(".")
-        self._table: TableClause = table(name, *map(column, COLUMNS), schema=schema or None)
+    def __init__(
+        self,
+        *,
+        table: str,
+        sqlite_path: Path | None,
+        url_path: Path | None,
+        timeout_seconds: float,
+        max_connections: int,
+    ) -> None:
+        self.name = f"table {table}"
+        """What it is called in texts: without user and password."""
+        self._timeout_seconds = timeout_seconds
+        schema, _, name = table.rpartition(".")
+        self._table: TableClause = sql_table(name, *map(column, COLUMNS), schema=schema or None)
         self._errors: tuple[type[Exception], ...] = (SQLAlchemyError, UnusableURL, OSError)
         self._engine: Engine | AsyncEngine
-        if config.sqlite_path is not None:
-            self._engine = _sqlite(config)
+        if sqlite_path is not None:
+            self._engine = _sqlite(sqlite_path, timeout_seconds)
         else:
             import asyncpg  # the extra `postgres`
 
             # What fails while a connection is made comes as it is.
             self._errors += (asyncpg.PostgresError, asyncpg.InterfaceError)
-            self._engine = _postgres(config)
-
-    @property
-    def name(self) -> str:
-        """What it is called in texts: without user and password."""
-        return f"table {self._config.table}"
+            assert url_path is not None  # the configuration has one of the two
+            self._engine = _postgres(url_path, timeout_seconds, max_connections)
 
     async def find(self, domain: str, identity: str) -> InventoryEntry | None:
         """Return the entry of a device, or None if it is not listed.
@@ -106,7 +119,7 @@ class SQLInventory:
         return entry
 
     async def look(self) -> None:
-        """Return if the table can be read now.
+        """Check that the table can be read now.
 
         Raises:
             StoreUnavailable: It cannot.
@@ -191,7 +204,7 @@ class SQLInventory:
         return list(found.values())
 
     async def _read(self, function: Callable[[Connection], T]) -> T:
-        return await self._run(function, self._config.timeout_seconds)
+        return await self._run(function, self._timeout_seconds)
 
     async def _run(
         self, function: Callable[[Connection], T], seconds: float, *, writes: bool = False
@@ -234,25 +247,20 @@ class SQLInventory:
                 yield connection
 
 
-def _sqlite(config: InventorySQLConfig) -> Engine:
-    path = config.sqlite_path
-    assert path is not None
-
+def _sqlite(path: Path, timeout_seconds: float) -> Engine:
     def connect() -> sqlite3.Connection:
         # rw: a file that is not there is not made. No isolation level: the module begins nothing by itself.
         return sqlite3.connect(
-            f"{path.absolute().as_uri()}?mode=rw", uri=True, timeout=config.timeout_seconds,
+            f"{path.absolute().as_uri()}?mode=rw", uri=True, timeout=timeout_seconds,
             isolation_level=None, check_same_thread=False,
         )  # fmt: skip
 
     return create_engine("sqlite://", creator=connect, poolclass=NullPool, hide_parameters=True)
 
 
-def _postgres(config: InventorySQLConfig) -> AsyncEngine:
+def _postgres(path: Path, timeout_seconds: float, max_connections: int) -> AsyncEngine:
     import asyncpg
 
-    path = config.url_path
-    assert path is not None
     url = usable_postgres_url(path.read_text(encoding="utf-8-sig", errors="replace").strip())
     if isinstance(url, UnusableURL):
         raise ConfigError.of(f"{_SETTING}.url_path", f"the URL of the database {url}", url.todo)
@@ -260,16 +268,16 @@ def _postgres(config: InventorySQLConfig) -> AsyncEngine:
     async def connect() -> Any:
         return await asyncpg.connect(
             **url.connection(),
-            timeout=config.timeout_seconds,
+            timeout=timeout_seconds,
             server_settings={"application_name": "ra-gateway inventory"},
         )
 
     return create_async_engine(
         "postgresql+asyncpg://",
         connect_args={"async_creator_fn": connect},
-        pool_size=config.max_connections,
+        pool_size=max_connections,
         max_overflow=0,
-        pool_timeout=config.timeout_seconds,
+        pool_timeout=timeout_seconds,
         pool_pre_ping=True,  # a server that was restarted costs no device its answer
         hide_parameters=True,
     )

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias, cast, get_args
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from ra_gateway.peers import is_local
+
 TLSMode: TypeAlias = Literal["disable", "require", "verify-ca", "verify-full"]
 
 DEFAULT_PORT: Final = 5432
@@ -150,16 +152,6 @@ class PostgresURL:
                     "Name in sslcert and sslkey PEM files of a certificate and its key, unencrypted, of mode 0600",
                 ) from None
         return context
-
-
-def is_local(host: str) -> bool:
-    """Tell whether a host is this machine: a loopback address or a socket's path."""
-    if host.startswith(("/", "@")) or host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def parse_postgres_url(text: str) -> PostgresURL:

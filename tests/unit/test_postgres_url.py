@@ -10,8 +10,8 @@ from typing import Final
 import pytest
 
 from ra_gateway.ca.ledger.ledger import open_ledger
-from ra_gateway.ca.postgres_url import UnusableURL, parse_postgres_url
 from ra_gateway.errors import ConfigError
+from ra_gateway.postgres_url import UnusableURL, parse_postgres_url
 
 SECRET: Final = "Kn0bl4uch"
 
