@@ -85,7 +85,8 @@ def _reference() -> Iterator[str]:
     yield "<!-- Written by docs/manual.py from ra_gateway/cli; a test compares them. -->"
     yield ""
     yield "What `--help` says of each command. [Command line](cli.md) says more of what they are for, where settings"
-    yield "come from, and what `--json` has."
+    yield "come from, and what `--json` has. `--install-completion` installs completion for the shell in use;"
+    yield "deploy/ has it as files, and a manual page."
     for name, command in _commands(program, NAME):
         context = command.context_class(command, info_name=name)
         yield f"\n## `{name}`\n"
@@ -96,7 +97,8 @@ def _reference() -> Iterator[str]:
         if rows:
             yield "\n| | |\n|---|---|"
         for label, text in rows:
-            yield f"| `{label}` | {text.replace('|', chr(92) + '|')} |"
+            code = f"<code>{label.replace('|', '&#124;')}</code>" if "|" in label else f"`{label}`"
+            yield f"| {code} | {text.replace('|', chr(92) + '|')} |"
         if examples := _examples(command):
             yield "\nExamples:\n"
             yield from (f"    {line.removeprefix('  ')}" for line in examples.split("\n"))

@@ -43,6 +43,7 @@ from ra_gateway.ca.status import CAStatus
 from ra_gateway.clocks import now
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.header_checks import HeaderRules, Strictness
+from ra_gateway.cmp.protection import Credential
 from ra_gateway.cmp.responder import Reply
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
 from ra_gateway.config.ca_tables import CAConfig, CAStatusConfig
@@ -231,6 +232,8 @@ class CAWiring:
         self._profiles = profiles = ca_profiles(config)
         require_clean(profiles.values(), keys.issuers[0])
         self._issuing, self._root = keys.issuers, keys.root
+        self.credential: Credential = keys.credential
+        """What its CMP messages are signed with."""
         self.issuers: tuple[Certificate, ...] = tuple(issuer.certificate for issuer in keys.issuers)
         self.publisher: CRLPublisher = crl_publisher(
             config, keys, ledger, None if before is None else before.publisher

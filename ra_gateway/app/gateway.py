@@ -22,8 +22,9 @@ from ra_gateway.clocks import now
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.protection import Credential
 from ra_gateway.cmp.responder import Reply
+from ra_gateway.cmp.trust import TrustDomain
 from ra_gateway.config.tables import GatewayConfig
-from ra_gateway.errors import ConfigError
+from ra_gateway.errors import CMPError, ConfigError
 from ra_gateway.events import EventSink
 from ra_gateway.ra.pipeline import Gateway
 from ra_gateway.ra.ports import CACore
@@ -44,6 +45,25 @@ if TYPE_CHECKING:
 
 _WITHDRAWING_SECONDS: Final = 10.0
 """Between two looks at certificates that await their confirmation: a small part of what devices have for that."""
+
+
+def _require_believed(ca: CAWiring, operator: TrustDomain) -> None:
+    """Refuse a bundled CA whose answers do not lead to the operator's roots: all that it issues would be refused.
+
+    Raises:
+        ConfigError: They do not, as after a change of the issuing CA.
+    """
+    signer = ca.credential.certificate
+    try:
+        # That it has ended is told by itself, and its status is served all the same.
+        operator.find_path(signer, ca.credential.chain, min(now(), signer.not_after))
+    except CMPError as error:
+        raise ConfigError.of(
+            "operator.intermediates_paths",
+            f"nobody would believe the bundled CA: {error.detail}",
+            f"List {ca.config.directory_path / 'issuing.pem'} here, beside the CAs before it, and its root in "
+            "operator.anchors_paths",
+        ) from error
 
 
 class Wiring:
@@ -197,6 +217,7 @@ class Wiring:
             raise ConfigError.of(
                 "ca", "an upstream is bundled, but there is no [ca]", "Add the table [ca]"
             )
+        _require_believed(self._bundled, self._remote.operator)
         return self._bundled.ca
 
     async def handle(

@@ -239,7 +239,12 @@ def ca_roll_issuing(
             key_uris=_uris(key_uri),
         )
     )
-    say(f"{certificate.subject} issues until {day(certificate.not_after)} UTC. {_RELOAD}")
+    say(f"{certificate.subject} issues until {day(certificate.not_after)} UTC.")
+    say(
+        f"First list {directory}/issuing.pem in operator.intermediates_paths of every gateway, beside the CAs "
+        "before it, and reload them."
+    )
+    say(f"Then: {_RELOAD}")
 
 
 @ca_app.command(
@@ -267,7 +272,10 @@ def ca_roll_root(
         key_uris=_uris(key_uri),
     )
     say(f"{certificate.subject} is the root until {day(certificate.not_after)} UTC. {_RELOAD}")
-    say("Devices get it with rootCaKeyUpdate; list it, and the old one, at the gateways.")
+    say(
+        f"Before that, list {directory}/root.pem beside the old one in operator.anchors_paths of every gateway. "
+        "Devices get it with rootCaKeyUpdate."
+    )
 
 
 @ca_app.command("renew-signers", examples=("ra-gateway ca renew-signers ca --within-days 60",))

@@ -238,7 +238,7 @@ def ca_revoke(
     for sentence in with_ledger(config, revoke):
         say(sentence)
     say(
-        "OCSP answers say so now; CRLs as soon as `ra-gateway ca serve` looks, or `ra-gateway ca crl` is run."
+        "OCSP answers say so now; CRLs as soon as the CA that serves looks, or `ra-gateway ca crl` is run."
     )
 
 

@@ -38,7 +38,8 @@ listen_host = "{host}"
 listen_port = {port}
 {management}
 [log]
-format = "{log_format}"
+# "console" has lines for a terminal; programs, `ra-gateway why` among them, read "json".
+format = "json"
 level = "info"
 
 # In memory: one process, nothing survives a restart. For more, kind = "redis", and its URL: redis_url_path names a file
@@ -167,7 +168,6 @@ def write_setup(
     management_port: int | None = None,
     subjects: Mapping[str, str] = MappingProxyType({}),
     key_kind: str = "p256",
-    log_format: str = "console",
     implicit_confirm: str = "deny",
 ) -> Path:
     """Write a complete, working set of files into a directory.
@@ -223,7 +223,6 @@ def write_setup(
         host=host,
         port=port,
         management=_MANAGEMENT if management_port is None else _OTHER_PORT.format(management_port),
-        log_format=log_format,
         implicit_confirm=implicit_confirm,
         vendors=", ".join(f'"{name}"' for name in vendors),
     )

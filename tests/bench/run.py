@@ -200,7 +200,6 @@ def write_configs(directory: Path, *, redis_url: str | None) -> tuple[Path, int,
         domain=None,
         now=datetime.now(UTC),
         port=gateway_port,
-        log_format="json",
         implicit_confirm="relay",
     )
     # No CRLs beside: what is measured is enrolment.

@@ -76,6 +76,31 @@ def test_what_may_be_listened_on(config: Path, host: str) -> None:
     succeeded("check-config", config)
 
 
+# --- the CA in the gateway's process ----------------------------------------------------------------------------
+
+
+def test_an_issuing_ca_that_is_not_listed(config: Path) -> None:
+    """All that it issues would be refused: a reload, too, leaves the one of before at work until it is listed."""
+    ca = config.parent / "ca"
+    assert "operator.intermediates_paths" in succeeded("ca", "roll-issuing", ca)
+    (line,) = refused(config)
+    assert line.startswith("operator.intermediates_paths: nobody would believe the bundled CA")
+    assert "Example Operator Issuing CA G2" in line
+    assert f"List {ca / 'issuing.pem'}" in line
+    listed = 'intermediates_paths = ["operator/issuing.pem"'
+    edit(config, listed, f'{listed}, "ca/issuing.pem"')
+    succeeded("check-config", config)
+
+
+def test_a_root_that_is_not_listed(config: Path) -> None:
+    """The new root of the CA, until the gateway has it beside the old one."""
+    ca = config.parent / "ca"
+    assert "operator.anchors_paths" in succeeded("ca", "roll-root", ca)
+    listed = 'anchors_paths = ["operator/root.pem"'
+    edit(config, listed, f'{listed}, "ca/root.pem"')
+    succeeded("check-config", config)
+
+
 # --- files of databases -----------------------------------------------------------------------------------------
 
 

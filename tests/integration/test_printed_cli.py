@@ -59,7 +59,6 @@ def site(tmp_path: Path, vendor_pki: VendorPKI, postgres_url: str) -> Prompt:
     config = tmp_path / "site/gateway.toml"
     for port in ("8080", "8082"):
         edit(config, f"listen_port = {port}", f"listen_port = {free_port()}")
-    edit(config, 'format = "console"', 'format = "json"')
     more = f'\n[management]\nlisten_port = {free_port()}\n\n[inventory]\ncsv_path = "devices.csv"\n'
     config.write_text(config.read_text() + more)
     rows = "domain,identity,subject,san,enabled\nacme,SN-000001,,,true\n"

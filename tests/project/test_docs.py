@@ -20,6 +20,7 @@ from ra_gateway.events import Fact
 ROOT = Path(__file__).parents[2]
 REQUIREMENTS = runpy.run_path(str(ROOT / "docs/requirements.py"))
 CLI = (ROOT / "docs/cli.md").read_text()
+REFERENCE = (ROOT / "docs/cli-reference.md").read_text()
 PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("deploy/*.md")]
 
 NEEDED = frozenset(
@@ -63,7 +64,7 @@ COMMANDS = {
 
 def section(name: str) -> str:
     """Return what docs/cli.md says of a command, "" if nothing."""
-    found = re.search(rf"^## `{name}( [A-Z_ ]+)?`\n(.*?)(?=^#|\Z)", CLI, re.MULTILINE | re.DOTALL)
+    found = re.search(rf"^### `{name}( [A-Z_ ]+)?`\n(.*?)(?=^#|\Z)", CLI, re.MULTILINE | re.DOTALL)
     return found[0] if found else ""
 
 
@@ -120,24 +121,49 @@ def test_reasons_are_of_two_kinds() -> None:
     assert [reason for reason in reasons if not reason.startswith(kinds)] == []
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name != "ra-gateway"])
 def test_the_command_line_is_documented(name: str) -> None:
-    """A section for every command; in it every argument and every option, and no other option."""
-    text = section(name)
-    assert text, f"docs/cli.md has no section `{name}`"
-    parameters = COMMANDS[name].params
+    """In the generated page every option; docs/cli.md has those alone of which it says more, and no other."""
     options = {
-        flag
-        for parameter in parameters
+        flag: parameter
+        for parameter in COMMANDS[name].params
         if parameter.param_type_name == "option"
         for flag in (*parameter.opts, *parameter.secondary_opts)
     }
-    rows = re.findall(r"^\| (`-.*?) \|", text, re.MULTILINE)
-    documented = set(re.findall(r"`(--?[a-z-]+)`", " ".join(rows)))
-    assert documented - {"--help", "-h"} == options
-    for parameter in parameters:
-        if parameter.param_type_name == "argument":
+    generated = re.search(rf"^## `{name}`\n(.*?)(?=^## |\Z)", REFERENCE, re.MULTILINE | re.DOTALL)
+    assert generated is not None
+    assert (
+        set(options) - set(re.findall(r"--?[a-z][a-z-]*", generated[1])) - {"--help", "-h"} == set()
+    )
+    text = section(name)
+    for row, said in re.findall(r"^\| (`-.*?) \| (.*) \|$", text, re.MULTILINE):
+        for flag in re.findall(r"`(--?[a-z-]+)`", row):
+            assert flag in options
+            assert said.replace("`", "") not in (options[flag].help or "")
+    for parameter in COMMANDS[name].params:
+        if text and parameter.param_type_name == "argument":
             assert parameter.name.upper() in text.splitlines()[0]
+
+
+def test_sections_of_commands_are_of_commands_that_there_are() -> None:
+    """docs/cli.md has none of a command that went."""
+    named = re.findall(r"^#+ `(ra-gateway[a-z -]*?)(?: [A-Z_ ]+)?`$", CLI, re.MULTILINE)
+    assert len(named) > 30
+    assert [name for name in named if name not in COMMANDS] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_rows_of_tables_have_as_many_cells_as_their_heads(page: Path) -> None:
+    """A bar in a cell is escaped, also in code: GitHub ends the cell at any other."""
+    for table in re.findall(r"(?:^\|.*\|\n)+", page.read_text(), re.MULTILINE):
+        head, *rows = table.splitlines()
+        wide = [row for row in rows if bars(row) != bars(head)]
+        assert wide == []
+
+
+def bars(row: str) -> int:
+    """Return how many bars of a row part cells."""
+    return len(re.findall(r"(?<!\\)\|", row))
 
 
 def test_the_manual_and_the_completion_are_up_to_date() -> None:

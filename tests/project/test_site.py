@@ -5,14 +5,17 @@ from __future__ import annotations
 import re
 import runpy
 import subprocess
+import textwrap
 import tomllib
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Final
 
 import pytest
 
-ROOT: Final = Path(__file__).parents[2]
+from tests.support.printed import PAGES, ROOT, blocks, is_shell
+
 BUILDER: Final = runpy.run_path(str(ROOT / "docs/build_site.py"))
 PARTS: Final[dict[str, dict[str, str]]] = BUILDER["pages"]()
 
@@ -74,6 +77,44 @@ def test_a_page_loads_nothing_from_elsewhere(site: Path) -> None:
         assert loaded.urls
         assert [url for url in loaded.urls if not (here / url.lstrip("/")).is_file()] == []
     assert "@import" not in "".join(path.read_text() for path in site.rglob("*.css"))
+
+
+def html(site: Path, page: Path) -> str:
+    """Return a page of the site by its source."""
+    name = "index.html" if page.stem == "README" else f"{page.stem}.html"
+    return (site / page.parent.relative_to(ROOT) / name).read_text()
+
+
+@pytest.mark.parametrize("path", [path for part in PARTS.values() for path in part.values()])
+def test_a_page_has_its_contents_beside_it(site: Path, path: str) -> None:
+    """A title, and every section below it in the contents, which would be those of the first of several titles."""
+    page = html(site, ROOT / path)
+    assert page.count("<h1 ") == 1
+    contents = re.findall(
+        r'<nav class="md-nav md-nav--secondary".*?</nav>\s*</div>', page, re.DOTALL
+    )
+    for anchor in re.findall(r'<h2 id="(.*?)"', page):
+        assert f'href="#{anchor}"' in contents[-1]
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_commands_are_code_on_the_page(site: Path, path: Path) -> None:
+    """Commands stand in blocks to be copied: none has become text of a list."""
+    shown = [
+        unescape(re.sub(r"<[^>]+>", "", block))
+        for block in re.findall(r"<pre.*?</pre>", html(site, path), re.DOTALL)
+    ]
+    for lines in (lines for _, lines in blocks(path) if is_shell(lines)):
+        assert any(textwrap.dedent("\n".join(lines)) in block for block in shown), lines
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_a_block_is_of_one_kind(path: Path) -> None:
+    """Commands and what is written into a file are apart, with words between them: a block is copied as a whole."""
+    text = re.sub(r"^```.*?^```$", "", path.read_text(), flags=re.MULTILINE | re.DOTALL)
+    for block in re.findall(r"(?:^    .*\n(?:\n+(?=    ))?)+", text, re.MULTILINE):
+        kinds = {is_shell(part.splitlines()) for part in re.split(r"\n\n+", block.strip("\n"))}
+        assert len(kinds) == 1, block
 
 
 @pytest.mark.parametrize(

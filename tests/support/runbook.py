@@ -143,8 +143,8 @@ class Book:
             text = text.replace("127.0.0.1:8080", self.server).replace("127.0.0.1:9080", management)
         words = shlex.split(text, comments=True)
         match Path(words[0]).name, words[1:]:
-            case "ra-gateway", ["reload"]:
-                await self._ra_gateway("check-config")
+            case "ra-gateway", ["reload", *options]:
+                await self._ra_gateway("check-config", *options)
                 assert self.application is not None
                 await self.application.reload()
                 return ""

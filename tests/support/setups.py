@@ -54,7 +54,6 @@ def make_setup(
         now=datetime.now(UTC),
         port=0,
         key_kind=key_kind,
-        log_format="json",
         implicit_confirm=implicit_confirm,
     )
     # Many are served at once, and tests of the status listener have a table of their own.
