@@ -91,7 +91,7 @@ async def test_it_is_ready_while_one_of_its_cas_is_there(
     config = make_setup(
         tmp_path,
         vendors={"acme": vendor_pki},
-        upstream=http_upstream(f"http://127.0.0.1:{gone}/cmp", connect_timeout_seconds=0.5),
+        upstream=http_upstream(f"http://127.0.0.1:{gone}/cmp", connect_timeout_seconds=5.0),
     )
     facts: list[Fact] = []
     async with started(config, facts) as application:
