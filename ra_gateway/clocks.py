@@ -7,10 +7,6 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-import structlog
-
-log = structlog.get_logger()
-
 STEP_SECONDS: Final = 60.0
 """A wall clock that moves so much more, or less, than time has passed was set, or is wrong."""
 
@@ -54,6 +50,9 @@ class SteadyClock:
         self._step_seconds, self._calm_seconds = step_seconds, calm_seconds
         self._anchor = clock(), elapsed()
         self._stepped_at: float | None = None
+        import structlog  # takes long, and commands want to know the time, too
+
+        self._log = structlog.get_logger()
 
     def __call__(self) -> bool:
         """Return whether the wall clock can be believed now; a step is logged when it is seen."""
@@ -61,7 +60,7 @@ class SteadyClock:
         anchor_wall, anchor_elapsed = self._anchor
         step = (wall - anchor_wall).total_seconds() - (elapsed - anchor_elapsed)
         if abs(step) > self._step_seconds:
-            log.error(
+            self._log.error(
                 "clock.stepped",
                 by_seconds=round(step),
                 detail="nothing is revoked, forgotten or signed by this clock until it has run evenly for "
@@ -74,7 +73,7 @@ class SteadyClock:
             return True
         if elapsed - self._stepped_at < self._calm_seconds:
             return False
-        log.warning("clock.steady_again")
+        self._log.warning("clock.steady_again")
         self._stepped_at = None
         return True
 

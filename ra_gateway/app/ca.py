@@ -21,7 +21,6 @@ from ra_gateway.app.running import (
     STEADY,
     CannotListen,
     listen,
-    now,
     proxies,
 )
 from ra_gateway.app.trust import vendor_domains
@@ -41,6 +40,7 @@ from ra_gateway.ca.ocsp import OCSPResponder, OCSPSettings, OCSPSigner
 from ra_gateway.ca.profiles import Profile
 from ra_gateway.ca.root_record import RootCRL, revoked_by_root
 from ra_gateway.ca.status import CAStatus
+from ra_gateway.clocks import now
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.header_checks import HeaderRules, Strictness
 from ra_gateway.cmp.responder import Reply

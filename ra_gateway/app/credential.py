@@ -11,7 +11,7 @@ from typing import Final
 
 import structlog
 
-from ra_gateway.app.running import now
+from ra_gateway.clocks import now
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.protection import Credential
 from ra_gateway.cmp.trust import Path, TrustDomain

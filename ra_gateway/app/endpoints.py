@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 
 from ra_gateway.app.information import information
-from ra_gateway.app.running import now
 from ra_gateway.app.trust import anchors, certificates, counts_known
 from ra_gateway.app.upstreams import answer_trust, upstream_settings
+from ra_gateway.clocks import now
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.header_checks import RELAYED, HeaderRules
 from ra_gateway.cmp.mac import MACBounds

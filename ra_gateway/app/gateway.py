@@ -15,9 +15,10 @@ from ra_gateway.app.health import UpstreamProbe, none_of
 from ra_gateway.app.inventory import open_inventory
 from ra_gateway.app.reloading import InFlight
 from ra_gateway.app.revocation import LedgerStatus, gateway_revocation
-from ra_gateway.app.running import STEADY, now
+from ra_gateway.app.running import STEADY
 from ra_gateway.app.trust import operator_domain, vendor_domains
 from ra_gateway.app.upstreams import Cores, batched, metered
+from ra_gateway.clocks import now
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.protection import Credential
 from ra_gateway.cmp.responder import Reply
@@ -35,8 +36,7 @@ from ra_gateway.stores.memory import MemoryStore
 from ra_gateway.stores.redis import RedisStore
 from ra_gateway.stores.secrets import SecretFile
 from ra_gateway.tasks import all_of, ended, supervised
-from ra_gateway.upstream.kinds import BundledUpstream, UpstreamConfig
-from ra_gateway.upstream.pool import CMPHTTPUpstream
+from ra_gateway.upstream.kinds import BundledUpstream, CMPHTTPUpstream, UpstreamConfig
 from ra_gateway.upstream.shared_secret import SecretOfCA
 
 if TYPE_CHECKING:

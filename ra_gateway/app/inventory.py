@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from ra_gateway.app.idle import domains, of_list
-from ra_gateway.app.inventory_webhook import WebhookInventory
 from ra_gateway.clocks import now
 from ra_gateway.config.service_tables import InventorySQLConfig
 from ra_gateway.config.tables import GatewayConfig
@@ -63,6 +62,8 @@ def open_inventory(config: GatewayConfig, sink: EventSink = unheard) -> OpenInve
     if config.inventory.csv_path is not None:
         return InventoryFile(config.inventory.csv_path, domains(config), sink)
     if config.inventory.http is not None:
+        from ra_gateway.app.inventory_webhook import WebhookInventory
+
         return WebhookInventory(config.inventory.http, now, time.monotonic)
     if config.inventory.sql is not None:
         return _sql(config.inventory.sql)

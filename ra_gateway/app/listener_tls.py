@@ -12,7 +12,7 @@ from typing import Final
 import structlog
 
 from ra_gateway.app.credential import WATCH_SECONDS, FileStates, file_states
-from ra_gateway.app.running import now
+from ra_gateway.clocks import now
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.oids import OID
 from ra_gateway.config.service_tables import ListenerTLSConfig

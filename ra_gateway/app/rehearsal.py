@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Final
 
 from ra_gateway.app.gateway import Wiring
-from ra_gateway.app.running import now
+from ra_gateway.clocks import now
 from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.cmp.names import readable

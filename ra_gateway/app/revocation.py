@@ -7,17 +7,16 @@ from dataclasses import fields
 from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
-from ra_gateway.app.running import now
 from ra_gateway.ca.records import CertificateStatus
+from ra_gateway.clocks import now
 from ra_gateway.cmp.certificates import Certificate, load_certificate
 from ra_gateway.cmp.names import canonical
 from ra_gateway.cmp.trust import TrustDomain
 from ra_gateway.config.tables import GatewayConfig
 from ra_gateway.config.trust_tables import RevocationConfig
 from ra_gateway.errors import SignerNotTrusted
-from ra_gateway.revocation.ocsp import OCSPSettings
 from ra_gateway.revocation.refreshing import Revocation
-from ra_gateway.revocation.sources import Mode, RevocationSettings
+from ra_gateway.revocation.settings import Mode, OCSPSettings, RevocationSettings
 
 _CONFIRMED: Final = frozenset({CertificateStatus.confirmed, CertificateStatus.superseded})
 

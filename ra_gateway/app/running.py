@@ -18,7 +18,6 @@ from ra_gateway import __version__
 from ra_gateway.app.changes import config_digest
 from ra_gateway.app.systemd import keep_alive, notify, notify_reloading
 from ra_gateway.clocks import SteadyClock
-from ra_gateway.clocks import now as now
 from ra_gateway.config.service_tables import ListenerConfig, ManagementConfig, ServerConfig
 from ra_gateway.errors import ConfigError, GatewayError, ServiceFailure
 from ra_gateway.events import Component, EventSink

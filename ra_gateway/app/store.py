@@ -38,6 +38,11 @@ def transaction_store(config: StoreConfig, sink: EventSink = unheard) -> MemoryS
             max_per_signer=config.max_transactions_per_signer,
             max_held=config.max_held,
         )
+    return redis_store(config, sink)
+
+
+def redis_store(config: StoreConfig, sink: EventSink = unheard) -> RedisStore:
+    """Return the store in Redis; errors as of `transaction_store`."""
     url = config.redis_url or ""
     if config.redis_url_path is not None:
         url = config.redis_url_path.read_text(encoding="utf-8-sig").strip()

@@ -14,7 +14,7 @@ from ra_gateway.cmp.trust import TrustDomain
 from ra_gateway.config.tables import GatewayConfig, VendorConfig
 from ra_gateway.config.trust_tables import RevocationConfig
 from ra_gateway.errors import CMPError, ConfigError, CRLRefused, MalformedMessage, Problem
-from ra_gateway.revocation.sources import Mode
+from ra_gateway.revocation.settings import Mode
 
 
 def of_trust(config: GatewayConfig) -> Iterator[Problem]:

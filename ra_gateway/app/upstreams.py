@@ -7,8 +7,8 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 
 from ra_gateway.app.credential import check_ra_credential, load_ra_credential
-from ra_gateway.app.running import now
 from ra_gateway.app.trust import anchors, certificates, counts_known, operator_domain
+from ra_gateway.clocks import now
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.protection import Credential
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
@@ -17,10 +17,14 @@ from ra_gateway.errors import ConfigError, Problem
 from ra_gateway.ra.endpoints import CertConf, IssuingSettings, Upstream, UpstreamSettings, Variant
 from ra_gateway.ra.ports import CACore
 from ra_gateway.upstream.batching import BatchingCA, BatchSettings
-from ra_gateway.upstream.kinds import BundledUpstream, RemoteUpstream, UpstreamConfig
+from ra_gateway.upstream.kinds import (
+    BundledUpstream,
+    CMPHTTPUpstream,
+    RemoteUpstream,
+    UpstreamConfig,
+)
 from ra_gateway.upstream.metered import MeteredCA
 from ra_gateway.upstream.plugins import UpstreamContext
-from ra_gateway.upstream.pool import CMPHTTPUpstream
 from ra_gateway.upstream.signing import CertificateSigner, SigningCA
 from ra_gateway.upstream.tables import AnswerTrust
 

@@ -135,20 +135,20 @@ def _with_store(source: Source, work: Callable[[RedisStore], Awaitable[T]]) -> T
         ConfigError: It is not one that a command can reach.
         StoreUnavailable: It cannot be asked.
     """
-    from ra_gateway import logs
-    from ra_gateway.app.store import transaction_store
     from ra_gateway.config.reading import load
-    from ra_gateway.stores.redis import RedisStore
 
     config = load(source)
-    logs.configure(config.log.format, config.log.level)
-    store = transaction_store(config.store)
-    if not isinstance(store, RedisStore):
+    if config.store.kind == "memory":
         raise ConfigError.of(
             "store.kind",
             "is memory: what waits is known to the running gateway alone",
             'Set it to "redis", for the gateway as well.',
         )
+    from ra_gateway import logs
+    from ra_gateway.app.store import redis_store
+
+    logs.configure(config.log.format, config.log.level)
+    store = redis_store(config.store)
 
     async def main() -> T:
         try:

@@ -37,8 +37,8 @@ def why(
 ) -> None:
     """Say in a few sentences why a base station fails, and what to do."""
     from ra_gateway import logs
-    from ra_gateway.app.running import now
     from ra_gateway.app.why import LogReader, explain
+    from ra_gateway.clocks import now
     from ra_gateway.config.reading import is_of_ca_alone, load, load_ca
 
     what = what.strip()

@@ -10,8 +10,7 @@ from pydantic import Field, create_model
 from ra_gateway.ra.dialects import DIALECTS
 from ra_gateway.ra.endpoints import IssuingSettings, UpstreamSettings
 from ra_gateway.settings.values import Name, Table
-from ra_gateway.upstream.kinds import TABLES
-from ra_gateway.upstream.pool import CMPHTTPUpstream
+from ra_gateway.upstream.kinds import TABLES, CMPHTTPUpstream
 
 _OF_ONE_CA: Final = frozenset(
     {

@@ -15,8 +15,7 @@ from ra_gateway.config.values import (
     Host,
     SignatureName,
 )
-from ra_gateway.revocation.ocsp import NonceUse
-from ra_gateway.revocation.sources import Mode
+from ra_gateway.revocation.settings import Mode, NonceUse
 from ra_gateway.settings.files import PublicPath, SecretPath, WrittenPath
 from ra_gateway.settings.values import Seconds, Table, WholeSeconds
 

@@ -8,7 +8,7 @@ from typing import Final
 from ra_gateway.config.raw import Raw, Rule, exceeds, rows_of, value_of
 from ra_gateway.config.values import texts
 from ra_gateway.errors import Problem
-from ra_gateway.upstream.pool import CMPHTTPUpstream
+from ra_gateway.upstream.kinds import CMPHTTPUpstream
 
 
 def _check_upstream_urls(raw: Raw) -> Iterator[Problem]:

@@ -57,7 +57,8 @@ from ra_gateway.revocation.fetching import (
     saved_path,
 )
 from ra_gateway.revocation.ocsp import Responders, ResponderState
-from ra_gateway.revocation.sources import Mode, RevocationSettings, Source, SourceKind, SourceState
+from ra_gateway.revocation.settings import Mode, RevocationSettings
+from ra_gateway.revocation.sources import Source, SourceKind, SourceState
 
 MAX_LEARNED: Final = 64
 """CAs, and URLs, that certificates of a domain may teach: a vendor has a handful."""

@@ -14,7 +14,6 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from enum import StrEnum
 from hashlib import sha256
 from typing import Final, TypeVar
 
@@ -25,6 +24,7 @@ from ra_gateway.cmp.certificates import Certificate, CertificateID
 from ra_gateway.cmp.ocsp import CertStatus, OCSPStatus, ask, read_answer, responder_urls
 from ra_gateway.errors import OCSPRefused, SignerNotTrusted, StatusRefused, printable
 from ra_gateway.revocation.fetching import Environment, Limits
+from ra_gateway.revocation.settings import NonceUse, OCSPSettings
 
 MAX_ANSWERS: Final = 65_536
 """Remembered for a domain, some 500 octets each; where there are more devices, the longest unheard is forgotten."""
@@ -66,37 +66,6 @@ T = TypeVar("T")
 
 _Asked = tuple[CertificateID, bytes]
 """What a question is about: issuer, serial number and, as in CertID, the issuer's key (its SHA-256)."""
-
-
-class NonceUse(StrEnum):
-    """What becomes of nonces, which tell an answer made now from one that is played back."""
-
-    require = "require"  # answers without ours are refused
-    send = "send"  # answers made beforehand have none (RFC 5019 4), and count
-    off = "off"
-
-
-@dataclass(frozen=True, slots=True)
-class OCSPSettings:
-    """How a domain's responders are asked.
-
-    Args:
-        url: http or https, of a responder for all of the domain; "" for none.
-        from_certificates: Whether those that certificates name are asked, too.
-        timeout_seconds: How long a message waits, and for one attempt.
-        max_cache_seconds: Longest time an answer is used, whatever its nextUpdate says.
-    """
-
-    url: str = ""
-    from_certificates: bool = False
-    timeout_seconds: float = 3.0
-    max_cache_seconds: float = 3600.0
-    nonce: NonceUse = NonceUse.send
-
-    @property
-    def enabled(self) -> bool:
-        """Whether anybody is asked at all."""
-        return bool(self.url) or self.from_certificates
 
 
 @dataclass(slots=True)

@@ -19,7 +19,8 @@ import structlog
 from ra_gateway.cmp.trust import Path, TrustDomain
 from ra_gateway.revocation.domain import DomainRevocation
 from ra_gateway.revocation.fetching import Downloader, Environment
-from ra_gateway.revocation.sources import RevocationSettings, SourceState
+from ra_gateway.revocation.settings import RevocationSettings
+from ra_gateway.revocation.sources import SourceState
 from ra_gateway.tasks import ended, supervised
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("ra_gateway.revocation")

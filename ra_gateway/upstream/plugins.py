@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import entry_points
-from typing import Final, Literal, cast
-
-from pydantic import Field
+from typing import Final, cast
 
 from ra_gateway.errors import ConfigError, Problem
-from ra_gateway.ra.endpoints import CertConf, UpstreamSettings
 from ra_gateway.ra.ports import CACore
-from ra_gateway.settings.values import Seconds
 from ra_gateway.upstream.signing import CertificateSigner
-from ra_gateway.upstream.tables import AnswerTrust, IssuingCAs
 
 GROUP: Final = "ra_gateway.upstreams"
 """Entry points in this group name a function `make(settings, context)`."""
@@ -34,32 +29,6 @@ class UpstreamContext:
     name: str
     setting: str
     clock: Callable[[], datetime]
-
-
-class PluginUpstream(UpstreamSettings, IssuingCAs, AnswerTrust):
-    """A CA that another package knows how to speak to (docs/upstream-plugins.md)."""
-
-    kind: Literal["plugin"]
-    """ "plugin": a CA of another package."""
-    certconf: Literal[CertConf.forward, CertConf.local] = CertConf.local
-    """ "local" has the gateway answer certConf; "forward", for plug-ins that speak CMP themselves, lets the CA."""
-    plugin: str = Field(min_length=1)
-    """Name of an entry point in the group ra_gateway.upstreams of an installed package."""
-    settings: Mapping[str, object] = Field(default={})
-    """Whatever the plug-in wants to be told; no secrets, but files of such."""
-    replays_repeats: bool = False
-    """Whether the CA answers an identical repeat with the same answer. With false, a request it may have seen is not
-    sent again.
-    """
-    deadline_seconds: Seconds = Field(default=15.0, le=300)
-    """Time for a whole exchange with the CA, in seconds; then the device gets systemUnavail. The default is that of the
-    other kinds.
-    """
-
-    def open(self, context: UpstreamContext) -> CACore | CertificateSigner:
-        """Return what the plug-in makes; errors as of `make_plugin`."""
-        inner = replace(context, setting=f"{context.setting}.settings")
-        return make_plugin(self.plugin, self.settings, inner)
 
 
 def make_plugin(

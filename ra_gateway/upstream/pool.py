@@ -22,22 +22,16 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from enum import StrEnum
-from typing import Final, Literal
+from typing import Final
 
 import structlog
-from pydantic import Field
 
 from ra_gateway.cmp import asn1, structures
 from ra_gateway.cmp.codes import BodyType
 from ra_gateway.errors import MalformedMessage, ServiceFailure, UpstreamBroken, UpstreamUnavailable
-from ra_gateway.ra.endpoints import UpstreamSettings
-from ra_gateway.settings.values import CMPURL, Seconds
 from ra_gateway.tasks import supervised
 from ra_gateway.upstream.http import Connections, HttpCA, UpstreamBusy, had_connection
-from ra_gateway.upstream.plugins import UpstreamContext
-from ra_gateway.upstream.shared_secret import CASecretConfig
-from ra_gateway.upstream.tables import AnswerTrust, IssuingCAs, OverHTTP
+from ra_gateway.upstream.kinds import CMPHTTPUpstream, Order
 
 LONGEST_PAUSE_SECONDS: Final = 60.0
 """A breaker never stays open longer: an hour's Retry-After, say, should not outlive what caused it."""
@@ -79,13 +73,6 @@ def issues_nothing(der: bytes) -> bool:
     except MalformedMessage:
         return False
     return len(tag) == 1 and tag[0] in _ISSUING_NOTHING
-
-
-class Order(StrEnum):
-    """Which URL an exchange begins with."""
-
-    active_standby = "active_standby"  # the first that works
-    round_robin = "round_robin"  # each in turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -429,73 +416,3 @@ class HttpPool:
         member.answers_probes = member.takes_connections = True
         member.breaker.reachable()
         self._heard_at = self._monotonic()
-
-
-class CMPHTTPUpstream(UpstreamSettings, IssuingCAs, AnswerTrust, OverHTTP):
-    """A CA that speaks CMP over HTTP: EJBCA, another bundled CA, any of RFC 9483."""
-
-    kind: Literal["cmp_http"]
-    """ "cmp_http": a CA that speaks CMP over HTTP."""
-    url: CMPURL | None = None
-    """Where to post, http or https, like http://ca.example.net:8080/ejbca/publicweb/cmp/ra. Required, unless urls is
-    given.
-    """
-    urls: tuple[CMPURL, ...] = Field(default=(), max_length=16)
-    """In place of url: several that lead to the same CA, whose nodes share what they know. Another one is tried where
-    that cannot issue twice: when the first never had the message, when the message asks for no certificate, or with
-    replays_repeats.
-    """
-    order: Order = Order.active_standby
-    """Which of urls an exchange begins with: "active_standby" the first that works; "round_robin" each in turn."""
-    replays_repeats: bool = False
-    """Whether the CA answers an identical repeat with the same answer. true for a CA that does not (EJBCA) may issue
-    twice; with false, a request the CA may have seen is not sent again. With urls, whether each gives the answers of
-    the others.
-    """
-    try_deadline_seconds: Seconds = Field(default=5.0, le=300)
-    """Time after which an exchange turns to the next of urls, in seconds, if it may. The default leaves time for three
-    within deadline_seconds, and is more than connecting takes.
-    """
-    breaker_failures: int = Field(default=5, ge=1, le=1000)
-    """So many exchanges failed in a row at a URL, and it is left out for a while. The default is more than one lost
-    connection causes, and soon reached when a CA is gone. Answers that are not CMP do not count, HTTP 429 and 503 count
-    at once.
-    """
-    breaker_seconds: Seconds = Field(default=5.0, le=60)
-    """How long it is left out at first, in seconds; then one exchange tries it, and each time that fails the time
-    doubles, up to 60 s. The default is less than devices wait before they try again.
-    """
-    probe_seconds: float = Field(default=10.0, ge=0, le=3600, allow_inf_nan=False)
-    """Time between two probes of each of urls, in seconds; 0 for none. A probe is a HEAD request, which cannot issue
-    anything. The default finds a dead one within breaker_seconds or two, at no load worth counting. A single URL is not
-    probed.
-    """
-    mac: CASecretConfig | None = None
-    """`[upstreams.<name>.mac]`: a secret that protects messages to this CA in place of the RA's signature."""
-    batch_window_ms: int = Field(default=0, ge=0, le=10_000)
-    """How long a message waits for others, in milliseconds, so that they go up together as one nested (a batch, RFC
-    9483 5.2.2.2); 0, the default, sends each at once, as most CAs take it. The bundled CA and another gateway take
-    batches.
-    """
-    batch_max: int = Field(default=16, ge=2, le=1000)
-    """Most messages of one batch. The default keeps the answers, at 8 kB each with their chains, within half of
-    max_response_bytes.
-    """
-    batch_max_bytes: int = Field(default=61_440, ge=4096, le=16_777_216)
-    """Most bytes of all messages of one batch. The default leaves 4 kB for the signature around it below the largest
-    body that a gateway takes (its server.max_body_bytes).
-    """
-
-    @property
-    def every_url(self) -> tuple[str, ...]:
-        """The URLs, in order of preference, by whichever key they were given."""
-        return self.urls if self.url is None else (self.url,)
-
-    def open(self, context: UpstreamContext) -> HttpPool:
-        """Return the CA at its URLs; nothing is connected yet.
-
-        Raises:
-            ConfigError: Files that the table names cannot be used.
-        """
-        connections = self.connections(context.setting, *self.every_url)
-        return HttpPool(self, connections, clock=context.clock)

@@ -15,10 +15,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any, ClassVar, Final, Literal
+from typing import Any, Final
 
 import aiohttp
-from pydantic import Field
 
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.names import rfc4514
@@ -32,9 +31,6 @@ from ra_gateway.errors import (
     UpstreamUnavailable,
 )
 from ra_gateway.keys import pem
-from ra_gateway.ra.endpoints import IssuingSettings, Unconfirmed
-from ra_gateway.settings.files import SecretPath
-from ra_gateway.settings.values import APIURL
 from ra_gateway.upstream.http import (
     _BUSY,
     _EXCERPT_BYTES,
@@ -44,9 +40,8 @@ from ra_gateway.upstream.http import (
     _read,
     had_connection,
 )
-from ra_gateway.upstream.plugins import UpstreamContext
+from ra_gateway.upstream.kinds import RestUpstream
 from ra_gateway.upstream.signing import SignedCertificate, SigningRequest, not_offered
-from ra_gateway.upstream.tables import IssuingCAs, OverHTTP
 
 _TEXT_CHARACTERS: Final = 200
 """How much of an API's own words is kept; they are one sentence, where they are words at all."""
@@ -297,17 +292,6 @@ def _token(path: Path) -> str:
     return token
 
 
-class SigningUpstream(IssuingSettings, IssuingCAs, OverHTTP):
-    """A CA with a REST API. The gateway answers certConf itself, and key updates go up under its own name."""
-
-    recipient: ClassVar[None] = None
-
-    unconfirmed: Unconfirmed = Unconfirmed.revoke
-    """What becomes of a certificate that its device rejects or does not confirm in time: "revoke" has the API revoke
-    it; "report" logs it; "leave" does nothing.
-    """
-
-
 # --- certificates in JSON -------------------------------------------------------------------------------------
 
 
@@ -382,54 +366,6 @@ def signed_certificate(
 
 
 # --- an API for bare keys -------------------------------------------------------------------------------------
-
-
-class RestUpstream(SigningUpstream):
-    """An API that certifies public keys (docs/upstream-plugins.md); serves every request but genm."""
-
-    kind: Literal["rest"]
-    """ "rest": an API that certifies public keys."""
-    url: APIURL
-    """Where requests for certificates are posted, https."""
-    revoke_url: APIURL | None = None
-    """Where revocations are posted, https; by default rr is rejected."""
-    token_path: SecretPath | None = Field(default=None, repr=False)
-    """File with the token that is sent as Authorization: Bearer, mode 0600, read for each request; by default none, for
-    an API that knows the gateway by tls_certificate_path.
-    """
-    replays_repeats: bool = False
-    """Whether the API answers a repeated request, which has the same request_id_field, with the same certificate. With
-    false, a request it may have seen is not sent again.
-    """
-    public_key_field: str = Field(default="publicKey", min_length=1)
-    """JSON member with the public key: base64 of SubjectPublicKeyInfo."""
-    subject_field: str = "subject"
-    """JSON member with the subject, in the form of RFC 4514; "" leaves it out, as in the next three."""
-    san_field: str = "subjectAltNames"
-    """JSON member with the list of names, such as "dns:enb1.example.net" and "ip:192.0.2.1"."""
-    csr_field: str = "csr"
-    """JSON member with the PKCS#10 of a p10cr, PEM."""
-    request_id_field: str = "requestId"
-    """JSON member with 64 hexadecimal digits, the same when a request is sent again."""
-    certificate_field: str = Field(default="certificate", min_length=1)
-    """JSON member of answers with the certificate, PEM or base64 of DER."""
-    chain_field: str = "chain"
-    """JSON member of answers with CA certificates, the same or a list."""
-    error_field: str = "error"
-    """JSON member of answers 400 and 422 that says what is wrong."""
-
-    def open(self, context: UpstreamContext) -> RestSigner:
-        """Return the API; nothing is connected yet.
-
-        Raises:
-            ConfigError: Files that the table names cannot be used.
-        """
-        connections = self.connections(context.setting, self.url, self.revoke_url)
-        return RestSigner(
-            self,
-            RestClient(self.url, connections),
-            None if self.revoke_url is None else RestClient(self.revoke_url, connections),
-        )
 
 
 @dataclass(frozen=True)

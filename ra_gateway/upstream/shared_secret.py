@@ -10,12 +10,10 @@ from pathlib import Path
 from typing import Final
 
 import structlog
-from pydantic import Field
 
 from ra_gateway.cmp.mac import (
     MACBounds,
     MACCredential,
-    MACKind,
     SharedSecret,
     mac_parameters,
     made_parameters,
@@ -23,8 +21,7 @@ from ra_gateway.cmp.mac import (
 from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.cmp.names import NULL_DN
 from ra_gateway.errors import ConfigError
-from ra_gateway.settings.files import SecretPath
-from ra_gateway.settings.values import Table
+from ra_gateway.upstream.tables import CASecretConfig
 
 WATCH_SECONDS: Final = 2.0
 """From one look at the file to the next."""
@@ -44,49 +41,6 @@ _MAX_DERIVED: Final = 16
 """Keys that are kept: a CA that draws its salt anew each time costs a derivation each time."""
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("ra_gateway.upstream")
-
-
-class CASecretConfig(Table):
-    """`[upstreams.<name>.mac]`: messages to this CA are protected by a MAC, not by the RA's signature.
-
-    Its answers may be either. What goes up nested is signed as ever.
-    """
-
-    reference: str = Field(min_length=1, max_length=64)
-    """The name by which the CA knows the secret: senderKID, and commonName of the sender."""
-    secret_path: SecretPath = Field(repr=False)
-    """File with the secret (a newline at its end is dropped), 16 characters or more; mode 0600. A new one is taken up
-    within seconds of its being put there, without a restart.
-    """
-    algorithm: MACKind = MACKind.pbm
-    """ "pbm" is PasswordBasedMac, which every CA knows that has shared secrets; "pbmac1" what RFC 9481 would rather
-    have. Both with SHA-256.
-    """
-    iterations: int = Field(default=1000, ge=100, le=1_000_000)
-    """Iterations of the key derivation of what is sent; done once for each secret. The default is what CAs take that
-    bound them, as EJBCA does.
-    """
-    max_iterations: int = Field(default=300_000, ge=100, le=10_000_000)
-    """Most iterations of the key derivation of an answer under PBMAC1; one with more is not believed. The default takes
-    what current servers send (262144). Of PasswordBasedMac, 10000 are taken, or `iterations` where that is more.
-    """
-    allow_weak_hmac: bool = False
-    """Whether answers under HMAC-SHA1 are believed."""
-
-    def open(
-        self, setting: str, clock: Callable[[], datetime], before: SecretOfCA | None = None
-    ) -> SecretOfCA:
-        """Return the secret in its file.
-
-        Args:
-            setting: Dotted path of this table, for errors.
-            clock: Aware UTC.
-            before: What it takes the place of.
-
-        Raises:
-            ConfigError: It cannot be used.
-        """
-        return SecretOfCA(self, setting, clock, before)
 
 
 class SecretOfCA:

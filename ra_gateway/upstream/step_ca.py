@@ -13,12 +13,10 @@ import secrets
 from collections.abc import Callable
 from datetime import datetime
 from http import HTTPStatus
-from pathlib import Path
-from typing import Any, ClassVar, Final, Literal
+from typing import Any, Final
 
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
-from pydantic import Field
 
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.names import attributes
@@ -31,11 +29,8 @@ from ra_gateway.errors import (
     TemplateRefused,
     UpstreamUnavailable,
 )
-from ra_gateway.keys import KeySigner, load_certificates, load_private_key
-from ra_gateway.settings.files import PublicPath, SecretPath
-from ra_gateway.settings.values import APIURL
+from ra_gateway.keys import KeySigner
 from ra_gateway.upstream import rest
-from ra_gateway.upstream.plugins import UpstreamContext
 from ra_gateway.upstream.signing import (
     SignedCertificate,
     SigningRequest,
@@ -261,54 +256,3 @@ def _token_subject(request: SigningRequest, sans: tuple[str, ...]) -> str:
     if not subject:
         raise TemplateRefused("neither a common name nor a subjectAltName", rule="R51")
     return subject
-
-
-class StepCAUpstream(rest.SigningUpstream):
-    """smallstep step-ca (docs/ca-step-ca.md); serves p10cr and rr."""
-
-    kind: Literal["step_ca"]
-    """ "step_ca": smallstep step-ca."""
-    replays_repeats: ClassVar[bool] = False
-    url: APIURL
-    """Where step-ca is, https, under a name it has among its dnsNames, like https://ca.example.net:9000."""
-    root_path: PublicPath
-    """Root certificate of step-ca, PEM: its fingerprint is in every token, and it is what TLS trusts, unless
-    tls_ca_path is given.
-    """
-    provisioner: str = Field(min_length=1)
-    """Name of the JWK provisioner, as `step ca provisioner list` has it."""
-    provisioner_key_path: SecretPath = Field(repr=False)
-    """Its private key, EC on P-256, PEM (PKCS#8), or one line that names a key in an HSM (docs/hsm.md); mode 0600."""
-    provisioner_key_password_path: SecretPath | None = Field(default=None, repr=False)
-    """File with the key's password (a newline at its end is dropped); mode 0600. Without it the key must be
-    unencrypted.
-    """
-
-    @property
-    def tls_roots_path(self) -> Path:
-        """Roots that TLS trusts: step-ca's own, unless the table names others."""
-        return self.tls_ca_path or self.root_path
-
-    def open(self, context: UpstreamContext) -> StepCASigner:
-        """Return step-ca; nothing is connected yet.
-
-        Raises:
-            ConfigError: Files that the table names cannot be used.
-        """
-        setting = context.setting
-        (root, *_) = load_certificates(self.root_path, f"{setting}.root_path[0]")
-        path = self.provisioner_key_password_path
-        provisioner = Provisioner(
-            self.provisioner,
-            load_private_key(
-                self.provisioner_key_path,
-                None if path is None else path.read_bytes().rstrip(b"\r\n"),
-                f"{setting}.provisioner_key_path",
-            ),
-            setting=f"{setting}.provisioner_key_path",
-            root=root,
-            clock=context.clock,
-        )
-        return StepCASigner(
-            rest.RestClient(self.url, self.connections(setting, self.url)), provisioner
-        )

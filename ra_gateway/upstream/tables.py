@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-import ssl
+from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
+from ra_gateway.cmp.mac import MACKind
 from ra_gateway.settings.files import PublicPath, SecretPath
 from ra_gateway.settings.values import ProxyURL, Seconds, Table
-from ra_gateway.upstream.http import Connections
-from ra_gateway.upstream.tls import tls_context
+
+if TYPE_CHECKING:
+    import ssl
+
+    from ra_gateway.upstream.http import Connections
+    from ra_gateway.upstream.shared_secret import SecretOfCA
 
 
 class IssuingCAs(Table):
@@ -83,6 +90,8 @@ class OverHTTP(Table):
         """
         if not any(url is not None and url.lower().startswith("https:") for url in urls):
             return None
+        from ra_gateway.upstream.tls import tls_context
+
         return tls_context(
             setting,
             ca_path=self.tls_roots_path,
@@ -93,6 +102,8 @@ class OverHTTP(Table):
 
     def connections(self, setting: str, *urls: str | None) -> Connections:
         """Return connections for URLs of the CA; arguments and errors as of `tls`."""
+        from ra_gateway.upstream.http import Connections
+
         return Connections(
             connect_timeout_seconds=self.connect_timeout_seconds,
             max_response_bytes=self.max_response_bytes,
@@ -100,3 +111,48 @@ class OverHTTP(Table):
             ssl_context=self.tls(setting, *urls),
             proxy=self.proxy,
         )
+
+
+class CASecretConfig(Table):
+    """`[upstreams.<name>.mac]`: messages to this CA are protected by a MAC, not by the RA's signature.
+
+    Its answers may be either. What goes up nested is signed as ever.
+    """
+
+    reference: str = Field(min_length=1, max_length=64)
+    """The name by which the CA knows the secret: senderKID, and commonName of the sender."""
+    secret_path: SecretPath = Field(repr=False)
+    """File with the secret (a newline at its end is dropped), 16 characters or more; mode 0600. A new one is taken up
+    within seconds of its being put there, without a restart.
+    """
+    algorithm: MACKind = MACKind.pbm
+    """ "pbm" is PasswordBasedMac, which every CA knows that has shared secrets; "pbmac1" what RFC 9481 would rather
+    have. Both with SHA-256.
+    """
+    iterations: int = Field(default=1000, ge=100, le=1_000_000)
+    """Iterations of the key derivation of what is sent; done once for each secret. The default is what CAs take that
+    bound them, as EJBCA does.
+    """
+    max_iterations: int = Field(default=300_000, ge=100, le=10_000_000)
+    """Most iterations of the key derivation of an answer under PBMAC1; one with more is not believed. The default takes
+    what current servers send (262144). Of PasswordBasedMac, 10000 are taken, or `iterations` where that is more.
+    """
+    allow_weak_hmac: bool = False
+    """Whether answers under HMAC-SHA1 are believed."""
+
+    def open(
+        self, setting: str, clock: Callable[[], datetime], before: SecretOfCA | None = None
+    ) -> SecretOfCA:
+        """Return the secret in its file.
+
+        Args:
+            setting: Dotted path of this table, for errors.
+            clock: Aware UTC.
+            before: What it takes the place of.
+
+        Raises:
+            ConfigError: It cannot be used.
+        """
+        from ra_gateway.upstream.shared_secret import SecretOfCA
+
+        return SecretOfCA(self, setting, clock, before)

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, Final, Literal
-
-from pydantic import Field
+from typing import Final
 
 from ra_gateway.errors import PKIFailureInfo, UpstreamUnavailable
-from ra_gateway.settings.files import SecretPath
-from ra_gateway.settings.values import APIURL, PathSegments
 from ra_gateway.upstream import rest
-from ra_gateway.upstream.plugins import UpstreamContext
+from ra_gateway.upstream.kinds import VaultUpstream
 from ra_gateway.upstream.signing import (
     SignedCertificate,
     SigningRequest,
@@ -26,37 +22,6 @@ _OUR_FAULT: Final = (
     "missing client token",
 )
 """Beginnings of what Vault says with status 400 when the path or the token is wrong, not the request."""
-
-
-class VaultUpstream(rest.SigningUpstream):
-    """The PKI engine of HashiCorp Vault or OpenBao (docs/ca-vault.md); serves p10cr and rr."""
-
-    kind: Literal["vault"]
-    """ "vault": Vault or OpenBao."""
-    replays_repeats: ClassVar[bool] = False
-    url: APIURL
-    """Where Vault is, https, like https://vault.example.net:8200."""
-    mount: PathSegments = "pki"
-    """Where the PKI engine is mounted."""
-    role: PathSegments
-    """Role of the engine that decides what is issued."""
-    verbatim: bool = False
-    """Whether subject and extensions are taken from the request as they are (sign-verbatim). Otherwise (sign) common
-    name and subjectAltName are, and the rest of the subject is the role's.
-    """
-    namespace: PathSegments | None = None
-    """Namespace of Vault Enterprise or OpenBao; by default none."""
-    token_path: SecretPath = Field(repr=False)
-    """File with the token, mode 0600; read for each request, so that Vault Agent may renew it."""
-
-    def open(self, context: UpstreamContext) -> VaultSigner:
-        """Return the engine; nothing is connected yet.
-
-        Raises:
-            ConfigError: Files that the table names cannot be used.
-        """
-        connections = self.connections(context.setting, self.url)
-        return VaultSigner(self, rest.RestClient(self.url, connections))
 
 
 class VaultSigner:

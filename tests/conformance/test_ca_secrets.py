@@ -18,7 +18,8 @@ from ra_gateway.errors import ConfigError
 from ra_gateway.ra.endpoints import CertConf, Upstream, Variant
 from ra_gateway.ra.forwarding import revocation_for_ca
 from ra_gateway.ra.services import MappedIDs
-from ra_gateway.upstream.shared_secret import CASecretConfig, SecretOfCA
+from ra_gateway.upstream.shared_secret import SecretOfCA
+from ra_gateway.upstream.tables import CASecretConfig
 from tests.support.answers import fail_names, status_of
 from tests.support.chain import ALL_TYPES
 from tests.support.credentials import cmp_credential

@@ -11,8 +11,8 @@ from cryptography import x509
 
 from ra_gateway.app.application import Application
 from ra_gateway.app.profiles import ca_profiles
-from ra_gateway.app.running import now
 from ra_gateway.cli.setup import write_setup
+from ra_gateway.clocks import now
 from ra_gateway.cmp.messages import PKIMessage, confirm_wait_time_of
 from ra_gateway.config.reading import load, load_ca
 from ra_gateway.device.enrollment import Enrollment

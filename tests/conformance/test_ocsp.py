@@ -20,8 +20,8 @@ from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.device.values import Send
 from ra_gateway.errors import SignerNotTrusted
 from ra_gateway.revocation import ocsp as revocation_ocsp
-from ra_gateway.revocation.ocsp import NonceUse, OCSPSettings
-from ra_gateway.revocation.sources import Mode, SourceKind, SourceState
+from ra_gateway.revocation.settings import Mode, NonceUse, OCSPSettings
+from ra_gateway.revocation.sources import SourceKind, SourceState
 from tests.support.answers import fail_names
 from tests.support.credentials import cmp_certificate
 from tests.support.crls import make_crl, replace_file

@@ -27,7 +27,8 @@ from ra_gateway.ra.signer_status import SignerStatus
 from ra_gateway.revocation import domain as domain_module
 from ra_gateway.revocation.domain import DomainRevocation
 from ra_gateway.revocation.refreshing import Revocation
-from ra_gateway.revocation.sources import Mode, RevocationSettings, SourceState
+from ra_gateway.revocation.settings import Mode, RevocationSettings
+from ra_gateway.revocation.sources import SourceState
 from tests.support.answers import fail_names
 from tests.support.credentials import cmp_certificate
 from tests.support.crls import make_crl, replace_file

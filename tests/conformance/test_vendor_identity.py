@@ -11,9 +11,9 @@ import pytest
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 
-from ra_gateway.app.running import now
 from ra_gateway.ca.authorization import ClientMode, Mode
 from ra_gateway.ca.records import EndEntity
+from ra_gateway.clocks import now
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.crmf import CertTemplate, cert_req_messages

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from cryptography import x509
 
-from ra_gateway.app.running import now
+from ra_gateway.clocks import now
 from ra_gateway.cmp.bodies import PKIStatusInfo, RevRepContent, rev_rep_body
 from ra_gateway.cmp.codes import BodyType, PKIStatus
 from ra_gateway.cmp.messages import PKIMessage

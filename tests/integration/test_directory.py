@@ -25,7 +25,7 @@ from ra_gateway.errors import StatusRefused
 from ra_gateway.keys import load_certificates
 from ra_gateway.revocation.fetching import Downloader, Limits
 from ra_gateway.revocation.refreshing import Revocation
-from ra_gateway.revocation.sources import Mode, RevocationSettings
+from ra_gateway.revocation.settings import Mode, RevocationSettings
 from tests.support.crls import make_crl
 from tests.support.pki import make_root
 from tests.support.slapd import ADMIN, PASSWORD, SUFFIX, Slapd

@@ -18,9 +18,9 @@ from ra_gateway.ca.status import CAStatus
 from ra_gateway.cli.main import app
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
 from ra_gateway.errors import SignerNotTrusted, StatusUnavailable
-from ra_gateway.revocation.ocsp import OCSPSettings as ClientSettings
 from ra_gateway.revocation.refreshing import Revocation
-from ra_gateway.revocation.sources import RevocationSettings
+from ra_gateway.revocation.settings import OCSPSettings as ClientSettings
+from ra_gateway.revocation.settings import RevocationSettings
 from ra_gateway.server.status import StatusListener
 from tests.support.credentials import cmp_certificate
 from tests.support.crls import make_crl, replace_file

@@ -10,7 +10,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from ra_gateway.app.running import now
+from ra_gateway.clocks import now
 from ra_gateway.config.reading import load_ca
 from ra_gateway.device import client
 from ra_gateway.device.errors import EnrollmentRefused

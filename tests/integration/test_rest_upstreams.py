@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from ra_gateway.app.application import Application
-from ra_gateway.app.running import now
+from ra_gateway.clocks import now
 from ra_gateway.cmp.algorithms import digest
 from ra_gateway.cmp.bodies import (
     CertStatus,
@@ -43,8 +43,9 @@ from ra_gateway.keys import pem
 from ra_gateway.ra.endpoints import CertConf
 from ra_gateway.ra.information import Information, Informing
 from ra_gateway.ra.unconfirmed import UnconfirmedCertificates
+from ra_gateway.upstream.kinds import RestUpstream, VaultUpstream
 from ra_gateway.upstream.plugins import UpstreamContext, make_plugin
-from ra_gateway.upstream.rest import RestClient, RestUpstream
+from ra_gateway.upstream.rest import RestClient
 from ra_gateway.upstream.signing import (
     CertificateSigner,
     SignedCertificate,
@@ -53,7 +54,6 @@ from ra_gateway.upstream.signing import (
     not_offered,
 )
 from ra_gateway.upstream.step_ca import Provisioner, StepCASigner
-from ra_gateway.upstream.vault import VaultUpstream
 from tests.support import requests
 from tests.support.answers import fail_names, follow, status_of
 from tests.support.asserts import assert_answers

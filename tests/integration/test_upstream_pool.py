@@ -22,14 +22,8 @@ from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.messages import ANYONE, PKIHeader, assemble, body
 from ra_gateway.errors import ConfigError, UpstreamBroken, UpstreamUnavailable
 from ra_gateway.upstream.http import Connections
-from ra_gateway.upstream.pool import (
-    LONGEST_PAUSE_SECONDS,
-    Breaker,
-    CMPHTTPUpstream,
-    HttpPool,
-    Order,
-    issues_nothing,
-)
+from ra_gateway.upstream.kinds import CMPHTTPUpstream, Order
+from ra_gateway.upstream.pool import LONGEST_PAUSE_SECONDS, Breaker, HttpPool, issues_nothing
 from ra_gateway.upstream.tls import tls_context
 from tests.support.http_ca import ANSWER, CMP_TYPE, Script, ScriptedCA, Visit, answering, hang
 from tests.support.loops import on_uvloop, run_on_uvloop

@@ -16,7 +16,8 @@ from aiohttp.test_utils import TestServer
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
 from ra_gateway.ra.signer_status import SignerStatus
 from ra_gateway.revocation.refreshing import Revocation
-from ra_gateway.revocation.sources import RevocationSettings, SourceState
+from ra_gateway.revocation.settings import RevocationSettings
+from ra_gateway.revocation.sources import SourceState
 from tests.support.answers import fail_names
 from tests.support.credentials import cmp_certificate
 from tests.support.crls import make_crl, replace_file

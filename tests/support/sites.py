@@ -13,7 +13,7 @@ from typing import Any, Final
 import aiohttp
 
 from ra_gateway.app.application import Application
-from ra_gateway.app.running import now
+from ra_gateway.clocks import now
 from ra_gateway.cmp.algorithms import digest
 from ra_gateway.cmp.bodies import CertStatus, PKIStatusInfo, cert_confirm_body, cert_rep_message
 from ra_gateway.cmp.certificates import Certificate

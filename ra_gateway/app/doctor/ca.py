@@ -17,9 +17,9 @@ from ra_gateway.app.doctor.results import Check, Result, Verdict
 from ra_gateway.app.doctor.revocation import examine_vendors
 from ra_gateway.app.idle import of_idle_at_the_ca
 from ra_gateway.app.listener_tls import ca_tls_tables
-from ra_gateway.app.running import now
 from ra_gateway.app.warnings import ca_warnings
 from ra_gateway.ca.keys import ISSUING, expiries
+from ra_gateway.clocks import now
 from ra_gateway.config.tables import CAServiceConfig
 from ra_gateway.errors import ConfigError
 

@@ -16,8 +16,8 @@ from ra_gateway.app.doctor.probes import SUBJECT
 from ra_gateway.app.doctor.results import Check, Result, Verdict
 from ra_gateway.app.doctor.revocation import examine_revocation
 from ra_gateway.app.doctor.upstreams import UpstreamExaminer
-from ra_gateway.app.running import now
 from ra_gateway.app.warnings import of_safety
+from ra_gateway.clocks import now
 from ra_gateway.config.ca_tables import CAConfig
 from ra_gateway.config.tables import GatewayConfig
 from ra_gateway.errors import missing_extra

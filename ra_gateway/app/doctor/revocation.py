@@ -15,7 +15,8 @@ from ra_gateway.config.trust_tables import RevocationConfig
 from ra_gateway.config.values import OPERATOR_DOMAIN
 from ra_gateway.errors import CMPError, ConfigError, SignerNotTrusted, StatusUnavailable
 from ra_gateway.revocation.refreshing import Revocation
-from ra_gateway.revocation.sources import Mode, SourceKind, SourceState
+from ra_gateway.revocation.settings import Mode
+from ra_gateway.revocation.sources import SourceKind, SourceState
 
 
 async def examine_revocation(config: GatewayConfig, now: datetime) -> list[Result]:

@@ -27,7 +27,7 @@ from ra_gateway.app.doctor.responses import (
     shown_by,
 )
 from ra_gateway.app.doctor.results import Check, Result, Verdict
-from ra_gateway.app.running import now
+from ra_gateway.clocks import now
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.protection import Credential
@@ -41,10 +41,13 @@ from ra_gateway.errors import (
     UpstreamUnavailable,
 )
 from ra_gateway.ra.endpoints import CertConf, Upstream, Variant
-from ra_gateway.upstream.kinds import BundledUpstream, UpstreamConfig
+from ra_gateway.upstream.kinds import (
+    BundledUpstream,
+    CMPHTTPUpstream,
+    PluginUpstream,
+    UpstreamConfig,
+)
 from ra_gateway.upstream.metered import MeteredCA
-from ra_gateway.upstream.plugins import PluginUpstream
-from ra_gateway.upstream.pool import CMPHTTPUpstream
 
 if TYPE_CHECKING:
     from ra_gateway.ca.core import BundledCA

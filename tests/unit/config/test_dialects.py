@@ -13,7 +13,7 @@ from ra_gateway.config.dialects import DIALECT_KEYS, DialectConfig, settings_of,
 from ra_gateway.config.reading import load, parse
 from ra_gateway.errors import ConfigError
 from ra_gateway.ra.dialects import DIALECTS
-from ra_gateway.upstream.pool import CMPHTTPUpstream
+from ra_gateway.upstream.kinds import CMPHTTPUpstream
 from tests.support.configurations import written
 
 ROOT = Path(__file__).parents[3]
