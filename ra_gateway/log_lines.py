@@ -273,6 +273,9 @@ LINES: Final[Mapping[str, Line]] = {
     ),
     "event.sink_failed": Line(_ERROR, ("fact",), "A bug of ours kept something from being told."),
     "metrics.failed": Line(_ERROR, (), "A bug of ours kept metrics from being read."),
+    "probe.failed": Line(
+        _ERROR, (), "A bug of ours, or of a plug-in, kept a part from being asked whether it works."
+    ),
     # Stores and inventory.
     "store.down": Line(
         _ERROR,

@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Final
 
+import structlog
+
 from ra_gateway.clocks import elapsed_seconds
 from ra_gateway.errors import GatewayError, ServiceFailure
 from ra_gateway.events import EventSink, UpstreamDown, UpstreamUp, unheard
@@ -43,6 +45,13 @@ class Probe:
             self.problem = error.detail
         except GatewayError as error:
             self.problem = str(error)
+        except (
+            Exception
+        ) as error:  # a bug, or a plug-in's: it is to end neither a start nor a reload
+            problem = f"a bug, {type(error).__name__}: the log has more of it"
+            if problem != self.problem:
+                structlog.get_logger().exception("probe.failed")
+            self.problem = problem
         else:
             self.problem = ""
 

@@ -18,7 +18,7 @@ from ra_gateway.app import application, ca, health, running, systemd
 from ra_gateway.app.application import Application
 from ra_gateway.ca.ledger.ledger import Ledger
 from ra_gateway.config.reading import load
-from ra_gateway.errors import StoreUnavailable, UpstreamUnavailable
+from ra_gateway.errors import ConfigError, StoreUnavailable, UpstreamUnavailable
 from ra_gateway.events import Fact, StoreLost, UpstreamDown, UpstreamUp
 from ra_gateway.upstream import pool
 from tests.support.patience import PATIENCE_SECONDS
@@ -91,7 +91,7 @@ async def test_it_is_ready_while_one_of_its_cas_is_there(
     config = make_setup(
         tmp_path,
         vendors={"acme": vendor_pki},
-        upstream=http_upstream(f"http://127.0.0.1:{gone}/cmp", connect_timeout_seconds=0.5),
+        upstream=http_upstream(f"http://127.0.0.1:{gone}/cmp", connect_timeout_seconds=5.0),
     )
     facts: list[Fact] = []
     async with started(config, facts) as application:
@@ -260,6 +260,41 @@ async def test_a_plain_core_always_would_do() -> None:
     await probe.once()
     assert health.none_of([probe]) == ""
     assert health.none_of([]) == ""
+
+
+@pytest.mark.parametrize(
+    "error, problem",
+    [
+        (UpstreamUnavailable("away", delivered=False), "away"),
+        (ConfigError.of("upstreams.one", "is wrong", "Mend it"), "upstreams.one: is wrong"),
+        (TypeError("look() takes 2 arguments"), "a bug, TypeError"),
+    ],
+)
+async def test_whatever_a_core_says_is_its_problem_alone(error: Exception, problem: str) -> None:
+    """Also a plug-in's with a bug, or another idea of what `look` is: neither start nor reload fails of it."""
+
+    class Core:
+        fails = True
+
+        async def exchange(self, der: bytes, *, path: str, deadline_seconds: float) -> bytes:
+            return b""
+
+        async def close(self) -> None:
+            pass
+
+        async def look(self) -> None:
+            if self.fails:
+                raise error
+
+    core, facts = Core(), list[Fact]()
+    probe = health.UpstreamProbe("one", core, facts.append)
+    for _ in range(3):
+        await probe.once()
+    assert probe.problem.startswith(problem)
+    core.fails = False
+    await probe.once()
+    assert probe.problem == ""
+    assert [type(fact) for fact in facts] == [UpstreamDown, UpstreamUp]
 
 
 def test_a_ca_of_its_own_tells_too(tmp_path: Path, vendor_pki: VendorPKI) -> None:
