@@ -50,9 +50,6 @@ class SteadyClock:
         self._step_seconds, self._calm_seconds = step_seconds, calm_seconds
         self._anchor = clock(), elapsed()
         self._stepped_at: float | None = None
-        import structlog  # takes long, and commands want to know the time, too
-
-        self._log = structlog.get_logger()
 
     def __call__(self) -> bool:
         """Return whether the wall clock can be believed now; a step is logged when it is seen."""
@@ -60,7 +57,9 @@ class SteadyClock:
         anchor_wall, anchor_elapsed = self._anchor
         step = (wall - anchor_wall).total_seconds() - (elapsed - anchor_elapsed)
         if abs(step) > self._step_seconds:
-            self._log.error(
+            import structlog  # takes long, and commands want to know the time, too
+
+            structlog.get_logger().error(
                 "clock.stepped",
                 by_seconds=round(step),
                 detail="nothing is revoked, forgotten or signed by this clock until it has run evenly for "
@@ -73,7 +72,9 @@ class SteadyClock:
             return True
         if elapsed - self._stepped_at < self._calm_seconds:
             return False
-        self._log.warning("clock.steady_again")
+        import structlog
+
+        structlog.get_logger().warning("clock.steady_again")
         self._stepped_at = None
         return True
 

@@ -343,7 +343,9 @@ def make_credential(
         ) from error
     if private_key.public_key() != load_public_key(certificate.spki_der):
         own = next((item for item in chain if item.spki_der == spki_der(private_key)), None)
-        if own is not None:
+        if (
+            own is not None and not own.is_ca
+        ):  # a CA's key is the wrong one, wherever its certificate stands
             raise ConfigError.of(
                 setting,
                 f"the order is wrong: the certificate of this key, {own.subject}, stands behind that of "

@@ -93,8 +93,6 @@ def approvals_deny(request: Handle, by: ByOption = "", config: ConfigOption = CO
 
 
 def _decide(config: Source, handle: str, by: str, *, approve: bool) -> None:
-    import structlog
-
     from ra_gateway.clocks import now
     from ra_gateway.cmp.names import readable
     from ra_gateway.ra.approval import decide, request_digest, waiting
@@ -114,6 +112,8 @@ def _decide(config: Source, handle: str, by: str, *, approve: bool) -> None:
         )
 
     done = _with_store(config, work)
+    import structlog  # takes long, and where no store can be asked there is nothing to log
+
     word = "approved" if approve else "denied"
     structlog.get_logger().info(
         "approval",

@@ -162,6 +162,7 @@ def test_names_of_files_and_values_of_a_configuration(
     evil = EVIL.replace("/", "")
     harmless(run("check-config", "--config", tmp_path / evil), shows="[red]x[red]")
     harmless(run("init", config / evil), shows="gateway.toml")
+    harmless(run("show", "-", tmp_path / evil), shows="[red]x[red]")
     inventory = tmp_path / f"{evil}.csv"
     inventory.write_text(
         f"domain,identity,subject,san,enabled\nacme,{EVIL},,,maybe\nacme,1,,,{EVIL}\n"
@@ -174,7 +175,7 @@ def test_names_of_files_and_values_of_a_configuration(
 
 
 @pytest.mark.parametrize(
-    "arguments", [(EVIL,), (f"--{EVIL}",), ("ca", EVIL), ("show", "-", EVIL), ("show", f"--{EVIL}")]
+    "arguments", [(EVIL,), (f"--{EVIL}",), ("ca", EVIL), ("reload", EVIL), ("show", f"--{EVIL}")]
 )
 def test_a_wrong_command_line(arguments: tuple[str, ...]) -> None:
     """Which may come from a shell's pattern over the names of files."""

@@ -60,7 +60,7 @@ def test_the_wheel_has_what_operators_start_from(wheel: set[str]) -> None:
         str(path.relative_to(ROOT))
         for pattern in ("deploy/**/*", "config/*", "docs/*.md", "*.md", "tests/vectors/**/*")
         for path in ROOT.glob(pattern)
-        if path.is_file() and path.suffix != ".py" and path.name != "secrets.csv"
+        if path.is_file() and path.suffix not in (".py", ".pyc") and path.name != "secrets.csv"
     }
     assert {
         "tests/vectors/ir.der",
