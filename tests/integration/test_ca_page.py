@@ -17,7 +17,7 @@ from tests.support.pki import VendorPKI, make_key, write_certificates, write_key
 from tests.support.ports import free_port
 from tests.support.printed import Prompt, to_run
 from tests.support.processes import CAProcess
-from tests.support.setups import make_setup
+from tests.support.setups import http_upstream, make_setup
 
 PAGE: Final = "ca.md"
 FIRST: Final = "From nothing to a first certificate"
@@ -132,7 +132,11 @@ def test_what_the_ca_serves_and_keeps(directory: Path, vendor_pki: VendorPKI) ->
             "127.0.0.1:8082": f"127.0.0.1:{status}",
         },
     )
-    make_setup(directory / "gateway", vendors={"acme": vendor_pki})
+    # The gateway of a CA that is elsewhere: this one.
+    elsewhere = http_upstream("http://127.0.0.1:9/.well-known/cmp")
+    make_setup(directory / "gateway", vendors={"acme": vendor_pki}, upstream=elsewhere)
+    for name in ("root.pem", "issuing.pem"):
+        shutil.copy(directory / "ca" / name, directory / "gateway" / "operator" / name)
     config = directory / "ca.toml"
     text = config.read_text().replace(
         "[ca.status]\nlisten_port = 0", f"[ca.status]\nlisten_port = {status}"

@@ -148,6 +148,11 @@ BEFORE: Final[dict[str, Callable[[Prompt], dict[str, str]]]] = {
     "ra-gateway ca ra add ra1": commands_before(
         "ra-gateway ca role add ra --privilege issue -c ca.toml"
     ),
+    # Of the CA that this site has; that of ca.toml is another operator's, and its RA is refused here.
+    "ra-gateway ca ra install ra1.p12": commands_before(
+        "rm ra1.p12",
+        "ra-gateway ca ra issue gateway --out ra1.p12 --password-file password",
+    ),
     "ra-gateway ca ra remove-certificate ra1": fingerprint("ra1 -c ca.toml", "3f9a17c2"),
     "ra-gateway ca backup ledger.dump --config": commands_before("rm ledger.dump"),
 }
