@@ -42,6 +42,7 @@ from ra_gateway.ca.certification import Certification, IssuancePolicy, find_cert
 from ra_gateway.ca.general_messages import Published, answer_to
 from ra_gateway.ca.issuer import Issuer
 from ra_gateway.ca.key_generation import KeyGeneration
+from ra_gateway.ca.ledger.belonging import issuer_ids, require_own_ledger
 from ra_gateway.ca.ledger.ledger import Ledger
 from ra_gateway.ca.profiles import Profile
 from ra_gateway.ca.records import IssuedCertificate, Operation, Reason, Revocation
@@ -241,13 +242,19 @@ class BundledCA:
             known[self._credential.certificate.subject_key_identifier or b""] = self._credential
         return dict(list(known.items())[-_MOST_EARLIER:])
 
+    @property
+    def issuer_ids(self) -> frozenset[str]:
+        """All issuing CAs, retired ones too, as the ledger names them."""
+        return issuer_ids(self._own)
+
     async def start(self) -> None:
         """Open the ledger, and from then on revoke in time what was never confirmed.
 
         Raises:
-            ConfigError, StoreUnavailable: The ledger cannot be used.
+            ConfigError, StoreUnavailable: The ledger cannot be used, or is of another CA.
         """
         await self._ledger.open()
+        await require_own_ledger(self._ledger, self.issuer_ids)
         if self._to_withhold:
             await self._ledger.withhold(self._to_withhold)
         if self._sweeper is None:

@@ -46,7 +46,6 @@ from ra_gateway.errors import ConfigError
 
 if TYPE_CHECKING:
     from ra_gateway.ca.ledger.ledger import Ledger
-    from ra_gateway.cmp.certificates import Certificate
     from ra_gateway.config.ca_tables import CAConfig
     from ra_gateway.config.tables import CAServiceConfig
 
@@ -484,6 +483,7 @@ def ca_restore(
     """Fill an empty ledger, SQLite or PostgreSQL, from a dump: with all of it, or nothing."""
 
     from ra_gateway.app.ledger import ca_checkpoints
+    from ra_gateway.ca.keys import issuing_certificates
     from ra_gateway.ca.ledger.backup import restore
     from ra_gateway.ca.ledger.checkpoints import TrailRewritten
 
@@ -519,13 +519,14 @@ def ca_verify(
     """Check the ledger against its certificates and CRLs and the audit trail."""
 
     from ra_gateway.app.ledger import ca_checkpoints
-    from ra_gateway.ca.ledger.belonging import require_own
+    from ra_gateway.ca.keys import issuing_certificates
+    from ra_gateway.ca.ledger.belonging import require_own_ledger
     from ra_gateway.ca.ledger.verify import verify
     from ra_gateway.clocks import now
 
     async def check(ledger: Ledger, settings: CAConfig) -> list[str]:
         issuers = issuing_certificates(settings.directory_path)
-        await require_own(ledger, issuers)
+        await require_own_ledger(ledger, issuers)
         checkpoints = ca_checkpoints(settings)
         known = checkpoints.read()
         with progress("Verifying") as step:
@@ -572,17 +573,6 @@ async def _checkpoint(ledger: Ledger, settings: CAConfig) -> str:
     except OSError as error:
         say(f"No checkpoint was written to {checkpoints.path}: {error.strerror or error}.")
     return ""
-
-
-def issuing_certificates(directory: Path) -> dict[str, Certificate]:
-    """Return all issuing CAs, also those that have expired, by key identifier."""
-    from ra_gateway.ca.files import CAFiles
-    from ra_gateway.keys import load_certificates
-
-    files = CAFiles(directory)
-    names = ["issuing.pem", *(f"{name}/issuing.pem" for name in files.numbered("retired"))]
-    found = [load_certificates(files.find(name), "ca.directory_path")[0] for name in names]
-    return {(item.subject_key_identifier or b"").hex(): item for item in reversed(found)}
 
 
 @ca_app.command("crl", examples=("ra-gateway ca crl",))
