@@ -10,7 +10,7 @@ from ra_gateway.app.changes import config_digest, require_no_ca_restart
 from ra_gateway.app.listener_tls import ListenerTLS, ca_tls_tables
 from ra_gateway.app.listener_tls import load as load_tls
 from ra_gateway.app.management import Management
-from ra_gateway.app.readings import of_listener, of_tls
+from ra_gateway.app.readings import names_of_ca, of_listener, of_tls
 from ra_gateway.app.reloading import Reloads
 from ra_gateway.app.running import cmp_listener, event_sink, listen, log_start, require_apart
 from ra_gateway.cmp.selfcheck import require_codec
@@ -78,6 +78,8 @@ class CAService:
                 Reading(CONFIGURATION, (self.management.configuration,), 1),
             )
         )
+        metrics.keep(names_of_ca(config))
+        self._metrics = metrics
 
     async def start(self) -> tuple[str, int]:
         """Open the ledger and listen; returns host and port.
@@ -120,6 +122,7 @@ class CAService:
         self._config = config
         self._tls.take_up(tls)
         self.listener.serve(fresh, fresh.routes, {})
+        self._metrics.keep(names_of_ca(config))
         old = self._bundled.take_up(fresh)
         self._reloads.retire(old.stop(config.ca.server.drain_seconds))
         return config

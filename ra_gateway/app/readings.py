@@ -11,7 +11,7 @@ from ra_gateway.app.changes import config_digest
 from ra_gateway.app.listener_tls import ListenerTLS
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.trust import TrustDomain
-from ra_gateway.config.tables import GatewayConfig
+from ra_gateway.config.tables import CAServiceConfig, GatewayConfig
 from ra_gateway.config.trust_tables import RevocationConfig
 from ra_gateway.events import Component
 from ra_gateway.keys import load_certificates
@@ -279,3 +279,9 @@ def names_of(wiring: Wiring) -> dict[str, frozenset[str]]:
         "domain": frozenset(domains),
         "upstream": frozenset(wiring.upstreams),
     }
+
+
+def names_of_ca(config: CAServiceConfig) -> dict[str, frozenset[str]]:
+    """Return the same of a CA by itself, whose endpoints are its modes."""
+    modes = {"ra"} if config.ca.client is None else {"ra", "client"}
+    return {"endpoint": frozenset(modes), "domain": frozenset(), "upstream": frozenset()}
