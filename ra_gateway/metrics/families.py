@@ -389,6 +389,12 @@ CONFIGURATION: Final = Family(
     "Always 1; the configuration in force.",
     ("digest",),
 )
+CLOCK_STEADY: Final = Family(
+    "ra_gateway_clock_steady",
+    Kind.gauge,
+    "0 from a step of the wall clock by more than a minute until it has run evenly for an hour: nothing is revoked, "
+    "forgotten or signed as a CRL by it.",
+)
 BUILD: Final = Family("ra_gateway_build_info", Kind.gauge, "Always 1.", ("version",))
 LEFT_OUT: Final = Family(
     "ra_gateway_series_left_out",

@@ -1,17 +1,22 @@
-"""What the metrics tell of a process: no names that went out of its configuration."""
+"""What the metrics tell of a process: its clock, and no names that went out of its configuration."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from ra_gateway.app.running import STEADY
+from ra_gateway.clocks import CALM_SECONDS, elapsed_seconds, now
 from ra_gateway.device.errors import EnrollmentRefused
 from ra_gateway.metrics import collecting
 from tests.support.pki import VendorPKI
-from tests.support.reloading import CASite, Site, serving_ca
+from tests.support.reloading import CASite, Site, serving, serving_ca
 from tests.support.setups import edit, http_upstream, make_setup, set_upstream
 
 CLIENT = '\n[ca.client]\nidentity_from = "cn"\nvendors = [ "acme" ]\n'
@@ -39,6 +44,31 @@ async def scraped(site: Site | CASite, name: str) -> dict[tuple[str, ...], float
         for sample in family.samples
         if sample.name == name
     }
+
+
+KINDS = pytest.mark.parametrize("kind", [serving, serving_ca])
+
+
+@KINDS
+async def test_a_clock_that_was_set(
+    config: Path, kind: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Told from the next scrape on, whether anything is to be revoked or not, until it has run evenly for an hour."""
+    ahead, later = timedelta(), 0.0
+    monkeypatch.setattr(STEADY, "_clock", lambda: now() + ahead + timedelta(seconds=later))
+    monkeypatch.setattr(STEADY, "_elapsed", lambda: elapsed_seconds() + later)
+    monkeypatch.setattr(STEADY, "_anchor", (now(), elapsed_seconds()))
+    monkeypatch.setattr(STEADY, "_stepped_at", None)
+    name = "ra_gateway_clock_steady"
+    async with kind(config) as site:
+        assert await scraped(site, name) == {(): 1}
+        ahead = timedelta(days=-1)
+        assert await scraped(site, name) == {(): 0}
+        later = CALM_SECONDS + 1
+        assert await scraped(site, name) == {(): 1}
+
+
+# --- the CA's own names -----------------------------------------------------------------------------------------
 
 
 async def test_client_mode_that_went_is_forgotten(config: Path, vendor_pki: VendorPKI) -> None:

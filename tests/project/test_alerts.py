@@ -91,6 +91,7 @@ CASES: Final = {
     "RAGatewayCredentialRefused": gauge(
         f'ra_gateway_credential_files_current{{{AT},of="ra"}}', 0, 1
     ),
+    "RAGatewayClockStepped": gauge(f"ra_gateway_clock_steady{{{AT}}}", 0, 1),
     "RAGatewayOutOfFiles": gauge(
         f"process_open_fds{{{AT}}}", 0.9, 0.5, f"process_max_fds{{{AT}}}", BUILD
     ),
