@@ -76,7 +76,7 @@ class CAService:
                 *of_tls(self._tls),
             )
         )
-        metrics.reads(of_process(lambda: self._config))
+        metrics.reads(of_process(Component.ca, lambda: self._config))
         metrics.keep(names_of_ca(config))
         self._metrics = metrics
 

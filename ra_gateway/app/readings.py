@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from pydantic import BaseModel
 
-from ra_gateway.app.changes import config_digest
+from ra_gateway.app.changes import config_digest, shared_digest
 from ra_gateway.app.listener_tls import ListenerTLS
 from ra_gateway.app.running import STEADY
 from ra_gateway.cmp.certificates import Certificate
@@ -50,21 +50,22 @@ LEARNED: Final = "learned"
 """Stands for all sources of CRLs that certificates name."""
 
 
-def of_process(config: Callable[[], BaseModel]) -> Reader:
+def of_process(by: Component, config: Callable[[], BaseModel]) -> Reader:
     """Return what reads the process itself: its clock, and its configuration.
 
     Args:
         config: Returns the one in force.
     """
     known = config()
-    digest = config_digest(known)
+    digests = config_digest(known), shared_digest(known)
 
     def read() -> Iterator[Reading]:
-        nonlocal known, digest
+        nonlocal known, digests
         now = config()
         if now is not known:
-            known, digest = now, config_digest(now)
-        yield Reading(families.CONFIGURATION, (digest,), 1)
+            known, digests = now, (config_digest(now), shared_digest(now))
+        yield Reading(families.CONFIGURATION, (digests[0],), 1)
+        yield Reading(families.SHARED_CONFIGURATION, (by, digests[1]), 1)
         yield Reading(families.CLOCK_STEADY, (), STEADY())
 
     return read
@@ -277,7 +278,7 @@ def meter_gateway(
         return await _backlog(wiring().store, store.max_held, store.max_transactions)
 
     metrics.begin(Component.gateway)
-    metrics.reads(of_process(lambda: wiring().config))
+    metrics.reads(of_process(Component.gateway, lambda: wiring().config))
     metrics.reads(read)
     metrics.asks(Survey(waiting, _BACKLOG_SECONDS))
     metrics.asks(Survey(lambda: _client_certificates(wiring().config), SLOWLY_SECONDS))

@@ -52,7 +52,7 @@ class Reading(NamedTuple):
 
 LABELS: Final = {
     "by": "`gateway` or `ca`; with the bundled CA in its process, a gateway has both",
-    "digest": "of the configuration in force, 16 hex digits",
+    "digest": "of the configuration in force, or of a part of it, 16 hex digits",
     "domain": "vendor's name, `operator`, `mac:` or `ra:` and an endpoint's name; empty where nobody vouched",
     "durable": "`true` where the answer may leave only after a flush to the disk, else `false`",
     "endpoint": "name of an endpoint of the configuration; of the CA `ra` or `client`",
@@ -388,6 +388,13 @@ CONFIGURATION: Final = Family(
     Kind.gauge,
     "Always 1; the configuration in force.",
     ("digest",),
+)
+SHARED_CONFIGURATION: Final = Family(
+    "ra_gateway_shared_configuration_info",
+    Kind.gauge,
+    "Always 1; what several nodes should have in common of it: all but the tables `server`, `ca.server`, `management`, "
+    "`log` and `ra`, how `ca.status` is reached, directories of files, and what stands in the files.",
+    ("by", "digest"),
 )
 CLOCK_STEADY: Final = Family(
     "ra_gateway_clock_steady",
