@@ -488,7 +488,7 @@ class BundledService:
             self.ledger,
             lambda: self.wiring.publisher,
             self.status,
-            self.wiring.config.directory_path,
+            lambda: self.wiring.config,
             lambda: self.problem,
         )
         metrics.reads(lambda: of_domains(self.wiring.domains))

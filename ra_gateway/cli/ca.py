@@ -11,7 +11,7 @@ import typer
 from ra_gateway.cli.by_hand import ca_cross_sign, ca_root_crl, ca_sign
 from ra_gateway.cli.certificates import ca_history, ca_list, ca_revoke, ca_show
 from ra_gateway.cli.entities import entity_app
-from ra_gateway.cli.ledger_context import with_ledger
+from ra_gateway.cli.ledger_context import actor, with_ledger
 from ra_gateway.cli.output import (
     CONFIG,
     Checked,
@@ -463,13 +463,18 @@ def ca_backup(
     """Write the whole ledger, as it is at one moment, to a file; without private keys."""
 
     from ra_gateway.ca.ledger.backup import dump
+    from ra_gateway.ca.ledger.backups import record_backup
     from ra_gateway.clocks import now
 
     async def write(ledger: Ledger, settings: CAConfig) -> str:
         with progress("Writing") as step:
             count = (await dump(ledger, file, now(), step)).row_count
         say(f"Wrote {count} rows to {file}.")
-        return await _checkpoint(ledger, settings)
+        # Before the line of the backup itself, which the dump has not: it is to have the checkpoint's.
+        rewritten = await _checkpoint(ledger, settings)
+        if not rewritten:
+            await record_backup(ledger, file, count, actor(), now())
+        return rewritten
 
     if rewritten := with_ledger(config, write):
         fail([f"{rewritten}. Run `ra-gateway ca verify`, and keep the backups of before."], 1)

@@ -327,6 +327,16 @@ LEDGER_COMMITS: Final = Family(
     Kind.counter,
     "Commits of the ledger; one may have what several messages ask for.",
 )
+CA_BACKUP: Final = Family(
+    "ra_gateway_ca_backup_timestamp_seconds",
+    Kind.gauge,
+    "When `ra-gateway ca backup` last wrote all of the ledger, in Unix time; none before the first backup.",
+)
+CA_BACKUP_DUE: Final = Family(
+    "ra_gateway_ca_backup_due_timestamp_seconds",
+    Kind.gauge,
+    "When the next backup of the ledger should be there (`ca.backup_hours`), in Unix time; none where none is awaited.",
+)
 CA_CRLS: Final = Family(
     "ra_gateway_ca_crls_total", Kind.counter, "CRLs that the CA made.", ("issuer", "form")
 )

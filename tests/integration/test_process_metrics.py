@@ -7,45 +7,24 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
 from ra_gateway.app.changes import config_digest, shared_digest
 from ra_gateway.app.running import STEADY
 from ra_gateway.clocks import CALM_SECONDS, elapsed_seconds, now
 from ra_gateway.config.reading import load, load_ca
 from ra_gateway.device.errors import EnrollmentRefused
-from ra_gateway.metrics import collecting
 from tests.support.pki import VendorPKI
-from tests.support.reloading import CASite, Site, serving, serving_ca
+from tests.support.reloading import CASite, serving, serving_ca
+from tests.support.scraping import scraped
 from tests.support.setups import edit, http_upstream, make_setup, set_upstream
 
 CLIENT = '\n[ca.client]\nidentity_from = "cn"\nvendors = [ "acme" ]\n'
 
 
-@pytest.fixture(autouse=True)
-def _no_rest(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each scrape is written anew."""
-    monkeypatch.setattr(collecting, "REST_FACTOR", 0.0)
-
-
 @pytest.fixture
 def config(tmp_path: Path, vendor_pki: VendorPKI) -> Path:
     return make_setup(tmp_path / "site", vendors={"acme": vendor_pki})
-
-
-async def scraped(site: Site | CASite, name: str) -> dict[tuple[str, ...], float]:
-    """The values of one metric by its labels, which are sorted by name."""
-    service = site.application if isinstance(site, Site) else site.service
-    async with aiohttp.ClientSession() as session:
-        text = await (await session.get(f"{service.management.url}/metrics")).text()
-    return {
-        tuple(value for _, value in sorted(sample.labels.items())): sample.value
-        for family in text_string_to_metric_families(text)
-        for sample in family.samples
-        if sample.name == name
-    }
 
 
 KINDS = pytest.mark.parametrize("kind", [serving, serving_ca])

@@ -228,6 +228,9 @@ CASES: Final = {
         (_always(SOON + 1000), _always(SOON - 2000)),
         (_always(SOON + 3000), _always(SOON - 2000)),
     ),
+    "RAGatewayBackupOld": gauge(
+        f"ra_gateway_ca_backup_due_timestamp_seconds{{{AT}}}", SOON - 1200, SOON + 60
+    ),
     "RAGatewayLedgerSlow": slow(
         "ra_gateway_ca_ledger_write_duration_seconds", "1", f'{AT},durable="true"'
     ),
