@@ -198,6 +198,8 @@ class BundledCA:
         )
         withheld = frozenset() if before is None else frozenset(before._own)
         self._earlier = {} if before is None else before._earlier_with(credential)
+        # Of all that it may name, this one has the certificates, too; a reload needs no look at it.
+        self._knows_ledger = before is not None and before.issuer_ids <= self.issuer_ids
         self._to_withhold = tuple(item for item in self._own if item not in withheld)
         self._client_profiled = rules.strictness is Strictness.three_gpp
         of_ras = replace(rules, strictness=Strictness.lenient).relaxed_by(RELAYED)
@@ -254,7 +256,8 @@ class BundledCA:
             ConfigError, StoreUnavailable: The ledger cannot be used, or is of another CA.
         """
         await self._ledger.open()
-        await require_own_ledger(self._ledger, self.issuer_ids)
+        if not self._knows_ledger:
+            await require_own_ledger(self._ledger, self.issuer_ids)
         if self._to_withhold:
             await self._ledger.withhold(self._to_withhold)
         if self._sweeper is None:
