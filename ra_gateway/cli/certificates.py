@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
@@ -297,7 +298,8 @@ async def _revoke_device(ledger: Ledger, number: int, why: Reason) -> list[str]:
     name = found.entity
     # First, so that nothing new comes in between.
     await ledger.registry.set_entity_status(name, EntityStatus.blocked, actor(), now())
-    said = [f"Blocked {name}; `ra-gateway ca entity unblock` lets it come back."]
+    again = f"ra-gateway ca entity unblock {shlex.quote(name)}"
+    said = [f"Blocked {name}; `{again}` lets it come back."]
     for serial in await held_by(
         ledger, name, now(), even_on_hold=why is not Reason.certificateHold
     ):

@@ -17,6 +17,7 @@ from typing import Annotated, Any, Final, ParamSpec, TypeVar
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from ra_gateway.cli.runnable import give
 from ra_gateway.config.source import DEFAULT_PATHS, PATH_VARIABLE, Source
 from ra_gateway.errors import (
     CMPError,
@@ -89,6 +90,7 @@ def _configured(function: Callable[..., None]) -> Callable[..., None]:
     def wrapped(
         *args: Any, config: Path | None, settings: Sequence[str] | None, **others: Any
     ) -> None:
+        give(config, settings or ())
         source = Source.found(config, os.environ, settings or ())
         function(*args, config=source, **others)
 
@@ -111,6 +113,7 @@ def reports_errors(command: Callable[P, None]) -> Callable[P, None]:
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
         from ra_gateway.cli.output import fail
 
+        give(None)
         try:
             command(*args, **kwargs)
         except ConfigError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
@@ -20,6 +20,7 @@ from ra_gateway.cli.output import (
     say,
     show_table,
 )
+from ra_gateway.cli.runnable import runnable
 from ra_gateway.config.source import Source
 from ra_gateway.errors import ConfigError, missing_extra, printable
 
@@ -74,6 +75,7 @@ def doctor(
         settings = load(config, check_files=False)  # what is wrong with files is in the table
         seen = run(examine(settings, subject=subject, san=names))
     seen += examine_safety(of_file(config.path))
+    seen = [replace(item, setting=runnable(item.setting)) for item in seen]
     reported = {item.setting for item in seen}
     results = [item for item in _unusable_files(config) if item.setting not in reported] + seen
     shown = [item for item in results if not quiet or item.verdict is not Verdict.ok]

@@ -31,6 +31,7 @@ from rich.console import Console
 from ra_gateway.cli.commands import CONFIG as CONFIG
 from ra_gateway.cli.commands import Commands as Commands
 from ra_gateway.cli.commands import ConfigOption as ConfigOption
+from ra_gateway.cli.runnable import runnable
 from ra_gateway.errors import ConfigError, printable
 
 if TYPE_CHECKING:
@@ -135,19 +136,27 @@ def called() -> str:
 
 
 def say(text: str) -> None:
-    """Print a sentence on a line of its own, whatever is in it: brackets are no markup, controls are escaped."""
+    """Print a sentence on a line of its own, whatever is in it: brackets are no markup, controls are escaped.
+
+    Commands in it that take a configuration are printed with this one's (`cli.runnable`).
+    """
+    _print(out, runnable(text))
+
+
+def say_for_elsewhere(text: str) -> None:
+    """Print a sentence as `say` does, with a command for another machine, which has its own configuration."""
     _print(out, text)
 
 
 def note(text: str) -> None:
     """Print a sentence to standard error, as `say` does: it is no part of what the command was asked for."""
-    _print(err, text)
+    _print(err, runnable(text))
 
 
 def fail(lines: Iterable[str], code: int) -> NoReturn:
     """Print what went wrong and end with an exit code."""
     for line in lines:
-        _print(err, line, style="red")
+        _print(err, runnable(line), style="red")
     raise typer.Exit(code)
 
 
@@ -298,11 +307,14 @@ def show_check(name: str, check: Callable[[], Checked], *, as_json: bool) -> Che
     except ConfigError as error:
         if not as_json:
             raise
-        problems = [asdict(problem) for problem in error.problems]
+        problems = [asdict(item) | {"todo": runnable(item.todo)} for item in error.problems]
         print_json({"name": name, "good": False, "problems": problems, "warnings": [], "notes": []})
         raise typer.Exit(2) from None
     if as_json:
-        found = {"warnings": list(checked.warnings), "notes": list(checked.notes)}
+        found = {
+            "warnings": list(map(runnable, checked.warnings)),
+            "notes": list(map(runnable, checked.notes)),
+        }
         print_json({"name": name, "good": True, "problems": [], **found})
         return checked
     say(f"{name}: {checked.summary}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -24,6 +25,7 @@ from ra_gateway.cli.output import (
     require_name,
     require_san,
     say,
+    say_for_elsewhere,
     show_facts,
     show_list,
 )
@@ -316,6 +318,7 @@ def ra_issue(
     from ra_gateway.ca.ra_credential import export_pkcs12
     from ra_gateway.clocks import now
     from ra_gateway.cmp.crmf import CertTemplate
+    from ra_gateway.config.reading import is_of_ca_alone
     from ra_gateway.keys import KEY_KINDS, spki_der
 
     if subject is not None:
@@ -356,8 +359,14 @@ def ra_issue(
         f"Wrote {out}: {certificate.subject}, serial {certificate.serial_number:x}, "
         f"until {day(certificate.not_after)} UTC."
     )
-    say(f"At the gateway: ra-gateway ca ra install {out.name} --password-file FILE")
-    say(f"Then, here: ra-gateway ca ra show {name}, and remove-certificate for the old one.")
+    if is_of_ca_alone(config):
+        files = f"{shlex.quote(out.name)} --password-file {shlex.quote(password_file.name)}"
+        say_for_elsewhere(f"At the gateway, with both files: ra-gateway ca ra install {files}")
+    else:
+        files = f"{shlex.quote(str(out))} --password-file {shlex.quote(str(password_file))}"
+        say(f"At the gateway: ra-gateway ca ra install {files}")
+    say(f"Then, here: ra-gateway ca ra show {shlex.quote(name)}")
+    say(f"And for the old one: ra-gateway ca ra remove-certificate {shlex.quote(name)} FINGERPRINT")
 
 
 def _ra_subject(name: str, subject: str | None, before: Authority | None) -> bytes:

@@ -23,6 +23,7 @@ from ra_gateway.cli.output import (
     serve_until_signalled,
     show_check,
 )
+from ra_gateway.cli.runnable import give
 from ra_gateway.config.source import Source
 from ra_gateway.errors import ConfigError
 
@@ -151,6 +152,7 @@ def check_config(
         if context.params.get("config") is not None:
             raise typer.BadParameter("the configuration is named twice: FILE, and with --config")
         config = replace(config, path=file)
+        give(file, context.params.get("settings") or ())
     show_check(str(config), lambda: _checked(config), as_json=as_json)
 
 

@@ -12,6 +12,7 @@ from typing import IO, Annotated
 import typer
 
 from ra_gateway.cli.output import CONFIG, ConfigOption, fail, run, say
+from ra_gateway.cli.runnable import runnable
 
 
 def why(
@@ -53,7 +54,8 @@ def why(
             reader.read(lines)
     found = run(explain(settings, what, reader, now()))
     if as_json:
-        typer.echo(json.dumps([asdict(item) for item in found], indent=2))
+        rows = [asdict(item) | {"todo": runnable(item.todo)} for item in found]
+        typer.echo(json.dumps(rows, indent=2))
     else:
         for item in found:
             say(f"{item.source}: {item.said.rstrip('.')}.")

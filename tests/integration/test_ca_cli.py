@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import sqlite3
 import stat
 from pathlib import Path
@@ -204,7 +205,8 @@ def test_an_ra_is_registered_with_its_certificate(config: Path) -> None:
     add: list[str | Path] = ["ra", "add", "second", "--certificate", certificate]
     assert "is not registered. Register it with --role" in refused(config, *add)
     told = refused(config, *add, "--role", "none")
-    assert "role none: does not exist. Make it with `ra-gateway ca role add none`" in told
+    make = f"`ra-gateway ca role add --config {config} none`"
+    assert f"role none: does not exist. Make it with {make}" in told
     assert "is registered for gateway" in refused(config, *add, "--role", "ra")
     assert [row[0] for row in table(ca(config, "ra", "list"))] == [
         "gateway"
@@ -283,7 +285,7 @@ def test_an_ra_certificate_that_nobody_would_believe_is_not_installed(
     ca(config, "ra", "remove-certificate", "gateway", fingerprint)
     told = refused(config, *install, directory / "gateway-0.p12")
     assert "the bundled CA hears no RA with the certificate of" in told
-    assert "ra-gateway ca ra add NAME --certificate FILE" in told
+    assert f"ra-gateway ca ra add --config {config} NAME --certificate FILE" in told
     assert {path: path.read_bytes() for path in (directory / "ra").iterdir()} == old
 
 
@@ -372,13 +374,14 @@ def test_a_device_that_is_revoked_for_good_does_not_come_back(config: Path) -> N
     other = sign(config, "enb-2")
     told = ca(config, "revoke", first, "--reason", "keyCompromise")
     assert f"The end entity {name} stays active and may have another certificate at once." in told
-    assert f"ra-gateway ca revoke {first} --reason keyCompromise --device" in told
+    stop = told.partition("To stop that: ra-gateway ")[2].splitlines()[0]
+    assert stop == f"ca revoke --config {config} {first} --reason keyCompromise --device"
     third = sign(config, "enb-1")
     held = sign(config, "enb-1")
     ca(config, "revoke", held, "--reason", "certificateHold")
-    told = ca(config, "revoke", first, "--reason", "keyCompromise", "--device")
+    told = succeeded(*shlex.split(stop))
     assert [line for line in told.splitlines() if line.startswith(("Blocked", "Revoked"))] == [
-        f"Blocked {name}; `ra-gateway ca entity unblock` lets it come back.",
+        f"Blocked {name}; `ra-gateway ca entity unblock --config {config} '{name}'` lets it come back.",
         *(f"Revoked {serial} (keyCompromise)." for serial in (second, third, held)),
     ]
     assert {row["serial"]: row["status"] for row in listed(config, "list")} == {
@@ -511,7 +514,7 @@ def test_a_restore_says_whether_the_checkpoints_go_on(config: Path, tmp_path: Pa
     edit(config, elsewhere("same"), elsewhere("older"))
     _, hint, after = ca(config, "restore", file).splitlines()
     assert f"Move {checkpoints} away" in hint
-    assert after == "Next: ra-gateway ca verify"
+    assert after == f"Next: ra-gateway ca verify --config {config}"
     assert "checkpoint" in refused(config, "verify", exit_code=1)
     checkpoints.rename(tmp_path / "checkpoints")
     assert "agree" in ca(config, "verify")
