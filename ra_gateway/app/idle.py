@@ -13,7 +13,7 @@ from typing import Final
 from ra_gateway.config.service_tables import InventorySQLConfig
 from ra_gateway.config.tables import CAServiceConfig, GatewayConfig, IdentityConfig
 from ra_gateway.errors import ConfigError, Problem, StoreUnavailable
-from ra_gateway.ra.policy import InventoryUse
+from ra_gateway.ra.settings import InventoryUse
 from ra_gateway.stores.inventory import CSVInventory, Listed, of_no_use
 from ra_gateway.stores.rows import read_rows
 from ra_gateway.stores.secrets import COLUMNS as SECRETS

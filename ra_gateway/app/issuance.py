@@ -23,7 +23,7 @@ from ra_gateway.cmp.oids import OID
 from ra_gateway.config.ca_tables import CAConfig
 from ra_gateway.config.tables import EndpointConfig, GatewayConfig, IdentityConfig
 from ra_gateway.errors import CMPError, ConfigError, Problem, TemplateRefused
-from ra_gateway.ra.policy import InventoryUse, SubjectRule
+from ra_gateway.ra.settings import InventoryUse, SubjectRule
 from ra_gateway.stores import inventory, secrets
 from ra_gateway.stores.rows import Row, read_rows
 

@@ -11,7 +11,7 @@ from typing import Any, get_args
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from ra_gateway.cmp import algorithms, header_checks
+from ra_gateway.cmp import algorithms, quirks
 from ra_gateway.cmp.codes import BodyType
 from ra_gateway.config.reading import load, load_ca, parse
 from ra_gateway.config.tables import EndpointConfig, GatewayConfig
@@ -117,7 +117,7 @@ def test_names_are_those_of_the_cmp_core() -> None:
     assert set(get_args(SignatureName)) == known
     assert set(DEFAULT_SIGNATURES) == algorithms.DEFAULT_ALGORITHMS
     assert set(get_args(CurveName)) == algorithms.DEFAULT_CURVES
-    assert set(header_checks.QUIRKS) == set(header_checks.Quirk)
+    assert set(quirks.QUIRKS) == set(quirks.Quirk)
 
 
 # --- The documents --------------------------------------------------------------------------------
