@@ -21,6 +21,7 @@ from ra_gateway.config.values import (
     SignatureName,
 )
 from ra_gateway.errors import ConfigError, Problem
+from ra_gateway.settings.meanings import meaning
 from tests.support.configurations import TABLES, written
 
 ROOT = Path(__file__).parents[3]
@@ -127,7 +128,7 @@ def all_fields(model: type[BaseModel]) -> set[tuple[str, str]]:
     """Return (key, description) of every field of a model and of the models in it."""
     found: set[tuple[str, str]] = set()
     for name, field in model.model_fields.items():
-        found.add((name, field.description or ""))
+        found.add((name, meaning(model, name)))
         todo = [field.annotation]
         while todo:
             annotation = todo.pop()
