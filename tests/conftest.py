@@ -11,6 +11,7 @@ import structlog
 from hypothesis import settings
 
 from ra_gateway.metrics import collecting
+from tests.support.commandline import remember_program
 from tests.support.linting import remember_findings
 from tests.support.pki import OperatorPKI, VendorPKI, make_operator_pki, make_vendor_pki
 
@@ -29,6 +30,7 @@ settings.register_profile("repeatable", deadline=None, derandomize=True)
 settings.register_profile("explore", deadline=None, max_examples=2000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
+remember_program()
 remember_findings()
 
 STAGES = ("project", "unit", "contract", "conformance", "property", "integration")

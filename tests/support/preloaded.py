@@ -10,10 +10,12 @@ from ra_gateway.app.profiles import ca_profiles
 from ra_gateway.ca.lint import require_clean
 from ra_gateway.config.reading import load
 from tests.support import commands  # noqa: F401 - what children run
+from tests.support.commandline import remember_program
 from tests.support.linting import remember_findings, watch
 from tests.support.pki import make_vendor_pki
 from tests.support.setups import make_setup
 
+remember_program()
 remember_findings()
 watch()
 with tempfile.TemporaryDirectory() as _directory:
