@@ -344,18 +344,10 @@ def ca_expiries(directory: DirectoryArgument, as_json: JSONOption = False) -> No
 @ca_app.command("serve", examples=("ra-gateway ca serve --config ca.toml",))
 def ca_serve(port: PortOption = None, config: ConfigOption = CONFIG) -> None:
     """Serve the bundled CA as a process of its own, for gateways that use it over HTTP."""
-    from ra_gateway import logs
     from ra_gateway.app.ca_service import CAService
     from ra_gateway.config.reading import load_ca
 
-    if port is not None:
-        config = config.with_setting("--port", "ca.server.listen_port", port)
-    settings = load_ca(config)
-    logs.configure(settings.log.format, settings.log.level, settings.log.path)
-    serve_until_signalled(
-        CAService(settings, read=lambda: load_ca(config), has_log=True),
-        _warnings(config, settings),
-    )
+    serve_until_signalled(CAService, load_ca, config, port, "ca.server.listen_port", _warnings)
 
 
 def _warnings(source: Source, settings: CAServiceConfig) -> list[str]:

@@ -113,18 +113,10 @@ def init(
 
 def serve(port: PortOption = None, config: ConfigOption = CONFIG) -> None:
     """Serve base stations until SIGTERM or Ctrl-C; what was accepted is answered first."""
-    from ra_gateway import logs
     from ra_gateway.app.application import Application
     from ra_gateway.config.reading import load
 
-    if port is not None:
-        config = config.with_setting("--port", "server.listen_port", port)
-    settings = load(config)
-    logs.configure(settings.log.format, settings.log.level, settings.log.path)
-    serve_until_signalled(
-        Application(settings, read=lambda: load(config), has_log=True),
-        _warnings(config, settings),
-    )
+    serve_until_signalled(Application, load, config, port, "server.listen_port", _warnings)
 
 
 def _warnings(source: Source, settings: GatewayConfig) -> list[str]:
