@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import TYPE_CHECKING, Final
 
-from ra_gateway.app.changes import config_digest
 from ra_gateway.app.listener_tls import ListenerTLS
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.trust import TrustDomain
@@ -230,7 +229,6 @@ def meter_gateway(
     metrics: Metrics,
     wiring: Callable[[], Wiring],
     retiring: Callable[[], Iterable[Wiring]],
-    listener: Listener,
     store_problem: Callable[[], str],
 ) -> None:
     """Have the parts of a gateway read.
@@ -240,19 +238,13 @@ def meter_gateway(
         retiring: Returns those that answer their last messages.
         store_problem: Returns what is wrong with the store, "" if nothing is.
     """
-    known, digest = wiring().config, config_digest(wiring().config)
 
     def read() -> Iterator[Reading]:
-        nonlocal known, digest
         now = wiring()
-        yield from of_listener("cmp", listener)
         in_flight = sum(item.in_flight_count for item in (now, *retiring()))
         yield Reading(families.IN_FLIGHT, (), in_flight)
         yield Reading(families.STORE_UP, (Component.gateway,), not store_problem())
         yield from _of_wiring(now)
-        if now.config is not known:
-            known, digest = now.config, config_digest(now.config)
-        yield Reading(families.CONFIGURATION, (digest,), 1)
 
     async def waiting() -> list[Reading]:
         store = wiring().config.store

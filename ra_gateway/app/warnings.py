@@ -11,7 +11,7 @@ from typing import Final
 
 from ra_gateway.app.idle import of_idle, of_secrets
 from ra_gateway.app.issuance import of_issuance
-from ra_gateway.app.listener_tls import TLS_EXPIRY_WARNING, ca_tls_tables, tls_tables
+from ra_gateway.app.listener_tls import TLS_EXPIRY_WARNING, tls_tables
 from ra_gateway.app.profile_warnings import of_ca, of_keys, of_management, of_ra
 from ra_gateway.app.trust import are_others, certificates
 from ra_gateway.app.trust_warnings import of_trust, of_vendors
@@ -87,7 +87,7 @@ def ca_warnings(config: CAServiceConfig, now: datetime) -> list[Problem]:
         *of_management(config.management),
         *of_vendors(vendors),
         *_of_expiry(public, now),
-        *_of_expiry(_tls_paths(ca_tls_tables(config)), now, TLS_EXPIRY_WARNING),
+        *_of_expiry(_tls_paths(tls_tables(config)), now, TLS_EXPIRY_WARNING),
     ]
 
 

@@ -16,7 +16,7 @@ from ra_gateway.app.doctor.registered import examine_registered
 from ra_gateway.app.doctor.results import Check, Result, Verdict
 from ra_gateway.app.doctor.revocation import examine_vendors
 from ra_gateway.app.idle import of_idle_at_the_ca
-from ra_gateway.app.listener_tls import ca_tls_tables
+from ra_gateway.app.listener_tls import tls_tables
 from ra_gateway.app.warnings import ca_warnings
 from ra_gateway.ca.keys import ISSUING, expiries
 from ra_gateway.clocks import now
@@ -39,7 +39,7 @@ async def examine_ca(
     return [
         *await _loaded(config),
         *_certificates(config, clock()),
-        *examine_tls(ca_tls_tables(config), clock()),
+        *examine_tls(tls_tables(config), clock()),
         *await examine_vendors(vendors, clock()),
         *await examine_ledger(config.ca, clock()),
         *await examine_registered(config.ca, clock()),
