@@ -540,7 +540,7 @@ class Listener(ABC):
         if self._proxy_protocol and connection.peer not in self._trusted_proxies:
             self.refuse_connection(connection.peer, "comes from none of the trusted proxies")
             return False
-        if self._draining or not self.room.take(connection):
+        if not self.room.take(connection):
             self.refuse_connection(connection.peer, "too many connections")
             return False
         return True
@@ -553,8 +553,7 @@ class Listener(ABC):
     def refuse_connection(self, peer: str, reason: str) -> None:
         """Count and tell that a connection was not taken."""
         self.counters.connections_refused += 1
-        if not self._draining:
-            self.tell_refusal(peer, None, reason)
+        self.tell_refusal(peer, None, reason)
 
     def refuse_unreadable(self, connection: _Connection) -> web.StreamResponse:
         """Answer 400 to what is not HTTP, and close."""
