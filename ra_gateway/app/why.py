@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from ra_gateway.app.doctor.own_texts import explain_line
-from ra_gateway.app.idle import of_idle, of_idle_at_the_ca
 from ra_gateway.app.inventory import name_of, open_inventory
 from ra_gateway.app.log_reader import Line, LogReader, plain_hex, word
 from ra_gateway.app.trust import certificates
+from ra_gateway.app.unused import unused_at_the_ca, unused_tables
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.header_checks import takes_ber
 from ra_gateway.config.tables import CAServiceConfig, GatewayConfig
@@ -369,7 +369,7 @@ def of_trust(config: Config, log: LogReader, now: datetime) -> Iterator[Finding]
         now: Aware UTC.
     """
     domains = _domains(config, log)
-    idle = of_idle(config) if isinstance(config, GatewayConfig) else of_idle_at_the_ca(config)
+    idle = unused_tables(config) if isinstance(config, GatewayConfig) else unused_at_the_ca(config)
     served = {problem.path: problem for problem in idle}
     issuers = log.issuers()
     known: set[str] = set()

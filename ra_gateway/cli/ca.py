@@ -367,8 +367,8 @@ def checked_ca(source: Source) -> Checked:
         ConfigError: It cannot be used.
     """
     from ra_gateway.app.ca_service import CAService
-    from ra_gateway.app.idle import of_idle_at_the_ca
     from ra_gateway.app.running import check
+    from ra_gateway.app.unused import unused_at_the_ca
     from ra_gateway.app.warnings import of_ca_expiry
     from ra_gateway.clocks import now
     from ra_gateway.config.reading import load_ca
@@ -377,7 +377,7 @@ def checked_ca(source: Source) -> Checked:
     check(CAService, settings)
     client = settings.ca.client
     vendors = "" if client is None else f" and in client mode, {len(client.vendors)} vendor(s)"
-    rest = (*of_idle_at_the_ca(settings), *of_ca_expiry(settings.ca, now()))
+    rest = (*unused_at_the_ca(settings), *of_ca_expiry(settings.ca, now()))
     return Checked(
         f"good. A CA in RA mode{vendors}.", [*_warnings(source, settings), *map(str, rest)]
     )

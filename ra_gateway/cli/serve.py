@@ -148,8 +148,8 @@ def check_config(
 
 def _checked(source: Source) -> Checked:
     from ra_gateway.app.application import Application
-    from ra_gateway.app.idle import of_inventory
     from ra_gateway.app.running import check
+    from ra_gateway.app.unused import of_inventory
     from ra_gateway.app.upstreams import sent_to_cas
     from ra_gateway.config.reading import is_of_ca_alone, load
 

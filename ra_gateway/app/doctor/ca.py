@@ -15,8 +15,8 @@ from ra_gateway.app.doctor.ledger import examine_ledger
 from ra_gateway.app.doctor.registered import examine_registered
 from ra_gateway.app.doctor.results import Check, Result, Verdict
 from ra_gateway.app.doctor.revocation import examine_vendors
-from ra_gateway.app.idle import of_idle_at_the_ca
 from ra_gateway.app.listener_tls import tls_tables
+from ra_gateway.app.unused import unused_at_the_ca
 from ra_gateway.app.warnings import ca_warnings
 from ra_gateway.ca.keys import ISSUING, expiries
 from ra_gateway.clocks import now
@@ -44,7 +44,7 @@ async def examine_ca(
         *await examine_ledger(config.ca, clock()),
         *await examine_registered(config.ca, clock()),
         *await examine_directory(config.ca),
-        *examine_safety([*ca_warnings(config, clock()), *of_idle_at_the_ca(config)]),
+        *examine_safety([*ca_warnings(config, clock()), *unused_at_the_ca(config)]),
         *examine_codec(),
     ]
 
