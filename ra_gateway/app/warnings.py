@@ -9,8 +9,8 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
 
-from ra_gateway.app.issuance import of_issuance
 from ra_gateway.app.listener_tls import TLS_EXPIRY_WARNING, tls_tables
+from ra_gateway.app.name_warnings import of_names_to_issue
 from ra_gateway.app.profile_warnings import of_ca, of_keys, of_management, of_ra
 from ra_gateway.app.trust import are_others, certificates
 from ra_gateway.app.trust_warnings import of_trust, of_vendors
@@ -111,7 +111,7 @@ def of_safety(config: GatewayConfig) -> list[Problem]:
         *of_ra(config.ra.certificate_path, config.ca),
         *of_management(config.management),
         *unused_tables(config),
-        *of_issuance(config),
+        *of_names_to_issue(config),
     ]
 
 
