@@ -39,7 +39,7 @@ from ra_gateway.config.values import (
     served_paths,
 )
 from ra_gateway.ra.endpoints import Approval, EndpointSettings
-from ra_gateway.ra.information import Informing
+from ra_gateway.ra.general_messages import Informing
 from ra_gateway.ra.policy import InventoryUse, SubjectRule
 from ra_gateway.settings.files import PublicPath, SecretPath, WrittenPath
 from ra_gateway.settings.values import DN, ByName, Name, Named, Table, WholeSeconds

@@ -28,7 +28,7 @@ from ra_gateway.cmp.protection import Credential
 from ra_gateway.device.values import Done, Send
 from ra_gateway.errors import PKIFailureInfo, UpstreamBroken, UpstreamUnavailable
 from ra_gateway.ra.endpoints import POP, CAQuirk, CertConf, ImplicitConfirm, Variant
-from ra_gateway.ra.information import Information, Informing
+from ra_gateway.ra.general_messages import Information, Informing
 from ra_gateway.ra.policy import IdentityRules, SubjectRule
 from ra_gateway.ra.transaction import State
 from tests.support import requests

@@ -18,7 +18,7 @@ from ra_gateway.cmp.names import from_rfc4514
 from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.protection import Credential
 from ra_gateway.ra.endpoints import Approval, Variant
-from ra_gateway.ra.information import Information, Informing
+from ra_gateway.ra.general_messages import Information, Informing
 from tests.support import requests
 from tests.support.answers import fail_names, follow, status_of
 from tests.support.asserts import assert_refused, assert_served
