@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import ClassVar, Generic, TypeVar
 
-from ra_gateway.app.changes import config_digest, require_no_restart
+from ra_gateway.app.configuration_changes import config_digest, require_no_restart
 from ra_gateway.app.listener_tls import ListenerTLS, cmp_server, tls_tables
 from ra_gateway.app.listener_tls import load as load_tls
 from ra_gateway.app.management import Management
