@@ -31,8 +31,8 @@ from aiohttp import web
 from ra_gateway.errors import printable
 from ra_gateway.events import Component, EventSink, HTTPRefused, unheard
 from ra_gateway.peers import Networks, forwarded_client, network_of
+from ra_gateway.server.connection_limits import PROXIES, Counters, Room
 from ra_gateway.server.preface import Abortable, Preface, TLSContext
-from ra_gateway.server.room import PROXIES, Counters, Room
 
 P = ParamSpec("P")
 T = TypeVar("T")
