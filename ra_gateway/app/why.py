@@ -369,8 +369,10 @@ def of_trust(config: Config, log: LogReader, now: datetime) -> Iterator[Finding]
         now: Aware UTC.
     """
     domains = _domains(config, log)
-    idle = unused_tables(config) if isinstance(config, GatewayConfig) else unused_at_the_ca(config)
-    served = {problem.path: problem for problem in idle}
+    unused = (
+        unused_tables(config) if isinstance(config, GatewayConfig) else unused_at_the_ca(config)
+    )
+    served = {problem.path: problem for problem in unused}
     issuers = log.issuers()
     known: set[str] = set()
     for name in domains:
