@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from pydantic import BaseModel
 
-from ra_gateway.app.changes import config_digest, shared_digest
+from ra_gateway.app.configuration_changes import config_digest, shared_digest
 from ra_gateway.app.listener_tls import ListenerTLS
 from ra_gateway.app.running import STEADY
 from ra_gateway.cmp.certificates import Certificate
@@ -254,7 +254,6 @@ def meter_gateway(
     metrics: Metrics,
     wiring: Callable[[], Wiring],
     retiring: Callable[[], Iterable[Wiring]],
-    listener: Listener,
     store_problem: Callable[[], str],
 ) -> None:
     """Have the parts of a gateway read.
@@ -267,7 +266,6 @@ def meter_gateway(
 
     def read() -> Iterator[Reading]:
         now = wiring()
-        yield from of_listener("cmp", listener)
         in_flight = sum(item.in_flight_count for item in (now, *retiring()))
         yield Reading(families.IN_FLIGHT, (), in_flight)
         yield Reading(families.STORE_UP, (Component.gateway,), not store_problem())
@@ -278,7 +276,6 @@ def meter_gateway(
         return await _backlog(wiring().store, store.max_held, store.max_transactions)
 
     metrics.begin(Component.gateway)
-    metrics.reads(of_process(Component.gateway, lambda: wiring().config))
     metrics.reads(read)
     metrics.asks(Survey(waiting, _BACKLOG_SECONDS))
     metrics.asks(Survey(lambda: _client_certificates(wiring().config), SLOWLY_SECONDS))

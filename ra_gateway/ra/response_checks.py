@@ -73,7 +73,7 @@ from ra_gateway.ra.ca_answers import (
     status_told,
 )
 from ra_gateway.ra.endpoints import Endpoint, Upstream
-from ra_gateway.ra.information import ANSWER_TO
+from ra_gateway.ra.general_messages import ANSWER_TO
 from ra_gateway.ra.registration import check_no_ra
 from ra_gateway.ra.settings import CaPubs, CAQuirk, ImplicitConfirm, Variant
 from ra_gateway.ra.transaction import Event, PlannedResponse, Transaction

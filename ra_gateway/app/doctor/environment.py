@@ -11,10 +11,10 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from ra_gateway.app.doctor.results import Check, Result, Verdict
-from ra_gateway.app.idle import of_whole_list
 from ra_gateway.app.inventory import listed, name_of, open_inventory, summary
-from ra_gateway.app.issuance import of_devices
+from ra_gateway.app.name_warnings import of_devices
 from ra_gateway.app.store import OTHER_SEAL_KEY, transaction_store
+from ra_gateway.app.unused import of_whole_list
 from ra_gateway.cmp.selfcheck import require_codec
 from ra_gateway.config.service_tables import StoreConfig
 from ra_gateway.config.tables import GatewayConfig
