@@ -40,3 +40,4 @@ class Fault(StrEnum):
     short_ids = "short-ids"  # transactionID and nonces of 4 octets
     no_chain = "no-chain"  # no certificate but its own in extraCerts
     request_id = "request-id"  # certReqId 7
+    unknown_vendor = "unknown-vendor"  # a certificate of a vendor that nobody knows
