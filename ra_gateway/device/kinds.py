@@ -15,6 +15,15 @@ class Request(StrEnum):
     genm = "genm"  # information
 
 
+class FleetRequest(StrEnum):
+    """What each base station of a simulated fleet asks for first."""
+
+    ir = "ir"
+    cr = "cr"
+    kur = "kur"  # a renewal
+    p10cr = "p10cr"
+
+
 class Question(StrEnum):
     """What a genm asks for (RFC 9483 4.3)."""
 
