@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import ipaddress
 import math
 import re
@@ -356,6 +355,8 @@ def _allow_connections(plan: Plan) -> None:
 
 async def _simulated(plan: Plan, material: Material) -> tuple[Figures, bool]:
     """Run it, with a picture of how far it is on a terminal; returns whether it was ended before its time, too."""
+    import asyncio
+
     from ra_gateway.device.fleet.driving import Stop
     from ra_gateway.device.fleet.running import simulate as run_fleet
 

@@ -39,12 +39,12 @@ class Material:
 
     Args:
         trusted: Operator's roots, PEM; None takes them from the ip.
-        tls: Makes what https needs, if it does; each process for itself.
+        tls: Returns what https needs; of a module, so that it goes to other processes.
     """
 
     origin: Origin
-    trusted: Path | None = None
-    tls: Callable[[], ssl.SSLContext | None] | None = None
+    trusted: Path | None
+    tls: Callable[[], ssl.SSLContext | None]
 
     def trust(self) -> TrustDomain | None:
         """Return the trust in the operator's roots.
@@ -68,7 +68,7 @@ class Material:
             process=process,
             stop=stop,
             trust=self.trust(),
-            tls=None if self.tls is None else self.tls(),
+            tls=self.tls(),
         )
 
 
