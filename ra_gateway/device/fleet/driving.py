@@ -145,7 +145,7 @@ class Driver:
             await found[0].live(time.monotonic())
 
     async def _open_loop(self, around: Surroundings) -> None:
-        places = asyncio.Semaphore(self._at_once)
+        places, free_at = asyncio.Semaphore(self._at_once), 0.0
 
         async def in_place(station: Station, due: float) -> None:
             try:
@@ -159,11 +159,15 @@ class Driver:
                 due = around.began + moment
                 if await self._rest(due - time.monotonic()):
                     break
-                if places.locked():
+                if places.locked() or due < free_at:
                     self._counted.held += 1
                 else:
                     self._counted.late.add(time.monotonic() - due)
-                await places.acquire()
+                if places.locked():
+                    await places.acquire()
+                    free_at = time.monotonic()
+                else:
+                    await places.acquire()
                 if self._over:
                     break
                 group.create_task(in_place(station, due))
