@@ -10,14 +10,13 @@ from ra_gateway.app.changes import config_digest, require_no_ca_restart
 from ra_gateway.app.listener_tls import ListenerTLS, ca_tls_tables
 from ra_gateway.app.listener_tls import load as load_tls
 from ra_gateway.app.management import Management
-from ra_gateway.app.readings import of_listener, of_tls
+from ra_gateway.app.readings import names_of_ca, of_listener, of_process, of_tls
 from ra_gateway.app.reloading import Reloads
 from ra_gateway.app.running import cmp_listener, event_sink, listen, log_start, require_apart
 from ra_gateway.cmp.selfcheck import require_codec
 from ra_gateway.config.tables import CAServiceConfig
 from ra_gateway.events import Component, EventSink
 from ra_gateway.metrics import Metrics
-from ra_gateway.metrics.families import CONFIGURATION, Reading
 from ra_gateway.tasks import ended, supervised
 
 
@@ -75,9 +74,11 @@ class CAService:
             lambda: (
                 *of_listener("cmp", self.listener),
                 *of_tls(self._tls),
-                Reading(CONFIGURATION, (self.management.configuration,), 1),
             )
         )
+        metrics.reads(of_process(Component.ca, lambda: self._config))
+        metrics.keep(names_of_ca(config))
+        self._metrics = metrics
 
     async def start(self) -> tuple[str, int]:
         """Open the ledger and listen; returns host and port.
@@ -120,6 +121,7 @@ class CAService:
         self._config = config
         self._tls.take_up(tls)
         self.listener.serve(fresh, fresh.routes, {})
+        self._metrics.keep(names_of_ca(config))
         old = self._bundled.take_up(fresh)
         self._reloads.retire(old.stop(config.ca.server.drain_seconds))
         return config
