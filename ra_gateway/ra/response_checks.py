@@ -10,7 +10,6 @@ the CA's signer may have expired since.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final, NamedTuple
 
@@ -75,6 +74,7 @@ from ra_gateway.ra.endpoints import CaPubs, CAQuirk, Endpoint, ImplicitConfirm, 
 from ra_gateway.ra.information import ANSWER_TO
 from ra_gateway.ra.registration import check_no_ra
 from ra_gateway.ra.transaction import Event, PlannedResponse, Transaction
+from ra_gateway.values import Value, replace
 
 _CLOCK_SKEW: Final = timedelta(minutes=5)
 """How far ahead of our clock a new certificate may begin; refusing it would waste a certificate."""
@@ -84,8 +84,7 @@ _REVOKED: Final = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class CheckedResponse:
+class CheckedResponse(Value, frozen=True):
     """A CA's answer that may be believed, and what it means.
 
     Args:
@@ -113,8 +112,7 @@ class CheckedResponse:
     confirmed_by_ca: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class _CertificateResponse:
+class _CertificateResponse(Value, frozen=True):
     """A CA's ip, cp or kup that may be relayed: a rejection, or a certificate that fits the request.
 
     Args:
