@@ -43,8 +43,9 @@ from ra_gateway.ca.root_record import RootCRL, revoked_by_root
 from ra_gateway.ca.status import CAStatus
 from ra_gateway.clocks import now
 from ra_gateway.cmp.certificates import Certificate
-from ra_gateway.cmp.header_checks import HeaderRules, Strictness
+from ra_gateway.cmp.header_checks import HeaderRules
 from ra_gateway.cmp.protection import Credential
+from ra_gateway.cmp.quirks import Strictness
 from ra_gateway.cmp.responder import Reply
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
 from ra_gateway.config.ca_tables import CAConfig, CAStatusConfig

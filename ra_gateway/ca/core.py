@@ -69,7 +69,6 @@ from ra_gateway.cmp.header_checks import (
     NONCE_OCTETS,
     RELAYED,
     HeaderRules,
-    Strictness,
     check_fresh_nonce,
     with_transaction_id,
 )
@@ -77,6 +76,7 @@ from ra_gateway.cmp.malformed import refusal_of
 from ra_gateway.cmp.messages import InfoTypeAndValue, PKIHeader, PKIMessage, assemble
 from ra_gateway.cmp.names import canonical, directory_name, readable, same_name
 from ra_gateway.cmp.protection import Credential, protect
+from ra_gateway.cmp.quirks import Strictness
 from ra_gateway.cmp.requests import (
     AuthenticatedRevocation,
     done_status,

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from ra_gateway.ca.profiles import SubjectForm
 from ra_gateway.ca.records import Reenroll
-from ra_gateway.cmp.header_checks import Strictness
+from ra_gateway.cmp.quirks import Strictness
 from ra_gateway.config.service_tables import ListenerConfig, ServerConfig
 from ra_gateway.config.values import (
     DEFAULT_IDENTITY_FROM,

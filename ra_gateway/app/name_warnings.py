@@ -23,7 +23,7 @@ from ra_gateway.cmp.oids import OID
 from ra_gateway.config.ca_tables import CAConfig
 from ra_gateway.config.tables import EndpointConfig, GatewayConfig, IdentityConfig
 from ra_gateway.errors import CMPError, ConfigError, Problem, TemplateRefused
-from ra_gateway.ra.policy import InventoryUse, SubjectRule
+from ra_gateway.ra.settings import InventoryUse, SubjectRule
 from ra_gateway.stores import inventory, secrets
 from ra_gateway.stores.rows import Row, read_rows
 
@@ -170,7 +170,7 @@ def _certifier(config: GatewayConfig) -> tuple[Certifier | None, set[str]]:
 # --- rules ------------------------------------------------------------------------------------------------------
 
 
-def of_issuance(config: GatewayConfig) -> Iterator[Problem]:
+def of_names_to_issue(config: GatewayConfig) -> Iterator[Problem]:
     """Yield which rules make or allow only names that the bundled CA is not going to certify, and which lines do.
 
     Each template and pattern is filled in with what suits the CA best, so that what is told is told for certain: of a
