@@ -10,7 +10,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Final
 
-from ra_gateway.app.name_warnings import of_devices
 from ra_gateway.config.service_tables import InventorySQLConfig
 from ra_gateway.config.tables import CAServiceConfig, GatewayConfig, IdentityConfig
 from ra_gateway.errors import ConfigError, Problem, StoreUnavailable
@@ -112,6 +111,7 @@ def of_inventory(config: GatewayConfig) -> Iterator[Problem]:
 
 
 def _of_table(config: GatewayConfig, table: InventorySQLConfig) -> Iterator[Problem]:
+    from ra_gateway.app.name_warnings import of_devices
     from ra_gateway.stores.inventory_sql import SQLInventory  # the extra `ca`
 
     try:

@@ -20,7 +20,7 @@ from ra_gateway.cmp.names import rfc4514
 from ra_gateway.config.reading import load
 from ra_gateway.stores.inventory import CSVInventory
 from ra_gateway.stores.secrets import SecretFile
-from tests.support.commandline import run, succeeded
+from tests.support.commandline import succeeded
 from tests.support.page_site import make_page_site
 from tests.support.pki import VendorPKI
 from tests.support.setups import edit
@@ -154,11 +154,9 @@ def test_what_the_ca_is_going_to_refuse_is_told(tmp_path: Path, vendor_pki: Vend
     edit(config, 'organisations = ["Example Operator"]', 'organisations = ["Another"]')
     first = "devices.csv:2: has names that the bundled CA refuses"
     assert first in "".join(told())
-    assert first in run("inventory", "check", "--config", config).stdout
     in_a_table(config)
     row = "warning: table inventory:enb-0001.acme-radio.example of acme: has names that the bundled CA refuses"
     assert [line for line in told() if line.startswith(row)] != []
-    assert row in run("inventory", "check", "--config", config).stdout
     *_, warned = asyncio.run(examine_inventory(load(config)))
     assert "the bundled CA refuses" in warned.came_back
     assert (warned.verdict, warned.tried) == (
