@@ -36,11 +36,10 @@ from ra_gateway.cmp.bodies import (
 from ra_gateway.cmp.certificates import Certificate, KeyUsage
 from ra_gateway.cmp.cms import PrivateKeyHolder, open_envelope
 from ra_gateway.cmp.cms_signed import open_package
-from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType, PKIStatus
+from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType, PKIStatus, Possession
 from ra_gateway.cmp.header_checks import (
     NONCE_OCTETS,
     HeaderRules,
-    Strictness,
     check_answer_header,
     check_header,
     check_version,
@@ -66,7 +65,8 @@ from ra_gateway.cmp.names import (
 from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.polling import NO_CERT_RESPONSE, poll_rep_content, poll_req_body
 from ra_gateway.cmp.protection import Credential, protect
-from ra_gateway.cmp.requests import Possession, cert_hash_name, require_delivery
+from ra_gateway.cmp.quirks import Strictness
+from ra_gateway.cmp.requests import cert_hash_name, require_delivery
 from ra_gateway.cmp.trust import Path, TrustDomain
 from ra_gateway.cmp.verification import authenticate_answer
 from ra_gateway.device import pkcs10
