@@ -137,7 +137,7 @@ class Node:
     def __init__(self, address: str, options: Mapping[str, Any]) -> None:
         self.address = address
         self.pool = BlockingConnectionPool(**options)
-        self.client = Redis(connection_pool=self.pool)
+        self.client: Any = Redis(connection_pool=self.pool)  # whose commands have no types
         self.state: ServerState | None = None
         """None while it was not asked."""
 

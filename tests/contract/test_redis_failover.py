@@ -8,11 +8,11 @@ from contextlib import AbstractContextManager, asynccontextmanager
 from pathlib import Path
 
 import pytest
+from redis.crc import key_slot
 
 from ra_gateway.errors import StoreUnavailable
 from ra_gateway.ra.transaction import Event, Transaction, advance
 from ra_gateway.stores.redis import RedisStore
-from ra_gateway.stores.redis_servers import key_slot
 from tests.support.patience import PATIENCE_SECONDS
 from tests.support.redis_groups import (
     ClusterGroup,

@@ -429,3 +429,22 @@ def test_a_gateway_with_another_seal_key_says_so(
     told = run_command("doctor", "--quiet", "--config", str(config))
     (fault,) = (row for row in told.stdout.splitlines() if row.startswith("fault"))
     assert (told.returncode, "ra_gateway:seal is sealed by a key" in fault) == (1, True)
+
+
+@pytest.mark.requirement(95)
+def test_a_redis_that_forgets_is_told(
+    tmp_path: Path, vendor_pki: VendorPKI, own_redis_server: RedisServer
+) -> None:
+    """One that keeps nothing over a restart, from the start on and until it does; and that it was emptied."""
+    config = make_setup(
+        tmp_path / "s", vendors={"acme": vendor_pki}, redis_url=own_redis_server.url
+    )
+    with GatewayProcess(config) as gateway:
+        event = gateway.await_event("store.forgets")
+        assert event["detail"].endswith("appendonly is off, and it has no replica")
+        assert gateway.log.index("store.forgets") < gateway.log.index('"started"')
+        own_redis_server.command("CONFIG SET appendonly yes")
+        gateway.await_event("store.keeps")
+        own_redis_server.command("FLUSHALL")
+        event = gateway.await_event("store.emptied")
+        assert event["store"] == f"redis 127.0.0.1:{own_redis_server.port}/0"
