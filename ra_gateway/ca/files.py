@@ -239,7 +239,9 @@ class Change:
             make_directory(kept.parent)
             try:
                 _copy(old, kept)
-            except PermissionError as error:  # put there by root, in a directory that is another user's
+            except (
+                PermissionError
+            ) as error:  # put there by root, in a directory that is another user's
                 raise ConfigError.of(
                     str(old),
                     "cannot be kept: whoever has the directory may not read it",
