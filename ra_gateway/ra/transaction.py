@@ -34,12 +34,11 @@ from itertools import count, takewhile
 from types import MappingProxyType
 from typing import Any, Final
 
-from ra_gateway.cmp.codes import BodyType
-from ra_gateway.cmp.requests import Possession
+from ra_gateway.cmp.codes import BodyType, Possession
 from ra_gateway.errors import TooManyTransactions
-from ra_gateway.ra import schema4
 
 SCHEMA: Final = 5
+_SCHEMA_BEFORE: Final = 4
 
 
 class State(StrEnum):
@@ -265,7 +264,7 @@ class Transaction:
         credential_digest: Digest of the RA's certificate that signs for it, towards the CA and the device.
         asked_as: Name of the type that the CA was asked by, where it is not the device's ("cr" for an ir); else "".
         relay_digest: Digest of the certificate of the RA that nested the request, empty where none did.
-        possession: How the request shows that its device has the private key (`cmp.requests.Possession`).
+        possession: How the request shows that its device has the private key (`cmp.codes.Possession`).
         quirks_of: Name of the domain whose quirks hold for its device, "" for none but its own domain's.
         failure: Name of the failInfo that a device which was told to wait is to be told, "" for none.
         lease_until: Until then one node is busy with the CA; a repeat waits instead of asking again.
@@ -381,7 +380,9 @@ class Transaction:
         """
         try:
             plain = json.loads(fields["plain"])
-            if plain["schema"] == schema4.SCHEMA:
+            if plain["schema"] == _SCHEMA_BEFORE:
+                from ra_gateway.ra import schema4  # reads messages, which nothing else here does
+
                 granted = plain["state"] == State.GRANTED
                 fields = schema4.read(fields, plain["cert_req_id"], granted=granted)
             elif plain["schema"] != SCHEMA:

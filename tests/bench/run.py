@@ -29,7 +29,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import aiohttp
 import uvloop
@@ -165,14 +165,25 @@ def server(*arguments: str, port: int, log: Path) -> Iterator[int]:
             stderr=subprocess.STDOUT,
         )
         try:
-            _await_port(port, process, log)
+            await_port(port, process, log)
             yield process.pid
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait(timeout=60)
 
 
-def _await_port(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
+class Polled(Protocol):
+    """A process that can be asked whether it has ended."""
+
+    def poll(self) -> int | None: ...
+
+
+def await_port(port: int, process: Polled, log: Path) -> None:
+    """Return when a server listens.
+
+    Raises:
+        SystemExit: It ended, or does not listen in time.
+    """
     give_up_at = time.monotonic() + PATIENCE_SECONDS
     while time.monotonic() < give_up_at:
         if process.poll() is not None:

@@ -11,9 +11,10 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from ra_gateway.app.doctor.results import Check, Result, Verdict
-from ra_gateway.app.idle import of_whole_list
 from ra_gateway.app.inventory import listed, name_of, open_inventory, summary
+from ra_gateway.app.name_warnings import of_devices
 from ra_gateway.app.store import OTHER_SEAL_KEY, transaction_store
+from ra_gateway.app.unused import of_whole_list
 from ra_gateway.cmp.selfcheck import require_codec
 from ra_gateway.config.service_tables import StoreConfig
 from ra_gateway.config.tables import GatewayConfig
@@ -137,12 +138,21 @@ async def examine_inventory(config: GatewayConfig) -> list[Result]:
         setting = "inventory.sql.table; inventory.sql.sqlite_path or url_path"
         return [check.fault(error.detail, _NOBODY, setting)]
     idle = "no device is served by it, or two are by one name"
-    return [check.ok(summary(devices))] + [
+    found = [
         Check("inventory", problem.path).warning(problem.what, idle, problem.todo)
         for problem in of_whole_list(config, devices)
     ]
+    if (
+        config.inventory.sql is not None
+    ):  # lines of a file are told with what is less safe than it looks
+        found += [
+            Check("inventory", problem.path).warning(problem.what, _REFUSED, problem.todo)
+            for problem in of_devices(config, devices)
+        ]
+    return [check.ok(summary(devices)), *found]
 
 
+_REFUSED: Final = "its request comes to the CA and no further (badCertTemplate)"
 _NOBODY: Final = "no device whose vendor goes by the inventory is admitted (systemUnavail)"
 
 

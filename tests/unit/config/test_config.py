@@ -11,7 +11,7 @@ from typing import Any, get_args
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from ra_gateway.cmp import algorithms, header_checks
+from ra_gateway.cmp import algorithms, quirks
 from ra_gateway.cmp.codes import BodyType
 from ra_gateway.config.reading import load, load_ca, parse
 from ra_gateway.config.tables import EndpointConfig, GatewayConfig
@@ -21,6 +21,7 @@ from ra_gateway.config.values import (
     SignatureName,
 )
 from ra_gateway.errors import ConfigError, Problem
+from ra_gateway.settings.meanings import meaning
 from tests.support.configurations import TABLES, written
 
 ROOT = Path(__file__).parents[3]
@@ -117,7 +118,7 @@ def test_names_are_those_of_the_cmp_core() -> None:
     assert set(get_args(SignatureName)) == known
     assert set(DEFAULT_SIGNATURES) == algorithms.DEFAULT_ALGORITHMS
     assert set(get_args(CurveName)) == algorithms.DEFAULT_CURVES
-    assert set(header_checks.QUIRKS) == set(header_checks.Quirk)
+    assert set(quirks.QUIRKS) == set(quirks.Quirk)
 
 
 # --- The documents --------------------------------------------------------------------------------
@@ -127,7 +128,7 @@ def all_fields(model: type[BaseModel]) -> set[tuple[str, str]]:
     """Return (key, description) of every field of a model and of the models in it."""
     found: set[tuple[str, str]] = set()
     for name, field in model.model_fields.items():
-        found.add((name, field.description or ""))
+        found.add((name, meaning(model, name)))
         todo = [field.annotation]
         while todo:
             annotation = todo.pop()
