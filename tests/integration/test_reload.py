@@ -577,7 +577,7 @@ class Answers(http.server.BaseHTTPRequestHandler):
         self.wfile.write(json.dumps({"pid": os.getpid(), "reloads": {}}).encode())
 server = http.server.HTTPServer(("127.0.0.1", 0), Answers)
 print(server.server_port, flush=True)
-server.handle_request()
+server.serve_forever()
 """
     with subprocess.Popen(
         [program, "-c", script],
