@@ -27,6 +27,7 @@ from ra_gateway.revocation.sources import SourceKind, SourceState
 from ra_gateway.server.listener import Listener
 from ra_gateway.stores.memory import MemoryStore
 from ra_gateway.stores.redis import RedisStore
+from ra_gateway.stores.redis_servers import UNTOLD
 from ra_gateway.upstream.batching import BatchingCA
 from ra_gateway.upstream.metered import MeteredCA
 from ra_gateway.upstream.pool import HttpPool
@@ -116,6 +117,16 @@ def _of_store(store: MemoryStore | RedisStore) -> Iterator[Reading]:
         yield Reading(families.STORE_SECONDS, ("answered",), store.answered)
         yield Reading(families.STORE_SECONDS, ("failed",), store.failed)
         yield Reading(families.STORE_STRANGE, (), store.not_believed)
+        yield Reading(families.STORE_FORGETS, (), bool(store.servers.forgets))
+        yield Reading(families.STORE_CHANGES, (), store.servers.changes)
+        yield Reading(families.STORE_EMPTIED, (), store.emptied)
+        for node in store.servers.known:
+            state = node.state
+            # A user who may not ask INFO has written, all the same.
+            is_up = state is not None and (not state.problem or state.problem == UNTOLD)
+            yield Reading(families.STORE_MASTER_UP, (node.address,), is_up)
+            if state is not None:
+                yield Reading(families.STORE_REPLICAS, (node.address,), state.replicas)
 
 
 # --- what ends --------------------------------------------------------------------------------------------------
