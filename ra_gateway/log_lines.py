@@ -60,6 +60,9 @@ FRAME: Final[Mapping[str, Field]] = {
 FIELDS: Final[Mapping[str, Field]] = {
     "added": Field(Kind.whole, "Devices that were not listed before."),
     "again_in_seconds": Field(Kind.number, "Until a task begins anew."),
+    "begins_in_seconds": Field(
+        Kind.number, "Until transactions are begun with the RA's new certificate."
+    ),
     "age_seconds": Field(Kind.whole, "Since a CRL was made."),
     "base_number": Field(Kind.whole, "Number of the full CRL that a delta CRL is relative to."),
     "batch": Field(Kind.hex, "transactionID of the batch that the message came in."),
@@ -357,6 +360,11 @@ LINES: Final[Mapping[str, Line]] = {
         _INFO,
         ("subject", "serial_number", "not_after"),
         "The RA signs with another certificate from now on.",
+    ),
+    "ra.credential_known": Line(
+        _INFO,
+        ("subject", "serial_number", "begins_in_seconds"),
+        "The RA has another certificate, which ends what other gateways begin with it; this one begins with it later.",
     ),
     "ra.credential_unusable": Line(
         _WARNING, ("problems",), "The RA's new certificate or key cannot be used; the old ones are."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterable
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -40,10 +41,12 @@ class CredentialFiles:
     """The RA's certificate, key and chain in their files; `current` is what signs now.
 
     `is_current` is False while the files have changed and cannot be used: the next start could not use them either.
-    What it replaces still signs for the transactions begun with it: `earlier` has them, newest first.
+    What it replaces still signs for the transactions begun with it, and what is to replace it signs already for those
+    that another gateway began with that: `others` has them, newest first.
 
     Args:
         keep: How long a transaction may live.
+        begin_after: How long a new credential is known before transactions are begun with it.
         operator: The domain whose anchors base stations verify the RA's signature with.
         sink: Takes that the certificate has changed.
         before: Those of a configuration that this one takes the place of.
@@ -59,8 +62,11 @@ class CredentialFiles:
         keep: timedelta,
         sink: EventSink = unheard,
         before: CredentialFiles | None = None,
+        begin_after: timedelta = timedelta(0),
     ) -> None:
         self._config = config
+        self._begin_after = begin_after
+        self._coming: tuple[float, Credential] | None = None
         self._sink = sink
         self._keep = keep
         self._replaced: list[tuple[datetime, Credential]] = []
@@ -75,13 +81,14 @@ class CredentialFiles:
         self._warned_at = now() - _WARNING_INTERVAL
         self._expired: Certificate | None = None
 
-    def earlier(self) -> tuple[Credential, ...]:
-        """Return the credentials of before that transactions may still live on."""
+    def others(self) -> tuple[Credential, ...]:
+        """Return the credentials besides `current` that transactions of this or another gateway may live on."""
+        coming = () if self._coming is None else (self._coming[1],)
         if not self._replaced:
-            return ()
+            return coming
         oldest = now() - self._keep
         self._replaced = [item for item in self._replaced if item[0] > oldest]
-        return tuple(credential for _, credential in self._replaced)
+        return (*coming, *(credential for _, credential in self._replaced))
 
     async def watch(self) -> None:
         """Take up what changes in the files, until cancelled.
@@ -92,6 +99,7 @@ class CredentialFiles:
         while True:
             self._warn()
             await asyncio.sleep(WATCH_SECONDS)
+            self._begin()
             state = self._state()
             if state == self._seen:
                 continue
@@ -106,12 +114,35 @@ class CredentialFiles:
                 self._seen, self.is_current = state, False
                 continue
             self._seen, self.is_current = state, True
+            self._coming = None
             if fresh.certificates != self.current.certificates:
-                self._replaced.insert(0, (now(), self.current))
-                self.current = fresh
-                certificate = fresh.certificate
-                serial = f"{certificate.serial_number:x}"
-                self._sink(CredentialChanged(certificate.subject, serial, certificate.not_after))
+                self._expect(fresh)
+                self._begin()
+
+    def _expect(self, fresh: Credential) -> None:
+        seconds = self._begin_after.total_seconds()
+        self._coming = (time.monotonic() + seconds, fresh)
+        if seconds:
+            certificate = fresh.certificate
+            log.info(
+                "ra.credential_known",
+                subject=certificate.subject,
+                serial_number=f"{certificate.serial_number:x}",
+                begins_in_seconds=seconds,
+            )
+
+    def _begin(self) -> None:
+        """Begin transactions with what is expected, once all gateways have had time to know it."""
+        if self._coming is None:
+            return
+        begins_at, fresh = self._coming
+        if time.monotonic() < begins_at and self.current.certificate.valid_at(now()):
+            return
+        self._replaced.insert(0, (now(), self.current))
+        self.current, self._coming = fresh, None
+        certificate = fresh.certificate
+        serial = f"{certificate.serial_number:x}"
+        self._sink(CredentialChanged(certificate.subject, serial, certificate.not_after))
 
     def _warn(self) -> None:
         moment, certificate = now(), self.current.certificate

@@ -94,12 +94,14 @@ class Wiring:
         operator, vendors = operator_domain(config), vendor_domains(config.vendors)
         self.domains = (operator, *vendors.values())
         """The operator's, and those of all vendors."""
+        has_others = config.store.kind == "redis"
         self._ra: CredentialFiles = CredentialFiles(
             config.ra,
             operator,
             timedelta(seconds=config.store.transaction_lifetime_seconds),
             sink,
             None if before is None else before._ra,
+            timedelta(seconds=config.ra.begin_after_seconds if has_others else 0),
         )
         self._background: list[asyncio.Task[None]] = []
         self._in_flight = InFlight()
@@ -152,7 +154,7 @@ class Wiring:
         self.services = Services(
             endpoints=endpoints,
             credential=lambda: self._ra.current,
-            earlier_credentials=self._ra.earlier,
+            other_credentials=self._ra.others,
             store=store,
             schedule=store,
             approvals=store,
@@ -208,7 +210,7 @@ class Wiring:
         }
 
     def _own_certificates(self) -> list[Certificate]:
-        return [item.certificate for item in (self._ra.current, *self._ra.earlier())]
+        return [item.certificate for item in (self._ra.current, *self._ra.others())]
 
     def _core(self, name: str, config: UpstreamConfig) -> CACore:
         if not isinstance(config, BundledUpstream):

@@ -237,7 +237,17 @@ class Change:
         kept = self._path / self.archive / name
         if not kept.exists():
             make_directory(kept.parent)
-            _copy(old, kept)
+            try:
+                _copy(old, kept)
+            except (
+                PermissionError
+            ) as error:  # put there by root, in a directory that is another user's
+                raise ConfigError.of(
+                    str(old),
+                    "cannot be kept: whoever has the directory may not read it",
+                    f"Run: chown --reference={self.files.path} {old}; the root's key can stay elsewhere instead, named "
+                    "by --root-key",
+                ) from error
 
     def discard(self) -> None:
         """Remove what was made, but for the names of keys that are in an HSM now and wanted there."""

@@ -603,7 +603,8 @@ def ra_install(
         f"in {ra.certificate_path} and {ra.key_path}."
     )
     say(
-        "A running gateway takes it up within seconds; the CA hears the old one until it is removed."
+        "Install it at each gateway. One that runs knows it within seconds, and begins with it ra.begin_after_seconds "
+        "later (with its store in memory at once), or at a reload. The CA hears the old one until it is removed."
     )
 
 

@@ -147,7 +147,16 @@ def _take_up(listener: _Listener) -> tuple[int, str]:
     try:
         # Whoever else listens there is not to name a process that a hangup ends: every Python has this program's file.
         is_ours = os.path.samefile(f"/proc/{pid}/exe", "/proc/self/exe")
-        if not is_ours or not _listens(pid, listener.port):
+        listens = _listens(pid, listener.port)
+        if listens and not is_ours:
+            program = os.readlink(f"/proc/{pid}/exe")
+            raise _Refused(
+                [
+                    f"the process {pid} at {listener.url} runs {program}, not the Python of this command, as after an "
+                    "update of Python. If it is the service, restart it, or use `systemctl reload`"
+                ]
+            )
+        if not listens:
             raise _Refused(
                 [f"{listener.url} names the process {pid}, which is no service that listens there."]
             )

@@ -35,6 +35,11 @@ class RAConfig(Table):
     """Intermediate CA certificates from the RA certificate's issuer up to, but without, the root; sent to devices and
     to the CA in extraCerts. A root among them is not: `send_root` of an upstream sends it to a CA that wants it.
     """
+    begin_after_seconds: float = Field(default=60, ge=0, le=3600)
+    """How long changed files are known before transactions are begun with them: within this time all gateways on one
+    Redis are given them. Until then each ends what another one began. A start or a reload begins with them at once,
+    and so does a gateway with its store in memory, or whose certificate has expired.
+    """
 
 
 class AlgorithmsConfig(Table):

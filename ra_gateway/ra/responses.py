@@ -86,7 +86,10 @@ async def render(
         until, item = _confirm_until(context.endpoint, planned, services.clock())
         header = replace(header, general_info=(item,))
     credential = _credential_for(services, context, transaction)
-    if planned.body_der == PKICONF_BODY and not _confirms_with_certificates(context):
+    is_seen = (
+        transaction.credential_digest == services.credential_of(transaction).certificate.digest
+    )
+    if planned.body_der == PKICONF_BODY and not _confirms_with_certificates(context, is_seen):
         return Rendered(await protect(header, planned.body_der, credential, ()), until)
     # The chain of an ip ends with the operator's root, which a base station may know from here only
     # (TS 33.310 9.5.4.3).
@@ -94,13 +97,17 @@ async def render(
     return Rendered(der, until)
 
 
-def _confirms_with_certificates(context: RequestContext) -> bool:
+def _confirms_with_certificates(context: RequestContext, is_seen: bool) -> bool:
     """Tell whether a pkiConf carries the certificates of its signer: to base stations it does not (TS 33.310 9.5.4.5).
 
     Another RA may never have seen the answer before: it has more than one node.
+
+    Args:
+        is_seen: Whether the answer before was signed by the same credential. It was not where the gateway that gave it
+            has been given the RA's new certificate earlier, or later, than this one.
     """
     configured = context.endpoint.settings.pkiconf_certificates
-    if context.wrapped or context.relayed:
+    if context.wrapped or context.relayed or not is_seen:
         return True
     if configured is None:
         return context.endpoint.rules.strictness is not Strictness.three_gpp

@@ -51,8 +51,8 @@ class Services:
     Args:
         endpoints: By name.
         credential: The RA's, called for each signature so that it can be renewed while running.
-        earlier_credentials: Those of before, while transactions begun with them may live: a transaction
-            keeps the credential that it was begun with (R80).
+        other_credentials: Those of before, while transactions begun with them may live, and one that other gateways
+            may begin with already: a transaction keeps the credential that it was begun with (R80).
         store: Where transactions are kept.
         schedule: Where it is kept which certificates await confirmation; None keeps nothing.
         approvals: Where it is kept which requests wait for an operator; None holds none.
@@ -78,7 +78,7 @@ class Services:
     monotonic: Callable[[], float]
     random_octets: Callable[[int], bytes]
     sink: EventSink
-    earlier_credentials: Callable[[], Sequence[Credential]] = tuple
+    other_credentials: Callable[[], Sequence[Credential]] = tuple
     schedule: Schedule | None = None
     approvals: Approvals | None = None
     confirmation_records: ConfirmationRecords | None = None
@@ -120,7 +120,7 @@ class Services:
     def credential_of(self, transaction: Transaction) -> Credential:
         """Return what signs for a transaction, the current credential if that is gone (R80)."""
         current = self.credential()
-        for item in (current, *self.earlier_credentials()):
+        for item in (current, *self.other_credentials()):
             if item.certificate.digest == transaction.credential_digest:
                 return item
         return current

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from ra_gateway.cmp.codes import BodyType
+from ra_gateway.cmp.header_checks import HeaderRules, Strictness
 from ra_gateway.cmp.messages import PKIMessage
+from ra_gateway.device.values import Send
 from ra_gateway.ra.settings import Approval
 from tests.support.answers import status_of
 from tests.support.credentials import cmp_credential
@@ -34,7 +36,7 @@ def renew(world: World) -> None:
     before = services.credential()
     after = cmp_credential(world.operator.issuing.issue("CN=RA 2,O=Example Operator"))
     services.credential = lambda: after
-    services.earlier_credentials = lambda: (before,)
+    services.other_credentials = lambda: (before,)
 
 
 def leading(messages: list[PKIMessage]) -> set[bytes]:
@@ -122,3 +124,17 @@ async def test_a_device_under_a_secret_confirms_after_a_renewal(
     assert confirmed.body_type is BodyType.pkiconf
     assert len(world.ca.messages) == 2
     assert len(leading(world.ca.messages)) == 1
+
+
+async def test_confirmed_at_a_gateway_that_has_another_credential(make_world: MakeWorld) -> None:
+    """Its pkiConf carries the certificates that a base station has not seen yet: one that takes another signer can."""
+    world = make_world(rules=HeaderRules(strictness=Strictness.three_gpp))
+    enrollment = world.enrollment(world.device())
+    step = await enrollment.receive(await world.post(await enrollment.request()))
+    assert isinstance(step, Send)
+    renew(world)
+    world.gateway._services.other_credentials = tuple
+    der = await world.post(step.der)
+    certificates = world.gateway._services.credential().certificates
+    assert PKIMessage.from_der(der).extra_certs == certificates
+    assert await world.post(step.der) == der

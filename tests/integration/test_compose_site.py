@@ -120,7 +120,7 @@ def test_the_site_of_compose_enrols_a_base_station(
         for number, (port, management) in enumerate(ports, 1):
             text = text.replace(
                 f"gateway-{number}:8080 port 9080", f"127.0.0.1:{port} port {management}"
-            )
+            ).replace(f"gateway-{number}:8080", f"127.0.0.1:{port}")
         balancer = stack.enter_context(running(tmp_path, text))
         for number in range(4):
             name = f"SN-00000{number}"

@@ -67,6 +67,7 @@ from tests.support.pki import (
     write_certificates,
     write_key,
 )
+from tests.support.postgres_server import PostgresServer
 from tests.support.processes import CAProcess, GatewayProcess
 from tests.support.redis_server import RedisServer
 from tests.support.setups import edit, http_upstream, keep_in_file, make_setup, set_upstream
@@ -1077,6 +1078,30 @@ async def test_a_ledger_on_postgresql_is_looked_at(
     found, *_ = await examine_ledger(config, now())
     assert found.verdict is Verdict.ok
     assert "no TLS; sslmode" in found.came_back
+
+
+async def test_a_ledger_on_postgresql_that_cannot_be_used(
+    tmp_path: Path, vendor_pki: VendorPKI, postgres_server: PostgresServer, postgres_url: str
+) -> None:
+    """A standby, or one that was made read-only, is read as ever; and a role may have no connection left."""
+    path = make_setup(tmp_path, vendors={"acme": vendor_pki})
+    await open_ledger(postgres_url).migrate()
+    name = postgres_url.rpartition("/")[2]
+    few = f"few:x@127.0.0.1:{postgres_server.port}"
+    postgres_server.execute("CREATE ROLE few LOGIN PASSWORD 'x' CONNECTION LIMIT 0")
+    postgres_server.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+    try:
+        config = of_a_ledger_at(path, postgres_url)
+        read_only, *_ = await examine_ledger(config, now())
+        path.with_name("url").write_text(f"postgresql://{few}/{name}")
+        full, *_ = await examine_ledger(config, now())
+    finally:
+        postgres_server.execute(f"ALTER DATABASE {name} RESET default_transaction_read_only")
+        postgres_server.execute("DROP ROLE few")
+    assert "read-only" in read_only.came_back
+    assert "standby" in read_only.cause
+    assert "too many connections" in full.came_back
+    assert "CONNECTION LIMIT" in full.setting
 
 
 def test_the_command_tells_of_files_that_others_may_read(

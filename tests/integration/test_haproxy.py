@@ -12,14 +12,16 @@ import aiohttp
 import pytest
 
 from ra_gateway.device import client
+from ra_gateway.device.errors import EnrollmentRefused
 from ra_gateway.peers import Networks
 from tests.support.haproxy import SAMPLE, balanced, haproxy_path, running
 from tests.support.load import ROUNDS, STATIONS, under_load
 from tests.support.pki import VendorPKI, make_root, write_certificates
+from tests.support.polling import settled
 from tests.support.ports import free_port
 from tests.support.processes import GatewayProcess
 from tests.support.raw_http import CMP_TYPE, PATH, served
-from tests.support.setups import edit, make_setup
+from tests.support.setups import edit, http_upstream, make_setup
 from tests.support.stations import Station, until
 
 
@@ -126,3 +128,27 @@ async def test_gateways_are_restarted_one_after_the_other_under_load(
     assert {event["outcome"] for event in handled} <= {"issued", "confirmed", "replayed"}
     assert {event["peer"] for event in handled} == set(addresses)
     assert len(handled) >= 2 * load.count
+
+
+async def test_gateways_without_their_ca_say_so_themselves(
+    tmp_path: Path, vendor_pki: VendorPKI
+) -> None:
+    """None is ready then; base stations are told systemUnavail, signed, and no page of the balancer."""
+    nobody = http_upstream(f"http://127.0.0.1:{free_port()}/.well-known/cmp")
+    config = make_setup(tmp_path / "setup", vendors={"acme": vendor_pki}, upstream=nobody)
+    gateway, management = gateway_of(config, 1)
+    station = Station("enb-1", vendor_pki, config.parent / "operator" / "root.pem")
+    with gateway, balanced(tmp_path, [(gateway.port, management)]) as port:
+        async with client.open_session() as session:
+
+            async def is_unready() -> bool:
+                async with session.get(f"http://127.0.0.1:{management}/readyz") as response:
+                    return response.status == 503
+
+            await settled(is_unready)
+            log = tmp_path / "haproxy.log"
+            await until(lambda: "gateways/gateway-1 is DOWN" in log.read_text(), "it is out")
+            with pytest.raises(EnrollmentRefused, match="systemUnavail"):
+                await client.run(
+                    station.enrollment, f"http://127.0.0.1:{port}/.well-known/cmp", session
+                )

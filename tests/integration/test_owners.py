@@ -126,6 +126,27 @@ def test_what_root_makes_for_a_service_is_the_services(config: Path) -> None:
     assert taken_away(site) == []
 
 
+def test_the_key_of_the_root_is_brought_by_root(config: Path) -> None:
+    """It takes a change that keeps it to be the service's, or to stay where it is; nothing is changed before."""
+    site = config.parent
+    key = site / "ca" / "root.key"
+    give_to_root(key)
+    key.chmod(0o600)
+    if IS_ROOT:
+        before = (site / "ca" / "root.pem").read_bytes()
+        ended = run_command("ca", "roll-root", site / "ca")
+        assert ended.returncode == 2
+        assert f"{key}: cannot be kept" in ended.stderr
+        assert f"chown --reference={site}/ca {key}" in ended.stderr
+        assert (site / "ca" / "root.pem").read_bytes() == before
+    offline = site.with_name("root.key")
+    offline.touch(0o600)
+    offline.write_bytes(key.read_bytes())
+    key.unlink()
+    typed("ca", "roll-root", site / "ca", "--root-key", offline)
+    assert taken_away(site) == []
+
+
 async def test_root_changes_the_ca_of_a_service_whose_directory_is_roots(
     config: Path, vendor_pki: VendorPKI
 ) -> None:

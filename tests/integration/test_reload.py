@@ -7,6 +7,7 @@ import json
 import os
 import re
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
@@ -561,3 +562,36 @@ def test_the_command_hangs_up_nobody_else(config: Path) -> None:
         f"names the process {bystander.pid}, which is no service that listens there" in ended.stderr
     )
     assert bystander.returncode == 0
+
+
+def test_the_python_of_the_service_was_replaced(config: Path, tmp_path: Path) -> None:
+    """By an update of the machine, while it runs: it is hung up by nobody who cannot tell what it is, and named."""
+    program = tmp_path / "python"
+    shutil.copy(Path(sys.executable).resolve(), program)
+    script = """
+import http.server, json, os
+class Answers(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(json.dumps({"pid": os.getpid(), "reloads": {}}).encode())
+server = http.server.HTTPServer(("127.0.0.1", 0), Answers)
+print(server.server_port, flush=True)
+server.serve_forever()
+"""
+    with subprocess.Popen(
+        [program, "-c", script],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=os.environ | {"PYTHONHOME": sys.base_prefix},
+    ) as service:
+        assert service.stdout is not None
+        port = int(service.stdout.readline())
+        program.unlink()
+        config.write_text(f"{config.read_text()}\n[management]\nlisten_port = {port}\n")
+        ended = run("reload", "--config", config)
+        service.kill()
+    assert ended.exit_code == 1
+    assert f"the process {service.pid} " in ended.stderr
+    assert "as after an update of Python" in ended.stderr
+    assert "systemctl reload" in ended.stderr

@@ -44,11 +44,19 @@ def balanced(directory: Path, gateways: Sequence[tuple[int, int]]) -> Iterator[i
     """
     text, count = re.subn(r"(?m)^( *bind) :8080$", r"\1 {bind}", SAMPLE.read_text())
     assert count == 1
-    head, lines = re.split(r"(?m)(?=^ *server gateway-1 )", text)
-    assert len(re.findall(r"(?m)^ *server ", lines)) == 2
-    for number, (service, management) in enumerate(gateways, 1):
-        head += f"    server gateway-{number} 127.0.0.1:{service} port {management}\n"
-    with running(directory, head) as port:
+    found = []
+
+    def servers(lines: re.Match[str]) -> str:
+        found.append(lines[0].count("\n"))
+        return "".join(
+            f"    server gateway-{number} 127.0.0.1:{service}"
+            + (f" port {management}\n" if " port " in lines[0] else "\n")
+            for number, (service, management) in enumerate(gateways, 1)
+        )
+
+    text = re.sub(r"(?m)(^ *server gateway-\d .*\n)+", servers, text)
+    assert found == [2, 2]
+    with running(directory, text) as port:
         yield port
 
 

@@ -6,6 +6,7 @@ import asyncio
 import re
 import secrets
 import shlex
+import shutil
 import subprocess
 import textwrap
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -35,7 +36,7 @@ from tests.support.pki import VendorPKI, make_key
 from tests.support.polling import settled
 from tests.support.redis_server import RedisServer
 
-ELSEWHERE: Final = ("/var/backups/ra_gateway", "/opt")
+ELSEWHERE: Final = ("/var/backups/ra_gateway", "/opt", "/media/offline")
 """Directories of the pages besides /etc/ra_gateway: here they are below that one."""
 
 
@@ -243,6 +244,7 @@ async def operated(
     (config.parent / "ca.toml").symlink_to(config.name)
     for directory in ELSEWHERE:
         Path(f"{config.parent}{directory}").mkdir(parents=True)
+    shutil.copy(config.parent / "ca/root.key", f"{config.parent}/media/offline")
     book = Book(config, page, redis)
     await book.start()
     try:

@@ -112,6 +112,7 @@ def test_what_is_advised_is_there() -> None:
         ('{"event": "ir", "rule": "R67", "detail": "x", "fail_info": "notAuthorized"}', "a name that its rules"),
         ('nov 30 host ra[1]: {"detail": "CN=a is disabled in the inventory", "rule": "R145"}', "with enabled false"),
         (errors.SignerNotTrusted.phrase, "is not trusted"),
+        ('{"detail": "ca answered with error: rejection badTime Wrong", "rule": "R89"}', "clocks of gateway and"),
     ],
 )  # fmt: skip
 def test_lines_and_texts_are_explained(line: str, cause: str) -> None:

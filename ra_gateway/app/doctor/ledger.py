@@ -16,7 +16,7 @@ from ra_gateway.app.ledger import ca_checkpoints
 from ra_gateway.ca.keys import issuing_certificates
 from ra_gateway.ca.ledger.belonging import require_own_file, require_own_ledger
 from ra_gateway.ca.ledger.database import side_files
-from ra_gateway.ca.ledger.ledger import open_ledger
+from ra_gateway.ca.ledger.ledger import Ledger, open_ledger
 from ra_gateway.config.ca_tables import CAConfig
 from ra_gateway.errors import ConfigError, StoreUnavailable
 from ra_gateway.keys import require_private
@@ -93,6 +93,7 @@ async def _server(where: str, issuers: Collection[str]) -> list[Result]:
             if issuers:
                 await require_own_ledger(ledger, issuers)
             spoken = await ledger.database.read(lambda connection: connection.scalar(_TLS))
+            unwritable = await _unwritable(ledger)
         finally:
             await ledger.close()
     except UnusableURL as error:
@@ -100,11 +101,29 @@ async def _server(where: str, issuers: Collection[str]) -> list[Result]:
     except ConfigError as error:
         return check.problems(error)
     except (StoreUnavailable, OSError, ssl.SSLError) as error:
+        came_back = str(getattr(error, "detail", error))
+        if "too many c" in came_back:  # "connections for role", "clients already"
+            others = "other programs, or other processes of the CA, have all connections that there may be"
+            return [
+                check.fault(
+                    came_back,
+                    others,
+                    "max_connections of the server, or its role's CONNECTION LIMIT",
+                )
+            ]
         return [
             check.fault(
-                str(getattr(error, "detail", error)),
+                came_back,
                 "the server is not there, refuses the password, or its certificate or name is another",
                 "ca.ledger_url_path; sslrootcert in it names the root of the server's certificate",
+            )
+        ]
+    if unwritable:
+        return [
+            check.fault(
+                unwritable,
+                "nothing is issued: the server is a standby, read-only or full, or the role lacks rights",
+                "ca.ledger_url_path: the primary; the server's disk; the role's rights",
             )
         ]
     came_back = f"{spoken or 'no TLS'}; sslmode {url.tls}"
@@ -117,6 +136,15 @@ async def _server(where: str, issuers: Collection[str]) -> list[Result]:
             "ca.ledger_url_path: leave sslmode out of the URL",
         )
     ]
+
+
+async def _unwritable(ledger: Ledger) -> str:
+    """Return why nothing can be written to a ledger that can be read; "" if it can."""
+    try:
+        await ledger.ping()
+    except StoreUnavailable as error:
+        return error.detail
+    return ""
 
 
 def _checkpoints(config: CAConfig, now: datetime) -> list[Result]:

@@ -156,7 +156,10 @@ def explain_line(line: str) -> list[Meaning]:
     found = recognised(text, fields.get("rule", ""))
     own = explain_own(text, fields.get("rule", ""), fields.get("fail_info", ""))
     folded = text.casefold()
-    of_cas = any(row.text and row.text in folded for row in known_errors())
+    # Its statusString, or the failInfo that it gave: "ca answered with error: rejection badTime ...".
+    of_cas = any(row.text and row.text in folded for row in known_errors()) or (
+        "answered with" in folded and bool(explain_text(text))
+    )
     # What a CA said stands in our own words: the CA's are the ones that tell.
     quotes = found is not None and (found.error.startswith("Upstream") or "CA" in found.pieces[0])
     if own is not None and not (of_cas and (quotes or found is None)):
