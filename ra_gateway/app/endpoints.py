@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 
-from ra_gateway.app.information import information
+from ra_gateway.app.general_messages import information
 from ra_gateway.app.trust import anchors, certificates, counts_known
 from ra_gateway.app.upstreams import answer_trust, upstream_settings
 from ra_gateway.clocks import now

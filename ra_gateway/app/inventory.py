@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from ra_gateway.app.idle import domains, of_list
-from ra_gateway.app.issuance import of_devices
+from ra_gateway.app.name_warnings import of_devices
+from ra_gateway.app.unused import domains, of_list
 from ra_gateway.clocks import now
 from ra_gateway.config.service_tables import InventorySQLConfig
 from ra_gateway.config.tables import GatewayConfig

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from pydantic import BaseModel
 
-from ra_gateway.app.changes import config_digest, shared_digest
+from ra_gateway.app.configuration_changes import config_digest, shared_digest
 from ra_gateway.app.listener_tls import ListenerTLS
 from ra_gateway.app.running import STEADY
 from ra_gateway.cmp.certificates import Certificate
@@ -27,6 +27,7 @@ from ra_gateway.revocation.sources import SourceKind, SourceState
 from ra_gateway.server.listener import Listener
 from ra_gateway.stores.memory import MemoryStore
 from ra_gateway.stores.redis import RedisStore
+from ra_gateway.stores.redis_servers import UNTOLD
 from ra_gateway.upstream.batching import BatchingCA
 from ra_gateway.upstream.metered import MeteredCA
 from ra_gateway.upstream.pool import HttpPool
@@ -116,6 +117,16 @@ def _of_store(store: MemoryStore | RedisStore) -> Iterator[Reading]:
         yield Reading(families.STORE_SECONDS, ("answered",), store.answered)
         yield Reading(families.STORE_SECONDS, ("failed",), store.failed)
         yield Reading(families.STORE_STRANGE, (), store.not_believed)
+        yield Reading(families.STORE_FORGETS, (), bool(store.servers.forgets))
+        yield Reading(families.STORE_CHANGES, (), store.servers.changes)
+        yield Reading(families.STORE_EMPTIED, (), store.emptied)
+        for node in store.servers.known:
+            state = node.state
+            # A user who may not ask INFO has written, all the same.
+            is_up = state is not None and (not state.problem or state.problem == UNTOLD)
+            yield Reading(families.STORE_MASTER_UP, (node.address,), is_up)
+            if state is not None:
+                yield Reading(families.STORE_REPLICAS, (node.address,), state.replicas)
 
 
 # --- what ends --------------------------------------------------------------------------------------------------
@@ -254,7 +265,6 @@ def meter_gateway(
     metrics: Metrics,
     wiring: Callable[[], Wiring],
     retiring: Callable[[], Iterable[Wiring]],
-    listener: Listener,
     store_problem: Callable[[], str],
 ) -> None:
     """Have the parts of a gateway read.
@@ -267,7 +277,6 @@ def meter_gateway(
 
     def read() -> Iterator[Reading]:
         now = wiring()
-        yield from of_listener("cmp", listener)
         in_flight = sum(item.in_flight_count for item in (now, *retiring()))
         yield Reading(families.IN_FLIGHT, (), in_flight)
         yield Reading(families.STORE_UP, (Component.gateway,), not store_problem())
@@ -278,7 +287,6 @@ def meter_gateway(
         return await _backlog(wiring().store, store.max_held, store.max_transactions)
 
     metrics.begin(Component.gateway)
-    metrics.reads(of_process(Component.gateway, lambda: wiring().config))
     metrics.reads(read)
     metrics.asks(Survey(waiting, _BACKLOG_SECONDS))
     metrics.asks(Survey(lambda: _client_certificates(wiring().config), SLOWLY_SECONDS))

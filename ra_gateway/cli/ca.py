@@ -348,18 +348,10 @@ def ca_expiries(directory: DirectoryArgument, as_json: JSONOption = False) -> No
 @ca_app.command("serve", examples=("ra-gateway ca serve --config ca.toml",))
 def ca_serve(port: PortOption = None, config: ConfigOption = CONFIG) -> None:
     """Serve the bundled CA as a process of its own, for gateways that use it over HTTP."""
-    from ra_gateway import logs
     from ra_gateway.app.ca_service import CAService
     from ra_gateway.config.reading import load_ca
 
-    if port is not None:
-        config = config.with_setting("--port", "ca.server.listen_port", port)
-    settings = load_ca(config)
-    logs.configure(settings.log.format, settings.log.level, settings.log.path)
-    serve_until_signalled(
-        CAService(settings, read=lambda: load_ca(config), has_log=True),
-        _warnings(config, settings),
-    )
+    serve_until_signalled(CAService, load_ca, config, port, "ca.server.listen_port", _warnings)
 
 
 def _warnings(source: Source, settings: CAServiceConfig) -> list[str]:
@@ -379,8 +371,8 @@ def checked_ca(source: Source) -> Checked:
         ConfigError: It cannot be used.
     """
     from ra_gateway.app.ca_service import CAService
-    from ra_gateway.app.idle import of_idle_at_the_ca
     from ra_gateway.app.running import check
+    from ra_gateway.app.unused import unused_at_the_ca
     from ra_gateway.app.warnings import of_ca_expiry
     from ra_gateway.clocks import now
     from ra_gateway.config.reading import load_ca
@@ -389,7 +381,7 @@ def checked_ca(source: Source) -> Checked:
     check(CAService, settings)
     client = settings.ca.client
     vendors = "" if client is None else f" and in client mode, {len(client.vendors)} vendor(s)"
-    rest = (*of_idle_at_the_ca(settings), *of_ca_expiry(settings.ca, now()))
+    rest = (*unused_at_the_ca(settings), *of_ca_expiry(settings.ca, now()))
     return Checked(
         f"good. A CA in RA mode{vendors}.", [*_warnings(source, settings), *map(str, rest)]
     )

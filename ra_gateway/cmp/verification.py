@@ -7,7 +7,7 @@ checking, so that a step that takes one cannot be reached without it.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import InitVar, dataclass, replace
+from dataclasses import InitVar, replace
 from datetime import datetime
 from functools import partial
 from typing import Final, TypeVar
@@ -50,6 +50,7 @@ from ra_gateway.errors import (
     ProtectionRefused,
     SignerNotTrusted,
 )
+from ra_gateway.values import Value
 
 T = TypeVar("T")
 
@@ -320,8 +321,7 @@ def _check_protection(
     verify_protection(message, algorithm, signer)
 
 
-@dataclass(frozen=True, slots=True)
-class KnownSigner:
+class KnownSigner(Value, frozen=True):
     """Who opened an operation that a later message claims to continue."""
 
     certificate: Certificate

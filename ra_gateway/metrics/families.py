@@ -189,6 +189,33 @@ STORE_SECONDS: Final = Family(
     "Round trips to Redis by how they ended: answered or failed (a second attempt counts again).",
     ("outcome",),
 )
+STORE_MASTER_UP: Final = Family(
+    "ra_gateway_store_master_up",
+    Kind.gauge,
+    "Masters of Redis that are written to: 1 if it took the last probe.",
+    ("master",),
+)
+STORE_REPLICAS: Final = Family(
+    "ra_gateway_store_replicas",
+    Kind.gauge,
+    "Replicas that follow a master of Redis closely.",
+    ("master",),
+)
+STORE_FORGETS: Final = Family(
+    "ra_gateway_store_forgets",
+    Kind.gauge,
+    "1 if Redis may lose transactions: it evicts, or keeps nothing over a restart.",
+)
+STORE_CHANGES: Final = Family(
+    "ra_gateway_store_master_changes_total",
+    Kind.counter,
+    "How often another master of Redis took over.",
+)
+STORE_EMPTIED: Final = Family(
+    "ra_gateway_store_emptied_total",
+    Kind.counter,
+    "How often Redis came back without what it was told, or was emptied, as this gateway saw it first.",
+)
 STORE_STRANGE: Final = Family(
     "ra_gateway_store_not_believed_total",
     Kind.counter,

@@ -5,7 +5,7 @@ Which names it may have is decided by `policy`; here its rules, its routes and t
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 
 from ra_gateway.cmp.certificates import Certificate
@@ -55,10 +55,10 @@ from ra_gateway.ra.registration import RARights
 from ra_gateway.ra.revocation_policy import authorize_revocation
 from ra_gateway.ra.services import Services
 from ra_gateway.ra.settings import POP, Approval, CertConf, InventoryUse, Variant
+from ra_gateway.values import Value
 
 
-@dataclass(frozen=True, slots=True)
-class AuthorizedOperation:
+class AuthorizedOperation(Value, frozen=True):
     """What a CA is to be asked, decided and not yet stored; where it goes is in the context beside it.
 
     Args:

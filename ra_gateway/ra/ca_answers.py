@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
@@ -29,6 +28,7 @@ from ra_gateway.cmp.verification import (
 from ra_gateway.errors import CMPError, PKIFailureInfo, UpstreamBroken
 from ra_gateway.ra.endpoints import Upstream
 from ra_gateway.ra.settings import Variant
+from ra_gateway.values import Value
 
 ANSWER_RULES: Final = HeaderRules(Strictness.lenient, extra_certs_max_count=64)
 """What a CA does is taken as it is, as long as it is authentic."""
@@ -79,8 +79,7 @@ _REFUSED: Final = "The certification authority refused the request."
 _AN_ERROR: Final = "The certification authority answered with an error."
 
 
-@dataclass(frozen=True, slots=True)
-class Expected:
+class Expected(Value, frozen=True):
     """What the answer to a request has to fit.
 
     Args:

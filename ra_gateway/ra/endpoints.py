@@ -17,7 +17,7 @@ from ra_gateway.cmp.protection import Credential, Protecting
 from ra_gateway.cmp.trust import TrustDomain
 from ra_gateway.cmp.verification import forgiving
 from ra_gateway.errors import CMPError, UpstreamBroken
-from ra_gateway.ra.information import Information
+from ra_gateway.ra.general_messages import Information
 from ra_gateway.ra.policy import IdentityRules
 from ra_gateway.ra.ports import CACore, CASecret, SharedSecrets
 from ra_gateway.ra.registration import RegisteredName, RegistrationAuthorities

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import datetime
 from typing import Final, NamedTuple
 
@@ -27,6 +26,7 @@ from ra_gateway.ra.endpoints import Endpoint, Upstream
 from ra_gateway.ra.services import MappedIDs, Services
 from ra_gateway.ra.settings import CertConf, ImplicitConfirm, Variant
 from ra_gateway.ra.transaction import Transaction
+from ra_gateway.values import replace
 
 
 class MessageForCA(NamedTuple):

@@ -6,7 +6,6 @@ for one that was polled for, and for a refusal.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final, NamedTuple
 
@@ -39,6 +38,7 @@ from ra_gateway.ra.context import RequestContext
 from ra_gateway.ra.endpoints import Endpoint
 from ra_gateway.ra.services import Services
 from ra_gateway.ra.transaction import PlannedResponse, Transaction
+from ra_gateway.values import replace
 
 _LONGEST_CONFIRM_WAIT: Final = timedelta(days=7)
 """A base station confirms within a minute; an operator may have to be asked first."""

@@ -327,6 +327,12 @@ class UnconfirmedCertificates:
             what = "the CA has it as confirmed: not revoked"
             self._tell(transaction, Outcome.unconfirmed, f"{_why(transaction)}; {what}")
             return None
+        return await self._revoke(transaction, upstream, certificate, now)
+
+    async def _revoke(
+        self, transaction: Transaction, upstream: Upstream, certificate: Certificate, now: datetime
+    ) -> datetime | None:
+        services = self._services
         rr_der = await revocation_for_ca(
             upstream, certificate, services.credential(), services.fresh_ids(), now
         )

@@ -28,7 +28,7 @@ from ra_gateway.cmp.protection import Credential
 from ra_gateway.cmp.quirks import Strictness
 from ra_gateway.device.values import Done, Send
 from ra_gateway.errors import PKIFailureInfo, UpstreamBroken, UpstreamUnavailable
-from ra_gateway.ra.information import Information
+from ra_gateway.ra.general_messages import Information
 from ra_gateway.ra.policy import IdentityRules
 from ra_gateway.ra.settings import (
     POP,

@@ -18,7 +18,7 @@ from ra_gateway.cmp.names import from_rfc4514
 from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.protection import Credential
 from ra_gateway.cmp.quirks import Strictness
-from ra_gateway.ra.information import Information
+from ra_gateway.ra.general_messages import Information
 from ra_gateway.ra.settings import Approval, Informing, Variant
 from tests.support import requests
 from tests.support.answers import fail_names, follow, status_of

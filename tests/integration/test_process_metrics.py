@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ra_gateway.app.changes import config_digest, shared_digest
+from ra_gateway.app.configuration_changes import config_digest, shared_digest
 from ra_gateway.app.running import STEADY
 from ra_gateway.clocks import CALM_SECONDS, elapsed_seconds, now
 from ra_gateway.config.reading import load, load_ca

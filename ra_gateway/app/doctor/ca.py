@@ -15,8 +15,8 @@ from ra_gateway.app.doctor.ledger import examine_ledger
 from ra_gateway.app.doctor.registered import examine_registered
 from ra_gateway.app.doctor.results import Check, Result, Verdict, not_told
 from ra_gateway.app.doctor.revocation import examine_vendors
-from ra_gateway.app.idle import of_idle_at_the_ca
-from ra_gateway.app.listener_tls import ca_tls_tables
+from ra_gateway.app.listener_tls import tls_tables
+from ra_gateway.app.unused import unused_at_the_ca
 from ra_gateway.app.warnings import ca_warnings
 from ra_gateway.ca.keys import ISSUING, expiries
 from ra_gateway.clocks import now
@@ -40,12 +40,12 @@ async def examine_ca(
     return [
         *not_told(await _loaded(config), ledger),
         *_certificates(config, clock()),
-        *examine_tls(ca_tls_tables(config), clock()),
+        *examine_tls(tls_tables(config), clock()),
         *await examine_vendors(vendors, clock()),
         *ledger,
         *await examine_registered(config.ca, clock()),
         *await examine_directory(config.ca),
-        *examine_safety([*ca_warnings(config, clock()), *of_idle_at_the_ca(config)]),
+        *examine_safety([*ca_warnings(config, clock()), *unused_at_the_ca(config)]),
         *examine_codec(),
     ]
 

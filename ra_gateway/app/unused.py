@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Final
 
-from ra_gateway.app.issuance import of_devices
+from ra_gateway.app.name_warnings import of_devices
 from ra_gateway.config.service_tables import InventorySQLConfig
 from ra_gateway.config.tables import CAServiceConfig, GatewayConfig, IdentityConfig
 from ra_gateway.errors import ConfigError, Problem, StoreUnavailable
@@ -23,7 +23,7 @@ _MOST_LINES: Final = 5
 """Told of one file."""
 
 
-def of_idle(config: GatewayConfig) -> Iterator[Problem]:
+def unused_tables(config: GatewayConfig) -> Iterator[Problem]:
     """Yield the tables that no request comes to: nobody is refused for them, and nobody is served either."""
     client = config.ca.client if config.ca is not None else None
     served = {name for endpoint in config.endpoints.values() for name in endpoint.vendors}
@@ -60,7 +60,7 @@ def of_idle(config: GatewayConfig) -> Iterator[Problem]:
         )
 
 
-def of_idle_at_the_ca(config: CAServiceConfig) -> Iterator[Problem]:
+def unused_at_the_ca(config: CAServiceConfig) -> Iterator[Problem]:
     """Yield the vendors in the file of a CA by itself that nobody comes by."""
     client = config.ca.client
     served = () if client is None else client.vendors

@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from pydantic import BaseModel
 
 from ra_gateway.config.service_tables import ListenerConfig
 from ra_gateway.config.tables import CAServiceConfig, GatewayConfig
 from ra_gateway.errors import ConfigError, Problem
+
+C = TypeVar("C", GatewayConfig, CAServiceConfig)
 
 _OF_CA: Final = (
     *(f"ca.{name}" for name in ("directory_path", "ledger_path", "ledger_url", "ledger_url_path")),
@@ -72,12 +74,15 @@ def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any], above: str = ""
             yield f"{above}{key}"
 
 
-def require_no_restart(old: GatewayConfig, new: GatewayConfig) -> None:
-    """Refuse a configuration that a running gateway cannot go over to.
+def require_no_restart(old: C, new: C) -> None:
+    """Refuse a configuration that a running process cannot go over to.
 
     Raises:
         ConfigError: With every key that takes a restart.
     """
+    if isinstance(old, CAServiceConfig) or isinstance(new, CAServiceConfig):
+        _refuse(old, new, {"management", "ca.server", *_OF_CA})
+        return
     fixed = {"server", "management"}
     if new.has_bundled_upstream:
         fixed.update(_OF_CA)
@@ -86,15 +91,6 @@ def require_no_restart(old: GatewayConfig, new: GatewayConfig) -> None:
     if old.has_bundled_upstream != new.has_bundled_upstream:
         fixed.add("upstreams")
     _refuse(old, new, fixed)
-
-
-def require_no_ca_restart(old: CAServiceConfig, new: CAServiceConfig) -> None:
-    """Refuse a configuration that a running CA cannot go over to.
-
-    Raises:
-        ConfigError: With every key that takes a restart.
-    """
-    _refuse(old, new, {"management", "ca.server", *_OF_CA})
 
 
 def _refuse(old: BaseModel, new: BaseModel, fixed: Iterable[str]) -> None:

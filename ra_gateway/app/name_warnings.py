@@ -170,7 +170,7 @@ def _certifier(config: GatewayConfig) -> tuple[Certifier | None, set[str]]:
 # --- rules ------------------------------------------------------------------------------------------------------
 
 
-def of_issuance(config: GatewayConfig) -> Iterator[Problem]:
+def of_names_to_issue(config: GatewayConfig) -> Iterator[Problem]:
     """Yield which rules make or allow only names that the bundled CA is not going to certify, and which lines do.
 
     Each template and pattern is filled in with what suits the CA best, so that what is told is told for certain: of a
