@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import math
+import os
 import re
 import resource
 import signal
@@ -218,7 +219,13 @@ def simulate(
     from ra_gateway.device.fleet.sources import Origin, count_devices
     from ra_gateway.device.fleet.summary import summarized
 
-    _require_mine(url, target_is_mine)
+    host = urlsplit(url).hostname or ""
+    if not (target_is_mine or _is_here(host)):
+        raise ConfigError.of(
+            "--url",
+            f"{host} is not this machine, and a fleet of base stations can keep a gateway from its work",
+            "Say that it may be loaded with --target-is-mine: a staging gateway of your own, with its own CA and store",
+        )
     if (vendor_cert is None or vendor_key is None) is (devices is None):
         raise typer.BadParameter("Give --vendor-cert and --vendor-key, or --devices")
     if request is FleetRequest.kur and devices is None:
@@ -301,19 +308,11 @@ def simulate(
         raise typer.Exit(1)
 
 
-def _require_mine(url: str, is_mine: bool) -> None:
-    """Refuse to load what may be somebody else's: all that is not on this machine."""
-    host = urlsplit(url).hostname or ""
+def _is_here(host: str) -> bool:
     try:
-        is_here = ipaddress.ip_address(host).is_loopback
+        return ipaddress.ip_address(host).is_loopback
     except ValueError:
-        is_here = host.lower() == "localhost"
-    if not (is_here or is_mine):
-        raise ConfigError.of(
-            "--url",
-            f"{host} is not this machine, and a fleet of base stations can keep a gateway from its work",
-            "Say that it may be loaded with --target-is-mine: a staging gateway of your own, with its own CA and store",
-        )
+        return host.lower() == "localhost"
 
 
 def _require_names(name: str, subject: str | None, san: Sequence[str]) -> None:
@@ -480,11 +479,21 @@ def _show_capacity(told: Mapping[str, Any]) -> None:
         f"The simulator took {shares} of a core, {simulator['cpu_ms_per_operation']:.2f} ms an operation, "
         f"and {simulator['cpu_ms_to_make_one']:.2f} ms to make each base station and sign its first message."
     )
+    if _is_here(urlsplit(told["url"]).hostname or ""):
+        say(
+            f"The target is on this machine: simulator, gateway and CA have {os.cpu_count()} cores together."
+        )
     if simulator["is_bottleneck"]:
+        what, todo = (
+            ("it had no CPU left", "Give --processes, or another machine")
+            if simulator["is_out_of_cpu"]
+            else (
+                f"99 % of base stations began within {simulator['late_p99_ms']:.0f} ms of their time",
+                "Its machine had too much else to do: give it another one, or a lower --rate",
+            )
+        )
         note(
-            "warning: the simulator was the bottleneck, and its own waiting is in these figures: 99 % of base "
-            f"stations began within {simulator['late_p99_ms']:.0f} ms of their time. Give --processes, another "
-            "machine, or a lower --rate"
+            f"warning: the simulator was the bottleneck, and its own waiting is in these figures: {what}. {todo}"
         )
     why = {
         "gateway": "more was always asked for",

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 import aiohttp
+from aiohttp.abc import AbstractResolver
 from aiohttp.http import HttpProcessingError
 
 from ra_gateway.cmp.codes import CMP_CONTENT_TYPE
@@ -53,16 +54,21 @@ class StillWaiting(EnrollmentFailed):
 
 
 def open_session(
-    tls: ssl.SSLContext | None = None, *, connections: int = 100
+    tls: ssl.SSLContext | None = None,
+    *,
+    connections: int = 100,
+    resolver: AbstractResolver | None = None,
 ) -> aiohttp.ClientSession:
     """Return a session for `run`: heads have an end, nothing is unpacked, no cookies, nothing of the environment.
 
     Args:
         tls: How to speak TLS with https URLs; None trusts the roots of the system.
         connections: At the same time, at most.
+        resolver: Finds addresses; None asks the system.
     """
+    verified = True if tls is None else tls
     return aiohttp.ClientSession(
-        connector=bounded_connector(ssl=True if tls is None else tls, limit=connections),
+        connector=bounded_connector(ssl=verified, limit=connections, resolver=resolver),
         cookie_jar=aiohttp.DummyCookieJar(),
         headers={"Accept-Encoding": "identity"},
         auto_decompress=False,

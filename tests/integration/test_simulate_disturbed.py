@@ -7,9 +7,11 @@ import multiprocessing
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from aiohttp import web
+from aiohttp.resolver import ThreadedResolver
 from aiohttp.test_utils import TestServer
 
 from ra_gateway.app.application import Application
@@ -204,6 +206,27 @@ async def test_a_process_that_is_lost_is_told(material: Material) -> None:
         with pytest.raises(ProcessEnded):
             await running
     assert multiprocessing.active_children() == []
+
+
+async def test_a_host_is_looked_up_once(
+    material: Material, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many base stations have a connection of their own to it; again after a failure alone."""
+    asked: list[str] = []
+    resolve = ThreadedResolver.resolve
+
+    async def counted(self: ThreadedResolver, host: str, *more: Any) -> Any:
+        asked.append(host)
+        if len(asked) == 1:
+            raise OSError("no such host")
+        return await resolve(self, host, *more)
+
+    monkeypatch.setattr(ThreadedResolver, "resolve", counted)
+    async with server(busy) as url:
+        by_name = url.replace("127.0.0.1", "localhost")
+        figures = await ran(plan(by_name, count=4, retransmissions=1), material)
+    assert figures.operations == {("ir", "", Outcome.busy): 4}
+    assert asked == ["localhost", "localhost"]
 
 
 async def test_a_slow_gateway_does_not_slow_arrivals(material: Material) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import socket
 import ssl
 import time
 from asyncio import FIRST_COMPLETED
@@ -14,6 +15,8 @@ from functools import partial
 from typing import Any, Final
 
 import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.resolver import ThreadedResolver
 
 from ra_gateway.cmp.trust import TrustDomain
 from ra_gateway.device.client import open_session
@@ -37,6 +40,27 @@ class Stop:
 
     def __call__(self) -> None:
         (self.now if self.soon.is_set() else self.soon).set()
+
+
+class _Remembering(AbstractResolver):
+    """Asks for the addresses of a host once: a fleet is no load test of the DNS."""
+
+    def __init__(self) -> None:
+        self._asking = ThreadedResolver()
+        self._asked: dict[tuple[str, int, int], asyncio.Future[list[ResolveResult]]] = {}
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        """Return the addresses of a host (aiohttp)."""
+        asked = self._asked.get((host, port, family))
+        if asked is None or (asked.done() and asked.exception() is not None):
+            asked = asyncio.ensure_future(self._asking.resolve(host, port, family))
+            self._asked[host, port, family] = asked
+        return await asyncio.shield(asked)
+
+    async def close(self) -> None:
+        """Keep what was found for the next base station (aiohttp)."""
 
 
 class Driver:
@@ -129,7 +153,8 @@ class Driver:
         self,
     ) -> AsyncIterator[aiohttp.ClientSession | Callable[[], aiohttp.ClientSession]]:
         if self._plan.behaviour.own_connection:
-            yield partial(open_session, self._tls, connections=1)
+            resolver = _Remembering()
+            yield partial(open_session, self._tls, connections=1, resolver=resolver)
         else:
             async with open_session(self._tls, connections=self._at_once) as session:
                 yield session

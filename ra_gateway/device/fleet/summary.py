@@ -190,6 +190,7 @@ def _simulator(figures: Figures) -> dict[str, Any]:
         "cpu_ms_to_make_one": round(figures.preparing_seconds / max(1, figures.prepared) * 1000, 3),
         "late_p99_ms": round(figures.late.percentile(99) * 1000, 2),
         "is_bottleneck": is_bottleneck(figures),
+        "is_out_of_cpu": max(cpu_shares(figures), default=0.0) > _BUSY_SHARE,
     }
 
 
