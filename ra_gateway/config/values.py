@@ -26,6 +26,7 @@ from ra_gateway.cmp.names import (
 )
 from ra_gateway.cmp.x520 import alternative_name_text_faults, subject_text_faults
 from ra_gateway.errors import ConfigError
+from ra_gateway.files import read_bounded
 from ra_gateway.postgres_url import PostgresURL, UnusableURL, usable_postgres_url
 from ra_gateway.settings.files import check_file, checks_files, resolve, secret_file
 from ra_gateway.settings.values import ByName, climbs, did_you_mean, require_dn, require_url, wrong
@@ -280,7 +281,7 @@ def _database_url_file(path: Path, info: ValidationInfo) -> Path:
     path = secret_file(path, info)
     if checks_files(info):
         try:
-            text = path.read_text(encoding="utf-8-sig").strip()
+            text = read_bounded(path).decode("utf-8-sig").strip()
         except ValueError:
             text = ""
         _postgres_url(text)

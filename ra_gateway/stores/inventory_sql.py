@@ -29,6 +29,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from ra_gateway.cmp.identity import identity_key
 from ra_gateway.cmp.names import spellings, split_general_names
 from ra_gateway.errors import ConfigError, Problem, StoreUnavailable, printable
+from ra_gateway.files import read_bounded
 from ra_gateway.postgres_url import UnusableURL, usable_postgres_url
 from ra_gateway.ra.ports import InventoryEntry
 from ra_gateway.stores.inventory import COLUMNS, Listed, uncertifiable
@@ -261,7 +262,7 @@ def _sqlite(path: Path, timeout_seconds: float) -> Engine:
 def _postgres(path: Path, timeout_seconds: float, max_connections: int) -> AsyncEngine:
     import asyncpg
 
-    url = usable_postgres_url(path.read_text(encoding="utf-8-sig", errors="replace").strip())
+    url = usable_postgres_url(read_bounded(path).decode("utf-8-sig", "replace").strip())
     if isinstance(url, UnusableURL):
         raise ConfigError.of(f"{_SETTING}.url_path", f"the URL of the database {url}", url.todo)
 

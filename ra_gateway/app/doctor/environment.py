@@ -18,6 +18,7 @@ from ra_gateway.cmp.selfcheck import require_codec
 from ra_gateway.config.service_tables import StoreConfig
 from ra_gateway.config.tables import GatewayConfig
 from ra_gateway.errors import ConfigError, Problem, ServiceFailure, StoreUnavailable
+from ra_gateway.files import read_bounded
 from ra_gateway.stores.memory import MemoryStore
 from ra_gateway.stores.redis import RedisStore
 
@@ -90,7 +91,7 @@ async def _eviction(config: StoreConfig) -> Result:
 async def _memory(config: StoreConfig) -> dict[str, Any]:
     url = config.redis_url or ""
     if config.redis_url_path is not None:
-        url = config.redis_url_path.read_text(encoding="utf-8-sig").strip()
+        url = read_bounded(config.redis_url_path).decode("utf-8-sig").strip()
     client = Redis.from_url(url, socket_connect_timeout=config.redis_timeout_seconds)
     try:
         async with asyncio.timeout(config.redis_timeout_seconds):
