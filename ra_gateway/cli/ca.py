@@ -33,6 +33,7 @@ from ra_gateway.cli.output import (
     named_subjects,
     progress,
     read_password,
+    reloads_put_off,
     require_name,
     run,
     say,
@@ -342,6 +343,7 @@ def ca_expiries(directory: DirectoryArgument, as_json: JSONOption = False) -> No
 
 
 @ca_app.command("serve", examples=("ra-gateway ca serve --config ca.toml",))
+@reloads_put_off()
 def ca_serve(port: PortOption = None, config: ConfigOption = CONFIG) -> None:
     """Serve the bundled CA as a process of its own, for gateways that use it over HTTP."""
     from ra_gateway import logs

@@ -19,6 +19,7 @@ from ra_gateway.cli.output import (
     PortOption,
     called,
     named_subjects,
+    reloads_put_off,
     say,
     serve_until_signalled,
     show_check,
@@ -111,6 +112,7 @@ def init(
     say(f"Next: {called()} serve --config {path}")
 
 
+@reloads_put_off()
 def serve(port: PortOption = None, config: ConfigOption = CONFIG) -> None:
     """Serve base stations until SIGTERM or Ctrl-C; what was accepted is answered first."""
     from ra_gateway import logs
