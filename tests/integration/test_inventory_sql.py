@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import sqlite3
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
+from sqlalchemy.dialects import sqlite as sqlite_dialect
 
 from ra_gateway.config.service_tables import InventorySQLConfig
 from ra_gateway.errors import PKIFailureInfo, StoreUnavailable
@@ -17,6 +19,8 @@ from tests.support.commandline import run, succeeded
 from tests.support.pki import VendorPKI
 from tests.support.postgres_server import PostgresServer
 from tests.support.setups import make_setup
+
+ROOT = Path(__file__).resolve().parents[2]
 
 HEADER = "domain,identity,subject,san,enabled"
 
@@ -141,6 +145,25 @@ async def test_a_table_that_is_none_admits_nobody(
         assert "table inventory" in caught.value.detail
         assert "SELECT" not in caught.value.detail
         assert len(caught.value.detail) < 300
+
+
+@pytest.mark.parametrize("vendor", ["acme", "ra:ran"])
+def test_a_device_is_found_by_an_index(tmp_path: Path, vendor: str) -> None:
+    """In the table that docs/registering.md makes: of a million devices, one is not looked for among all."""
+    page = (ROOT / "docs/registering.md").read_text()
+    path = tmp_path / "devices.sqlite"
+    connection = sqlite3.connect(path)
+    for begin in ("CREATE TABLE inventory", "CREATE INDEX inventory_lower"):
+        connection.execute(page[page.index(f"    {begin}") :].partition(";")[0])
+    settings = InventorySQLConfig.model_validate({"sqlite_path": path})
+    query = SQLInventory(**dict(settings)).query(vendor, "serialNumber=1,CN=a")
+    sql = str(
+        query.compile(dialect=sqlite_dialect.dialect(), compile_kwargs={"literal_binds": True})
+    )
+    plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {sql}")]
+    ways = [step for step in plan if " inventory" in step]
+    assert len(ways) == 2
+    assert all(re.search(r"\(domain=\? AND (identity|<expr>)=\?\)", way) for way in ways), plan
 
 
 async def test_many_devices_at_once(inventory: SQLInventory) -> None:
