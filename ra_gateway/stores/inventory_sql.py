@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 from sqlalchemy import (
     CompoundSelect,
@@ -43,6 +44,12 @@ _SETTING: Final = "inventory.sql"
 
 _MOST_CHARACTERS: Final = 16_384
 """Of a value, as in a line of a file."""
+
+_MOST_OCTETS: Final = 1_000_000
+"""Of a row or a statement in SQLite: it refuses larger ones, and does not make them first."""
+
+_STEPS: Final = 10_000
+"""Of SQLite's virtual machine between two looks at the time: some tenths of a millisecond."""
 
 _WRITE_SECONDS: Final = 300.0
 """For a whole list."""
@@ -226,7 +233,10 @@ class SQLInventory:
         try:
             async with asyncio.timeout(seconds):
                 if isinstance(self._engine, Engine):
-                    return await asyncio.to_thread(self._run_sqlite, self._engine, function, writes)
+                    give_up_at = time.monotonic() + seconds
+                    return await asyncio.to_thread(
+                        self._run_sqlite, self._engine, function, writes, give_up_at
+                    )
                 async with self._begun(self._engine, writes) as connection:
                     result: T = await connection.run_sync(function)
                     return result
@@ -238,8 +248,13 @@ class SQLInventory:
             raise StoreUnavailable(f"the inventory's {self.name}: {_reason(error)}") from error
 
     @staticmethod
-    def _run_sqlite(engine: Engine, function: Callable[[Connection], T], writes: bool) -> T:
+    def _run_sqlite(
+        engine: Engine, function: Callable[[Connection], T], writes: bool, give_up_at: float
+    ) -> T:
         with engine.connect() as connection:
+            # Nothing else ends a thread: a view may have no end, and whoever asked has gone.
+            driver = cast(sqlite3.Connection, connection.connection.driver_connection)
+            driver.set_progress_handler(lambda: time.monotonic() > give_up_at, _STEPS)
             if not writes:
                 connection.exec_driver_sql("PRAGMA query_only = ON")
             connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
@@ -259,10 +274,12 @@ class SQLInventory:
 def _sqlite(path: Path, timeout_seconds: float) -> Engine:
     def connect() -> sqlite3.Connection:
         # rw: a file that is not there is not made. No isolation level: the module begins nothing by itself.
-        return sqlite3.connect(
+        connection = sqlite3.connect(
             f"{path.absolute().as_uri()}?mode=rw", uri=True, timeout=timeout_seconds,
             isolation_level=None, check_same_thread=False,
         )  # fmt: skip
+        connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _MOST_OCTETS)
+        return connection
 
     return create_engine("sqlite://", creator=connect, poolclass=NullPool, hide_parameters=True)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import sqlite3
+import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from ra_gateway.errors import PKIFailureInfo, StoreUnavailable
 from ra_gateway.ra.ports import InventoryEntry
 from ra_gateway.stores.inventory_sql import SQLInventory
 from tests.support.commandline import run, succeeded
+from tests.support.patience import PATIENCE_SECONDS
 from tests.support.pki import VendorPKI
 from tests.support.postgres_server import PostgresServer
 from tests.support.setups import make_setup
@@ -36,6 +38,13 @@ TABLE = """
         ('acme', 'bad name', 'enb-1', '', {yes}),
         ('acme', 'bad san', '', 'enb-1', {yes}),
         ('acme', 'nothing', '', '', NULL);
+"""
+
+
+ENDLESS = """
+    CREATE VIEW inventory AS
+    WITH RECURSIVE t(x) AS (SELECT 0 AS x UNION ALL SELECT x + 1 FROM t)
+    SELECT 'acme' AS domain, 'sn' || x AS identity, '' AS subject, '' AS san, 1 AS enabled FROM t WHERE x < 0
 """
 
 
@@ -164,6 +173,34 @@ def test_a_device_is_found_by_an_index(tmp_path: Path, vendor: str) -> None:
     ways = [step for step in plan if " inventory" in step]
     assert len(ways) == 2
     assert all(re.search(r"\(domain=\? AND (identity|<expr>)=\?\)", way) for way in ways), plan
+
+
+def test_sqlite_that_does_not_answer_is_interrupted(tmp_path: Path) -> None:
+    """A thread of the process that reads for ever would hold up others, and its end."""
+    path = tmp_path / "devices.sqlite"
+    connection = sqlite3.connect(path)
+    connection.execute(ENDLESS)
+    connection.close()
+    settings = InventorySQLConfig.model_validate({"sqlite_path": path, "timeout_seconds": 0.1})
+    inventory = SQLInventory(**dict(settings))
+
+    async def look_up() -> None:
+        with pytest.raises(StoreUnavailable, match="does not answer in time"):
+            await inventory.find("acme", "sn1")
+
+    begun = threading.Thread(target=lambda: asyncio.run(look_up()), daemon=True)
+    begun.start()
+    begun.join(PATIENCE_SECONDS)  # asyncio.run waits for its threads
+    assert not begun.is_alive()
+
+
+async def test_a_value_of_any_length_is_not_read(tmp_path: Path) -> None:
+    tables = sqlite_tables(tmp_path)
+    tables.execute(
+        "INSERT INTO inventory VALUES ('acme', 'long', hex(zeroblob(2000000)), '', true)"
+    )
+    with pytest.raises(StoreUnavailable, match="too big"):
+        await tables.inventory().find("acme", "long")
 
 
 async def test_many_devices_at_once(inventory: SQLInventory) -> None:
