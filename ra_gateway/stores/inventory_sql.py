@@ -195,14 +195,12 @@ class SQLInventory:
         found: dict[tuple[str, str], Listed] = {}
         problems: list[Problem] = []
         for number, row in enumerate(rows, 1):
-            domain, identity = _text(row.domain, "domain"), _text(row.identity, "identity")
-            where, place = (
-                f"{self.name}:{identity[:80]} of {domain[:80]}",
-                f"{identity} of {domain}",
-            )
+            where = f"{self.name}:row {number}"
             try:
+                domain, identity = _name(row.domain, "domain"), _name(row.identity, "identity")
+                where = f"{self.name}:{identity[:80]} of {domain[:80]}"
                 entry = _entry(row)
-                item = Listed(where, place, domain, identity, entry)
+                item = Listed(where, f"{identity} of {domain}", domain, identity, entry)
                 what = uncertifiable(entry)
                 if what is None and item.key in found:
                     what = "is listed twice, as case and blanks make no difference"
@@ -328,6 +326,15 @@ def _text(value: object, name: str) -> str:
     if not isinstance(value, str) or len(value) > _MOST_CHARACTERS:
         raise ValueError(f"{name} is no text, or a very long one")
     return value.strip()
+
+
+def _name(value: object, name: str) -> str:
+    """Return what a row is of, as a file may have it."""
+    text = _text(value, name)
+    if not text.isprintable():
+        char = next(char for char in text if not char.isprintable())
+        raise ValueError(f"{name} has a character that cannot be seen, {printable(char)}")
+    return text
 
 
 def _row(item: Listed) -> dict[str, object]:

@@ -41,6 +41,14 @@ TABLE = """
 """
 
 
+NAMELESS = """
+    DELETE FROM inventory;
+    INSERT INTO inventory VALUES
+        ('acme', {escape} || '[2J', '', '', true),
+        ('acme', {long}, '', '', true),
+        ({escape}, 'sn8', '', '', true);
+"""
+
 ENDLESS = """
     CREATE VIEW inventory AS
     WITH RECURSIVE t(x) AS (SELECT 0 AS x UNION ALL SELECT x + 1 FROM t)
@@ -259,6 +267,27 @@ def test_check_names_the_rows(config: Path) -> None:
         f"table inventory:{identity} of acme"
         for identity in ("TWICE", "bad name", "bad san", "nothing")
     ]
+
+
+def test_check_names_rows_that_have_no_name(config: Path, tables: Tables) -> None:
+    """As a database may have them: no text, far too long, or with what moves a terminal's cursor."""
+    escape, long = (
+        ("chr(27)", "repeat('a', 20000)")
+        if tables.is_postgres
+        else ("char(27)", "hex(zeroblob(10000))")
+    )
+    tables.execute(NAMELESS.format(escape=escape, long=long))
+    said = ["has a character that cannot be seen, \\x1b"] * 2 + ["is no text, or a very long one"]
+    if not tables.is_postgres:  # where a column has texts only
+        tables.execute("INSERT INTO inventory VALUES ('acme', x'21', '', '', true)")
+        said.append("is no text, or a very long one")
+    for command in (("check",), ("export",)):
+        ended = run("inventory", *command, "--config", config)
+        assert ended.exit_code == 2, ended.output
+        lines = ended.stderr.splitlines()
+        assert len(lines) == len(said)
+        assert all(sum(text in line for line in lines) == said.count(text) for text in said)
+        assert all(line.startswith("table inventory:row ") for line in lines)
 
 
 def test_import_and_export(config: Path, tables: Tables, tmp_path: Path) -> None:
