@@ -13,11 +13,50 @@ import secrets
 import stat
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 from ra_gateway.owners import directory_at, file_at
 
+MAX_OCTETS: Final = 16_777_216
+"""Of a file that is read as a whole: hundreds of times what any of ours has."""
+
 _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
+
+_GIVEN_OPEN: Final = ("/dev/fd/", "/dev/stdin", "/proc/self/fd/")
+"""What a process was started with, such as <(...) of a shell, which is a pipe: whoever started it ends it."""
+
+
+def open_to_read(path: Path) -> BinaryIO:
+    """Open a file; nobody is waited for where something else is in its place.
+
+    A service looks at its files again and again: a FIFO would hold a thread for ever, and with it the service's end.
+
+    Raises:
+        OSError: It cannot be read, or is no file.
+    """
+    if str(path).startswith(_GIVEN_OPEN):
+        return path.open("rb")
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(descriptor)
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        raise OSError(errno.EINVAL, "it is no file", str(path))
+    return os.fdopen(descriptor, "rb")
+
+
+def read_bounded(path: Path, most: int = MAX_OCTETS) -> bytes:
+    """Return what a file holds; of one that is far larger than any of ours, an error.
+
+    Raises:
+        OSError: It cannot be read, is no file, or has more octets than `most`.
+    """
+    with open_to_read(path) as file:
+        octets = file.read(most + 1)
+    if len(octets) > most:
+        raise OSError(errno.EFBIG, f"it has more than {most} octets", str(path))
+    return octets
 
 
 def make_directory(path: Path) -> None:

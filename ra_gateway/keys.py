@@ -42,7 +42,7 @@ from ra_gateway.cmp.certificates import (
 from ra_gateway.cmp.pem import PEMRefused, looks_like, pem_blocks
 from ra_gateway.cmp.protection import Credential
 from ra_gateway.errors import CMPError, ConfigError, MalformedMessage, missing_extra
-from ra_gateway.files import write_new
+from ra_gateway.files import open_to_read, read_bounded, write_new
 
 HSM_SCHEME: Final = b"pkcs11:"
 """What the one line of a key file begins with when the key is in an HSM."""
@@ -133,23 +133,6 @@ async def call_signing(private_key: Any, call: Callable[..., T], *arguments: Any
 
 MAX_CERTIFICATES: Final = 1024
 """In one PEM file: bundles of all public roots have some 150."""
-
-_MAX_FILE_OCTETS: Final = 16_777_216
-
-
-def read_bounded(path: Path) -> bytes:
-    """Return what a file holds; of one that has no end, or far more than any of ours, an error.
-
-    Raises:
-        OSError: It cannot be read.
-        ValueError: It has more than 16 MB.
-    """
-    with path.open("rb") as file:
-        octets = file.read(_MAX_FILE_OCTETS + 1)
-    if len(octets) > _MAX_FILE_OCTETS:
-        raise ValueError(f"more than {_MAX_FILE_OCTETS} octets")
-    return octets
-
 
 MAX_ITERATIONS: Final = 10_000_000
 """Of what turns a password into a key; ours have 600,000, and this many cost some seconds."""
@@ -318,7 +301,7 @@ def require_private_key(path: Path, setting: str) -> None:
 def names_hsm_key(path: Path) -> bool:
     """Tell whether a file has the name of a key in an HSM, rather than a key."""
     try:
-        with path.open("rb") as file:
+        with open_to_read(path) as file:
             return file.read(len(HSM_SCHEME)) == HSM_SCHEME
     except OSError:
         return False
@@ -473,7 +456,7 @@ def read_password(path: Path | None) -> bytes | None:
     Raises:
         OSError: It cannot be read.
     """
-    return None if path is None else path.read_bytes().rstrip(b"\r\n")
+    return None if path is None else read_bounded(path).rstrip(b"\r\n")
 
 
 def write_certificates(path: Path, certificates: Iterable[Certificate]) -> None:

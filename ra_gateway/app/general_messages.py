@@ -7,11 +7,10 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Final
 
 from cryptography import x509
 
-from ra_gateway.app.trust import certificates
+from ra_gateway.app.trust import MAX_CRL_OCTETS, certificates
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.crl import decode_crl, distribution_point_urls, open_crl, split_crls
 from ra_gateway.cmp.genm import CRLQuestion, cert_req_template, root_ca_key_update
@@ -19,11 +18,9 @@ from ra_gateway.cmp.names import name_template, same_name
 from ra_gateway.cmp.trust import TrustDomain
 from ra_gateway.config.tables import GenmConfig
 from ra_gateway.errors import ConfigError, CRLRefused, StoreUnavailable
+from ra_gateway.files import open_to_read
 from ra_gateway.ra.general_messages import INFO_TYPES, Information
 from ra_gateway.ra.settings import Informing
-
-_MAX_FILE_OCTETS: Final = 64_000_000
-"""Devices that are told a CRL could not take what is larger."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,10 +92,10 @@ def _read(path: Path) -> Iterator[_Read]:
 
 
 def _content(path: Path) -> bytes:
-    with path.open("rb") as file:
-        octets = file.read(_MAX_FILE_OCTETS + 1)
-    if len(octets) > _MAX_FILE_OCTETS:
-        raise CRLRefused(f"{path} has more than {_MAX_FILE_OCTETS} octets")
+    with open_to_read(path) as file:
+        octets = file.read(MAX_CRL_OCTETS + 1)
+    if len(octets) > MAX_CRL_OCTETS:
+        raise CRLRefused(f"{path} has more than {MAX_CRL_OCTETS} octets")
     return octets
 
 

@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ra_gateway.config.service_tables import InventoryHTTPConfig
 from ra_gateway.errors import ConfigError, ServiceFailure, StoreUnavailable
+from ra_gateway.files import read_bounded
 from ra_gateway.ra.ports import InventoryEntry
 from ra_gateway.stores.inventory import uncertifiable
 from ra_gateway.upstream.rest import RestClient
@@ -161,7 +162,7 @@ def webhook_secret(path: Path) -> bytes:
     """
     setting = f"{_SETTING}.secret_path"
     try:
-        text = path.read_text(encoding="utf-8-sig").strip()
+        text = read_bounded(path).decode("utf-8-sig").strip()
     except OSError as error:
         todo = "Make it readable for the user the gateway runs as"
         raise ConfigError.of(setting, f"cannot be read: {error.strerror}", todo) from error

@@ -246,6 +246,7 @@ async def run_until_signalled(service: Service, started: Callable[[str, int], No
     ended = catch_signals()  # before anybody can know that it is up, and end it
     asked = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, asked.set)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGHUP,))  # put off until now
     try:
         host, port = await service.start()
     except (ConfigError, ServiceFailure, CannotListen):

@@ -9,6 +9,7 @@ from ra_gateway.clocks import now, unstepped
 from ra_gateway.config.service_tables import StoreConfig
 from ra_gateway.errors import ConfigError
 from ra_gateway.events import EventSink, unheard
+from ra_gateway.files import read_bounded
 from ra_gateway.redis_url import TODO as REDIS_TODO
 from ra_gateway.stores.memory import MemoryStore
 from ra_gateway.stores.redis import RedisStore
@@ -58,7 +59,7 @@ def redis_store(config: StoreConfig, sink: EventSink = unheard) -> RedisStore:
     """Return the store in Redis; errors as of `transaction_store`."""
     url = config.redis_url or ""
     if config.redis_url_path is not None:
-        url = config.redis_url_path.read_text(encoding="utf-8-sig").strip()
+        url = read_bounded(config.redis_url_path).decode("utf-8-sig").strip()
     with suppress(ValueError):  # its text may hold a piece of the password
         return RedisStore(
             url,

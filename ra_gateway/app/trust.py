@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Final
 
 from ra_gateway.cmp.algorithms import AlgorithmPolicy, canonical_spki
 from ra_gateway.cmp.certificates import Certificate
@@ -14,6 +15,9 @@ from ra_gateway.config.trust_tables import AlgorithmsConfig
 from ra_gateway.config.values import OPERATOR_DOMAIN
 from ra_gateway.errors import ConfigError, Problem
 from ra_gateway.keys import load_certificates
+
+MAX_CRL_OCTETS: Final = 64_000_000
+"""Of a file with CRLs; devices that are told one could not take what is larger."""
 
 
 def certificates(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
-from ra_gateway.app.trust import operator_domain, vendor_domains
+from ra_gateway.app.trust import MAX_CRL_OCTETS, operator_domain, vendor_domains
 from ra_gateway.cmp.algorithms import canonical_spki
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.crl import open_crl, split_crls
@@ -14,6 +14,7 @@ from ra_gateway.cmp.trust import TrustDomain
 from ra_gateway.config.tables import GatewayConfig, VendorConfig
 from ra_gateway.config.trust_tables import RevocationConfig
 from ra_gateway.errors import CMPError, ConfigError, CRLRefused, MalformedMessage, Problem
+from ra_gateway.files import read_bounded
 from ra_gateway.revocation.settings import Mode
 
 
@@ -118,7 +119,9 @@ def _sources(revocation: RevocationConfig) -> str:
 
 def _of_crl(setting: str, path: Path, known: Collection[object]) -> Iterator[Problem]:
     try:
-        issuers = [open_crl(part).issuer_der for part in split_crls(path.read_bytes())]
+        issuers = [
+            open_crl(part).issuer_der for part in split_crls(read_bounded(path, MAX_CRL_OCTETS))
+        ]
     except OSError:
         return  # whoever checks files says so
     except (CRLRefused, MalformedMessage, ValueError) as error:

@@ -12,7 +12,7 @@ from typing import Final
 from ra_gateway.app.listener_tls import TLS_EXPIRY_WARNING, tls_tables
 from ra_gateway.app.name_warnings import of_names_to_issue
 from ra_gateway.app.profile_warnings import of_ca, of_keys, of_management, of_ra
-from ra_gateway.app.trust import are_others, certificates
+from ra_gateway.app.trust import MAX_CRL_OCTETS, are_others, certificates
 from ra_gateway.app.trust_warnings import of_trust, of_vendors
 from ra_gateway.app.unused import of_secrets, unused_tables
 from ra_gateway.cmp.algorithms import canonical_spki
@@ -32,6 +32,7 @@ from ra_gateway.config.service_tables import ListenerTLSConfig
 from ra_gateway.config.tables import CAServiceConfig, GatewayConfig, IdentityConfig, VendorConfig
 from ra_gateway.config.trust_tables import RevocationConfig
 from ra_gateway.errors import ConfigError, CRLRefused, MalformedMessage, Problem
+from ra_gateway.files import read_bounded
 from ra_gateway.keys import names_hsm_key
 from ra_gateway.ra.settings import InventoryUse
 from ra_gateway.revocation.settings import Mode
@@ -327,7 +328,7 @@ def _readable(paths: Iterable[Path]) -> list[Certificate]:
 
 def _crl_issuers(path: Path) -> Iterator[CanonicalName]:
     try:
-        for part in split_crls(path.read_bytes()):
+        for part in split_crls(read_bounded(path, MAX_CRL_OCTETS)):
             yield canonical(open_crl(part).issuer_der)
     except (OSError, CRLRefused):
         return  # whoever reads it to use it says what is wrong
@@ -477,7 +478,7 @@ def _of_crls(config: GatewayConfig, now: datetime) -> Iterator[Problem]:
 
 def _crls(path: Path) -> Iterator[tuple[bytes, CRLContent]]:
     try:
-        for part in split_crls(path.read_bytes()):
+        for part in split_crls(read_bounded(path, MAX_CRL_OCTETS)):
             opened = open_crl(part)
             yield opened.issuer_der, decode_crl(opened)
     except (OSError, ValueError, CRLRefused, MalformedMessage):

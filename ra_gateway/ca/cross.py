@@ -50,7 +50,7 @@ from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.requests import read_certification_request
 from ra_gateway.cmp.x520 import require_certifiable
 from ra_gateway.errors import CMPError, ConfigError, CRLRefused
-from ra_gateway.keys import read_bounded
+from ra_gateway.files import read_bounded
 
 _COMPROMISED: Final = (Reason.keyCompromise, Reason.cACompromise, Reason.aACompromise)
 

@@ -21,12 +21,17 @@ from urllib.parse import quote
 
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.errors import ConfigError, Problem
-from ra_gateway.files import give_like, make_directory, synchronize, write_new
+from ra_gateway.files import (
+    give_like,
+    make_directory,
+    read_bounded,
+    synchronize,
+    write_new,
+)
 from ra_gateway.keys import (
     HSM_SCHEME,
     load_private_key,
     new_key,
-    read_bounded,
     write_certificates,
     write_private_key,
 )
@@ -258,7 +263,7 @@ class Change:
         }
         for base, directories, names in os.walk(self._path, topdown=False):
             for path in (Path(base, name) for name in names):
-                if path not in wanted or path.read_bytes() != wanted[path]:
+                if path not in wanted or read_bounded(path) != wanted[path]:
                     path.unlink()
             for name in directories:
                 with suppress(OSError):  # not empty

@@ -39,13 +39,12 @@ from ra_gateway.ca.profiles import RA
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.protection import Credential
 from ra_gateway.errors import CMPError, ConfigError
-from ra_gateway.files import make_directory, read_with_status, write_new
+from ra_gateway.files import make_directory, read_bounded, read_with_status, write_new
 from ra_gateway.keys import (
     TooDear,
     make_credential,
     new_key,
     pem,
-    read_bounded,
     require_affordable,
     write_certificates,
 )

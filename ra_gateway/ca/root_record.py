@@ -21,7 +21,8 @@ from ra_gateway.cmp.crl import CRLContent, decode_crl, open_crl
 from ra_gateway.cmp.names import attributes, folded, same_name
 from ra_gateway.cmp.oids import OID
 from ra_gateway.errors import ConfigError, CRLRefused
-from ra_gateway.keys import load_certificates, read_bounded
+from ra_gateway.files import read_bounded
+from ra_gateway.keys import load_certificates
 
 ROOT_CRL: Final = "root.crl"
 CROSS: Final = "cross"

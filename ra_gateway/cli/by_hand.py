@@ -329,7 +329,7 @@ def ca_root_crl(
 def _read(path: Path) -> bytes:
     """Return the one PKCS #10 of a file."""
     from ra_gateway.cmp.pem import pem_blocks
-    from ra_gateway.keys import read_bounded
+    from ra_gateway.files import read_bounded
 
     try:
         octets = read_bounded(path)

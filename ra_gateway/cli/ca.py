@@ -37,6 +37,7 @@ from ra_gateway.cli.output import (
     print_json,
     progress,
     read_password,
+    reloads_put_off,
     require_name,
     run,
     say,
@@ -346,6 +347,7 @@ def ca_expiries(directory: DirectoryArgument, as_json: JSONOption = False) -> No
 
 
 @ca_app.command("serve", examples=("ra-gateway ca serve --config ca.toml",))
+@reloads_put_off()
 def ca_serve(port: PortOption = None, config: ConfigOption = CONFIG) -> None:
     """Serve the bundled CA as a process of its own, for gateways that use it over HTTP."""
     from ra_gateway.app.ca_service import CAService

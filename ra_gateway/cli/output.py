@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
+import signal
 import sys
 from collections.abc import (
     Callable,
@@ -178,6 +179,20 @@ def run(main: Coroutine[Any, Any, T]) -> T:
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(main)
+
+
+@contextmanager
+def reloads_put_off() -> Iterator[None]:
+    """Have a SIGHUP wait for `serve_until_signalled`: it is not to end a start, nor is what changed to be missed."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGHUP,))
+    try:
+        yield
+    except BaseException:
+        signal.sigtimedwait(
+            (signal.SIGHUP,), 0
+        )  # there is nothing to reload, but something to tell
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGHUP,))
+        raise
 
 
 def serve_until_signalled(

@@ -20,6 +20,7 @@ from ra_gateway.cli.output import (
     PortOption,
     called,
     named_subjects,
+    reloads_put_off,
     say,
     serve_until_signalled,
     show_check,
@@ -121,6 +122,7 @@ def _vendors(texts: Iterable[str]) -> dict[str, tuple[str, str]]:
     return vendors
 
 
+@reloads_put_off()
 def serve(port: PortOption = None, config: ConfigOption = CONFIG) -> None:
     """Serve base stations until SIGTERM or Ctrl-C; what was accepted is answered first."""
     from ra_gateway.app.application import Application

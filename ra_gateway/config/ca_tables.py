@@ -22,6 +22,7 @@ from ra_gateway.config.values import (
     PublishedURL,
     URLPath,
 )
+from ra_gateway.files import read_bounded
 from ra_gateway.ldap import PORTS, Directory
 from ra_gateway.settings.files import PublicPath, SecretPath, WrittenPath
 from ra_gateway.settings.values import Name, Named, Seconds, Table, WholeSeconds
@@ -299,7 +300,7 @@ class CAConfig(Table):
             OSError: The file with the URL cannot be read.
         """
         if self.ledger_url_path is not None:
-            return self.ledger_url_path.read_text(encoding="utf-8-sig", errors="replace").strip()
+            return read_bounded(self.ledger_url_path).decode("utf-8-sig", "replace").strip()
         if self.ledger_url is not None:
             return self.ledger_url
         assert self.ledger_path is not None  # one of the three: rules.py sees to it

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ra_gateway.errors import ConfigError, Problem
+from ra_gateway.files import read_bounded
 
 DEFAULT_PATHS: Final = (Path("gateway.toml"), Path("/etc/ra_gateway/gateway.toml"))
 """The first of them that exists is read where none is named."""
@@ -17,6 +18,9 @@ DEFAULT_PATHS: Final = (Path("gateway.toml"), Path("/etc/ra_gateway/gateway.toml
 PATH_VARIABLE: Final = "RA_GATEWAY_CONFIG"
 VARIABLES: Final = "RA_GATEWAY__"
 """Environment variables that begin so are settings: RA_GATEWAY__SERVER__LISTEN_PORT is server.listen_port."""
+
+_MOST_OCTETS: Final = 4_194_304
+"""Thousands of vendors have no more; what is read is walked in Python while base stations are answered."""
 
 _KEY: Final = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+|\[\d+\])*")
 
@@ -227,7 +231,8 @@ def parsed(text: str, name: str) -> dict[str, Any]:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig")  # editors may begin it with a mark
+        octets = read_bounded(path, _MOST_OCTETS)
+        return octets.decode("utf-8-sig")  # editors may begin it with a mark
     except OSError as error:
         what, todo = f"cannot be read: {error.strerror}", "".join(_where_else(path))
     except UnicodeDecodeError as error:

@@ -26,6 +26,7 @@ from ra_gateway.cmp.names import (
 )
 from ra_gateway.cmp.x520 import alternative_name_text_faults, subject_text_faults
 from ra_gateway.errors import ConfigError
+from ra_gateway.files import read_bounded
 from ra_gateway.postgres_url import PostgresURL, UnusableURL, usable_postgres_url
 from ra_gateway.redis_url import TODO as REDIS_TODO
 from ra_gateway.redis_url import RedisURL, parse_redis_url
@@ -296,7 +297,7 @@ def _database_url_file(path: Path, info: ValidationInfo) -> Path:
     path = secret_file(path, info)
     if checks_files(info):
         try:
-            text = path.read_text(encoding="utf-8-sig").strip()
+            text = read_bounded(path).decode("utf-8-sig").strip()
         except ValueError:
             text = ""
         _postgres_url(text)

@@ -11,6 +11,7 @@ from typing import Final
 from urllib.parse import unquote, unquote_to_bytes
 
 from ra_gateway.errors import GatewayError
+from ra_gateway.files import open_to_read
 
 SCHEME: Final = "pkcs11:"
 """What the one line of a key file begins with when the key is in an HSM."""
@@ -154,7 +155,7 @@ def _pin_path(value: str, directory: Path) -> Path:
 
 def read_pin(path: Path) -> str:
     try:
-        with path.open("rb") as file:
+        with open_to_read(path) as file:
             mode = os.fstat(file.fileno()).st_mode
             octets = file.read(_MAX_PIN_BYTES + 1)
     except OSError as error:

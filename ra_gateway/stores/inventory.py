@@ -20,6 +20,7 @@ from ra_gateway.cmp.names import (
 from ra_gateway.cmp.x520 import alternative_name_text_faults, subject_text_faults
 from ra_gateway.errors import ConfigError, MalformedMessage, Problem
 from ra_gateway.events import EventSink, InventoryChanged, InventoryRefused, unheard
+from ra_gateway.files import open_to_read
 from ra_gateway.ra.ports import InventoryEntry
 from ra_gateway.stores.rows import as_line, read_rows, refuse, separator
 
@@ -298,7 +299,9 @@ def rewritten(path: Path, devices: Mapping[tuple[str, str], Listed]) -> bytes:
         OSError, ConfigError: It cannot be read any more.
     """
     before = {item.place: item for item in read_devices(path)}
-    lines = path.read_bytes().removesuffix(b"\n").split(b"\n")
+    with open_to_read(path) as file:
+        octets = file.read()
+    lines = octets.removesuffix(b"\n").split(b"\n")
     header = next(line for line in lines if not line.removeprefix(b"\xef\xbb\xbf").startswith(b"#"))
     sign, end = separator(header), "\r" if header.endswith(b"\r") else ""
 
@@ -320,7 +323,7 @@ def rewritten(path: Path, devices: Mapping[tuple[str, str], Listed]) -> bytes:
 
 def _lines(path: Path) -> int:
     try:
-        with path.open("rb") as file:
+        with open_to_read(path) as file:
             return sum(part.count(b"\n") for part in iter(lambda: file.read(65536), b""))
     except OSError:
         return 0  # whoever reads it says so

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 from sqlalchemy import (
+    CompoundSelect,
     Connection,
     Engine,
     NullPool,
@@ -19,8 +21,9 @@ from sqlalchemy import (
     delete,
     func,
     insert,
-    or_,
+    not_,
     select,
+    union_all,
 )
 from sqlalchemy import table as sql_table
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
@@ -29,6 +32,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from ra_gateway.cmp.identity import identity_key
 from ra_gateway.cmp.names import spellings, split_general_names
 from ra_gateway.errors import ConfigError, Problem, StoreUnavailable, printable
+from ra_gateway.files import read_bounded
 from ra_gateway.postgres_url import UnusableURL, usable_postgres_url
 from ra_gateway.ra.ports import InventoryEntry
 from ra_gateway.stores.inventory import COLUMNS, Listed, uncertifiable
@@ -40,6 +44,12 @@ _SETTING: Final = "inventory.sql"
 
 _MOST_CHARACTERS: Final = 16_384
 """Of a value, as in a line of a file."""
+
+_MOST_OCTETS: Final = 1_000_000
+"""Of a row or a statement in SQLite: it refuses larger ones, and does not make them first."""
+
+_STEPS: Final = 10_000
+"""Of SQLite's virtual machine between two looks at the time: some tenths of a millisecond."""
 
 _WRITE_SECONDS: Final = 300.0
 """For a whole list."""
@@ -94,15 +104,7 @@ class SQLInventory:
         Raises:
             StoreUnavailable: Nobody can say: no answer in time, two rows, or one that cannot be used.
         """
-        columns = self._table.c
-        # Devices of other RAs and shared secrets are known by their subjects.
-        keys = [*map(identity_key, spellings(identity) if ":" in domain else (identity,))]
-        query = (
-            select(columns.subject, columns.san, columns.enabled)
-            .where(columns.domain == domain)
-            .where(or_(func.lower(columns.identity).in_(keys), columns.identity.in_(keys)))
-            .limit(2)
-        )
+        query = self.query(domain, identity)
         rows = await self._read(lambda connection: connection.execute(query).all())
         if not rows:
             return None
@@ -117,6 +119,20 @@ class SQLInventory:
                 f"the inventory's {self.name}, of {identity[:80]} of {domain}: {error}"
             ) from None
         return entry
+
+    def query(self, domain: str, identity: str) -> CompoundSelect[Any]:
+        """Return what finds the rows of a device: each once, two at most."""
+        columns = self._table.c
+        # Devices of other RAs and shared secrets are known by their subjects.
+        keys = [*map(identity_key, spellings(identity) if ":" in domain else (identity,))]
+        of_vendor = select(columns.subject, columns.san, columns.enabled).where(
+            columns.domain == domain
+        )
+        # One after the other: for an OR of both, SQLite takes no index, and reads all devices of the vendor.
+        in_lower_case, as_it_is = func.lower(columns.identity).in_(keys), columns.identity.in_(keys)
+        return union_all(
+            of_vendor.where(in_lower_case), of_vendor.where(as_it_is, not_(in_lower_case))
+        ).limit(2)
 
     async def look(self) -> None:
         """Check that the table can be read now.
@@ -179,14 +195,12 @@ class SQLInventory:
         found: dict[tuple[str, str], Listed] = {}
         problems: list[Problem] = []
         for number, row in enumerate(rows, 1):
-            domain, identity = _text(row.domain, "domain"), _text(row.identity, "identity")
-            where, place = (
-                f"{self.name}:{identity[:80]} of {domain[:80]}",
-                f"{identity} of {domain}",
-            )
+            where = f"{self.name}:row {number}"
             try:
+                domain, identity = _name(row.domain, "domain"), _name(row.identity, "identity")
+                where = f"{self.name}:{identity[:80]} of {domain[:80]}"
                 entry = _entry(row)
-                item = Listed(where, place, domain, identity, entry)
+                item = Listed(where, f"{identity} of {domain}", domain, identity, entry)
                 what = uncertifiable(entry)
                 if what is None and item.key in found:
                     what = "is listed twice, as case and blanks make no difference"
@@ -217,7 +231,10 @@ class SQLInventory:
         try:
             async with asyncio.timeout(seconds):
                 if isinstance(self._engine, Engine):
-                    return await asyncio.to_thread(self._run_sqlite, self._engine, function, writes)
+                    give_up_at = time.monotonic() + seconds
+                    return await asyncio.to_thread(
+                        self._run_sqlite, self._engine, function, writes, give_up_at
+                    )
                 async with self._begun(self._engine, writes) as connection:
                     result: T = await connection.run_sync(function)
                     return result
@@ -229,8 +246,13 @@ class SQLInventory:
             raise StoreUnavailable(f"the inventory's {self.name}: {_reason(error)}") from error
 
     @staticmethod
-    def _run_sqlite(engine: Engine, function: Callable[[Connection], T], writes: bool) -> T:
+    def _run_sqlite(
+        engine: Engine, function: Callable[[Connection], T], writes: bool, give_up_at: float
+    ) -> T:
         with engine.connect() as connection:
+            # Nothing else ends a thread: a view may have no end, and whoever asked has gone.
+            driver = cast(sqlite3.Connection, connection.connection.driver_connection)
+            driver.set_progress_handler(lambda: time.monotonic() > give_up_at, _STEPS)
             if not writes:
                 connection.exec_driver_sql("PRAGMA query_only = ON")
             connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
@@ -250,10 +272,12 @@ class SQLInventory:
 def _sqlite(path: Path, timeout_seconds: float) -> Engine:
     def connect() -> sqlite3.Connection:
         # rw: a file that is not there is not made. No isolation level: the module begins nothing by itself.
-        return sqlite3.connect(
+        connection = sqlite3.connect(
             f"{path.absolute().as_uri()}?mode=rw", uri=True, timeout=timeout_seconds,
             isolation_level=None, check_same_thread=False,
         )  # fmt: skip
+        connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _MOST_OCTETS)
+        return connection
 
     return create_engine("sqlite://", creator=connect, poolclass=NullPool, hide_parameters=True)
 
@@ -261,7 +285,7 @@ def _sqlite(path: Path, timeout_seconds: float) -> Engine:
 def _postgres(path: Path, timeout_seconds: float, max_connections: int) -> AsyncEngine:
     import asyncpg
 
-    url = usable_postgres_url(path.read_text(encoding="utf-8-sig", errors="replace").strip())
+    url = usable_postgres_url(read_bounded(path).decode("utf-8-sig", "replace").strip())
     if isinstance(url, UnusableURL):
         raise ConfigError.of(f"{_SETTING}.url_path", f"the URL of the database {url}", url.todo)
 
@@ -302,6 +326,15 @@ def _text(value: object, name: str) -> str:
     if not isinstance(value, str) or len(value) > _MOST_CHARACTERS:
         raise ValueError(f"{name} is no text, or a very long one")
     return value.strip()
+
+
+def _name(value: object, name: str) -> str:
+    """Return what a row is of, as a file may have it."""
+    text = _text(value, name)
+    if not text.isprintable():
+        char = next(char for char in text if not char.isprintable())
+        raise ValueError(f"{name} has a character that cannot be seen, {printable(char)}")
+    return text
 
 
 def _row(item: Listed) -> dict[str, object]:

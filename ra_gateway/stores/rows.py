@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from ra_gateway.errors import ConfigError, Problem, printable
+from ra_gateway.files import open_to_read
 
 MAX_LINE_OCTETS: Final = 16 * 1024
 """A device's subject and names have some hundred."""
@@ -59,7 +60,7 @@ def read_rows(
         ConfigError: The file cannot be read, or has another header.
     """
     try:
-        with path.open("rb") as file:
+        with open_to_read(path) as file:
             header: list[str] | None = None
             number, sign = 0, ","
             while octets := file.readline(MAX_LINE_OCTETS + 1):

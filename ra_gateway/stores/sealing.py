@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from ra_gateway.errors import ConfigError, GatewayError, Problem
+from ra_gateway.files import open_to_read
 
 SEAL_OCTETS: Final = 32
 MIN_KEY_OCTETS: Final = 32
@@ -105,7 +106,7 @@ def load_seal_keys(paths: Sequence[Path]) -> list[bytes]:
     keys = []
     for path in paths:
         try:
-            with path.open("rb") as file:
+            with open_to_read(path) as file:
                 key = file.read(_MAX_KEY_OCTETS + 1).strip()
         except OSError as error:
             problems.append(Problem(setting, f"{path} cannot be read: {error.strerror}", todo))

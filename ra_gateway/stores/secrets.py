@@ -31,7 +31,7 @@ from ra_gateway.cmp.names import (
 )
 from ra_gateway.cmp.x520 import alternative_name_text_faults, subject_text_faults
 from ra_gateway.errors import Problem, StoreUnavailable
-from ra_gateway.files import make_file
+from ra_gateway.files import make_file, open_to_read
 from ra_gateway.peers import network_of
 from ra_gateway.ra.ports import Claim, Clock
 from ra_gateway.stores.rows import read_rows, refuse
@@ -158,7 +158,8 @@ class _UsedSecrets:
         file = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._holders = _holders(self.path.read_text(encoding="ascii"))
+            with open_to_read(self.path) as listed:
+                self._holders = _holders(listed.read().decode("ascii"))
         except OSError:
             os.close(file)
             raise

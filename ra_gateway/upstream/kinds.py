@@ -164,7 +164,7 @@ class StepCAUpstream(SigningUpstream):
         Raises:
             ConfigError: Files that the table names cannot be used.
         """
-        from ra_gateway.keys import load_certificates, load_private_key
+        from ra_gateway.keys import load_certificates, load_private_key, read_password
         from ra_gateway.upstream.rest import RestClient
         from ra_gateway.upstream.step_ca import Provisioner, StepCASigner
 
@@ -175,7 +175,7 @@ class StepCAUpstream(SigningUpstream):
             self.provisioner,
             load_private_key(
                 self.provisioner_key_path,
-                None if path is None else path.read_bytes().rstrip(b"\r\n"),
+                read_password(path),
                 f"{setting}.provisioner_key_path",
             ),
             setting=f"{setting}.provisioner_key_path",

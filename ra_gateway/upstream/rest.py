@@ -30,6 +30,7 @@ from ra_gateway.errors import (
     UpstreamBroken,
     UpstreamUnavailable,
 )
+from ra_gateway.files import open_to_read
 from ra_gateway.keys import pem
 from ra_gateway.upstream.http import (
     _BUSY,
@@ -280,7 +281,7 @@ async def read_token(path: Path) -> str:
 
 def _token(path: Path) -> str:
     try:
-        with path.open("rb") as file:
+        with open_to_read(path) as file:
             token = file.read(_TOKEN_BYTES + 1).decode("ascii").strip()
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else "not ASCII"

@@ -21,6 +21,7 @@ from ra_gateway.cmp.mac import (
 from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.cmp.names import NULL_DN
 from ra_gateway.errors import ConfigError
+from ra_gateway.files import read_bounded
 from ra_gateway.upstream.tables import CASecretConfig
 
 WATCH_SECONDS: Final = 2.0
@@ -133,7 +134,7 @@ class SecretOfCA:
     def _load(self) -> MACCredential:
         config, where = self._config, f"{self._setting}.secret_path"
         try:
-            octets = config.secret_path.read_bytes().rstrip(b"\r\n")
+            octets = read_bounded(config.secret_path).rstrip(b"\r\n")
         except OSError as error:
             todo = "Make it readable for the user the gateway runs as"
             raise ConfigError.of(where, f"cannot be read: {error.strerror}", todo) from error

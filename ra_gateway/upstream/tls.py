@@ -6,6 +6,7 @@ import ssl
 from pathlib import Path
 
 from ra_gateway.errors import ConfigError, Problem
+from ra_gateway.files import read_bounded
 
 
 def tls_context(
@@ -66,7 +67,7 @@ def _password(setting: str, path: Path | None) -> bytes:
     if path is None:
         return b""
     try:
-        return path.read_bytes().split(b"\n", 1)[0].rstrip(b"\r")
+        return read_bounded(path).split(b"\n", 1)[0].rstrip(b"\r")
     except OSError as error:
         raise _unusable(
             f"{setting}.tls_key_password_path",

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import sqlite3
+import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
+from sqlalchemy.dialects import sqlite as sqlite_dialect
 
 from ra_gateway.config.service_tables import InventorySQLConfig
 from ra_gateway.errors import PKIFailureInfo, StoreUnavailable
 from ra_gateway.ra.ports import InventoryEntry
 from ra_gateway.stores.inventory_sql import SQLInventory
 from tests.support.commandline import run, succeeded
+from tests.support.patience import PATIENCE_SECONDS
 from tests.support.pki import VendorPKI
 from tests.support.postgres_server import PostgresServer
 from tests.support.setups import make_setup
+
+ROOT = Path(__file__).resolve().parents[2]
 
 HEADER = "domain,identity,subject,san,enabled"
 
@@ -32,6 +38,21 @@ TABLE = """
         ('acme', 'bad name', 'enb-1', '', {yes}),
         ('acme', 'bad san', '', 'enb-1', {yes}),
         ('acme', 'nothing', '', '', NULL);
+"""
+
+
+NAMELESS = """
+    DELETE FROM inventory;
+    INSERT INTO inventory VALUES
+        ('acme', {escape} || '[2J', '', '', true),
+        ('acme', {long}, '', '', true),
+        ({escape}, 'sn8', '', '', true);
+"""
+
+ENDLESS = """
+    CREATE VIEW inventory AS
+    WITH RECURSIVE t(x) AS (SELECT 0 AS x UNION ALL SELECT x + 1 FROM t)
+    SELECT 'acme' AS domain, 'sn' || x AS identity, '' AS subject, '' AS san, 1 AS enabled FROM t WHERE x < 0
 """
 
 
@@ -143,6 +164,53 @@ async def test_a_table_that_is_none_admits_nobody(
         assert len(caught.value.detail) < 300
 
 
+@pytest.mark.parametrize("vendor", ["acme", "ra:ran"])
+def test_a_device_is_found_by_an_index(tmp_path: Path, vendor: str) -> None:
+    """In the table that docs/registering.md makes: of a million devices, one is not looked for among all."""
+    page = (ROOT / "docs/registering.md").read_text()
+    path = tmp_path / "devices.sqlite"
+    connection = sqlite3.connect(path)
+    for begin in ("CREATE TABLE inventory", "CREATE INDEX inventory_lower"):
+        connection.execute(page[page.index(f"    {begin}") :].partition(";")[0])
+    settings = InventorySQLConfig.model_validate({"sqlite_path": path})
+    query = SQLInventory(**dict(settings)).query(vendor, "serialNumber=1,CN=a")
+    sql = str(
+        query.compile(dialect=sqlite_dialect.dialect(), compile_kwargs={"literal_binds": True})
+    )
+    plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {sql}")]
+    ways = [step for step in plan if " inventory" in step]
+    assert len(ways) == 2
+    assert all(re.search(r"\(domain=\? AND (identity|<expr>)=\?\)", way) for way in ways), plan
+
+
+def test_sqlite_that_does_not_answer_is_interrupted(tmp_path: Path) -> None:
+    """A thread of the process that reads for ever would hold up others, and its end."""
+    path = tmp_path / "devices.sqlite"
+    connection = sqlite3.connect(path)
+    connection.execute(ENDLESS)
+    connection.close()
+    settings = InventorySQLConfig.model_validate({"sqlite_path": path, "timeout_seconds": 0.1})
+    inventory = SQLInventory(**dict(settings))
+
+    async def look_up() -> None:
+        with pytest.raises(StoreUnavailable, match="does not answer in time"):
+            await inventory.find("acme", "sn1")
+
+    begun = threading.Thread(target=lambda: asyncio.run(look_up()), daemon=True)
+    begun.start()
+    begun.join(PATIENCE_SECONDS)  # asyncio.run waits for its threads
+    assert not begun.is_alive()
+
+
+async def test_a_value_of_any_length_is_not_read(tmp_path: Path) -> None:
+    tables = sqlite_tables(tmp_path)
+    tables.execute(
+        "INSERT INTO inventory VALUES ('acme', 'long', hex(zeroblob(2000000)), '', true)"
+    )
+    with pytest.raises(StoreUnavailable, match="too big"):
+        await tables.inventory().find("acme", "long")
+
+
 async def test_many_devices_at_once(inventory: SQLInventory) -> None:
     """More than there are connections."""
     found = await asyncio.gather(*(inventory.find("acme", "SN1") for _ in range(30)))
@@ -199,6 +267,27 @@ def test_check_names_the_rows(config: Path) -> None:
         f"table inventory:{identity} of acme"
         for identity in ("TWICE", "bad name", "bad san", "nothing")
     ]
+
+
+def test_check_names_rows_that_have_no_name(config: Path, tables: Tables) -> None:
+    """As a database may have them: no text, far too long, or with what moves a terminal's cursor."""
+    escape, long = (
+        ("chr(27)", "repeat('a', 20000)")
+        if tables.is_postgres
+        else ("char(27)", "hex(zeroblob(10000))")
+    )
+    tables.execute(NAMELESS.format(escape=escape, long=long))
+    said = ["has a character that cannot be seen, \\x1b"] * 2 + ["is no text, or a very long one"]
+    if not tables.is_postgres:  # where a column has texts only
+        tables.execute("INSERT INTO inventory VALUES ('acme', x'21', '', '', true)")
+        said.append("is no text, or a very long one")
+    for command in (("check",), ("export",)):
+        ended = run("inventory", *command, "--config", config)
+        assert ended.exit_code == 2, ended.output
+        lines = ended.stderr.splitlines()
+        assert len(lines) == len(said)
+        assert all(sum(text in line for line in lines) == said.count(text) for text in said)
+        assert all(line.startswith("table inventory:row ") for line in lines)
 
 
 def test_import_and_export(config: Path, tables: Tables, tmp_path: Path) -> None:

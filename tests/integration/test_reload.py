@@ -398,6 +398,53 @@ def test_sighup_reloads_and_ends_nothing(config: Path) -> None:
         assert gateway.stop() == 0
 
 
+_HUNG_UP_AT_START = """
+import os, signal
+from ra_gateway.config import reading
+
+def hanging_up(load):
+    def loaded(*arguments, **options):
+        if "HUNG_UP" not in os.environ:
+            os.environ["HUNG_UP"] = "yes"
+            os.kill(os.getpid(), signal.SIGHUP)
+        return load(*arguments, **options)
+    return loaded
+
+reading.load, reading.load_ca = hanging_up(reading.load), hanging_up(reading.load_ca)
+from ra_gateway.cli.main import main
+main()
+"""
+
+
+@pytest.mark.parametrize("kind", [GatewayProcess, CAProcess])
+@pytest.mark.parametrize("is_good", [True, False])
+async def test_sighup_during_the_start_is_a_reload_after_it(
+    config: Path, tmp_path: Path, kind: type[ServerProcess], is_good: bool
+) -> None:
+    """Who rotates logs, or a certificate, does not know that the machine has just booted.
+
+    A start that fails says why.
+    """
+    if not is_good:
+        edit(config, "[log]\n", "[log]\nlevle = 1\n")
+    log = tmp_path / "start.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(  # nothing else is to run meanwhile
+            [sys.executable, "-c", _HUNG_UP_AT_START, *kind.command, "--config", str(config)],
+            stdout=output,
+            stderr=output,
+        )
+    try:
+        await until(lambda: process.poll() is not None or "config.reloaded" in log.read_text())
+        assert (process.poll() is None) is is_good, log.read_text()
+        process.terminate()
+        await until(lambda: process.poll() is not None)
+        assert process.returncode == (0 if is_good else 2), log.read_text()
+        assert is_good or "levle" in log.read_text()
+    finally:
+        process.kill()
+
+
 @pytest.mark.parametrize("kind", [GatewayProcess, CAProcess])
 def test_the_log_file_is_opened_anew(config: Path, kind: type[ServerProcess]) -> None:
     """As logrotate wants it, also where the reload is refused; one that cannot be written to refuses the reload."""

@@ -26,7 +26,7 @@ from ra_gateway.ca.ledger import audit
 from ra_gateway.ca.ledger.database import write
 from ra_gateway.ca.ledger.ledger import Ledger
 from ra_gateway.errors import ConfigError
-from ra_gateway.files import make_file, open_new
+from ra_gateway.files import make_file, open_new, open_to_read
 
 CHECKPOINTS: Final = "checkpoints"
 """Usual name of the file."""
@@ -78,7 +78,7 @@ class Checkpoints:
         """
         if not self.path.exists():
             return []
-        with self.path.open("rb") as file:
+        with open_to_read(self.path) as file:
             octets = file.read(_MOST_OCTETS + 1)
         if len(octets) > _MOST_OCTETS:
             raise self._wrong("is larger than any that was written here")
@@ -172,7 +172,7 @@ class Checkpoints:
                 file.write(secrets.token_bytes(_KEY_OCTETS))
                 file.flush()
                 os.fsync(file.fileno())
-        with self._key_path.open("rb") as file:
+        with open_to_read(self._key_path) as file:
             mode = os.fstat(file.fileno()).st_mode
             key = file.read(_KEY_OCTETS + 1)
         if mode & (stat.S_IRWXG | stat.S_IRWXO):
