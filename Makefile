@@ -14,6 +14,9 @@ endif
 # Of `make coverage`, in percent of lines and branches: a little below what was measured. They only go up.
 FLOORS := cmp:96 ra:96 ca:79
 
+# Of `make test`: while a test waits for a disk, a process or a clock, a core has another one to run.
+WORKERS = $(shell expr $$(nproc) + 1)
+
 .DEFAULT_GOAL := help
 # The tests start hundreds of processes: compiled modules save each of them a second or more.
 unexport PYTHONDONTWRITEBYTECODE
@@ -122,7 +125,7 @@ contracts: setup  ## Check which module may import which
 	$(BIN)/lint-imports --no-cache
 
 test: setup openssl newer-openssl softhsm slapd postgresql haproxy logrotate prometheus systemd lint types contracts  ## Run every check and every test (PYTEST_ARGS="-k word" for some)
-	$(BIN)/python -m pytest -n auto --dist worksteal $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
 
 coverage: setup openssl softhsm slapd postgresql  ## Measure which lines and branches the unit and conformance tests run; fails below a floor
 	@mkdir -p build/coverage && rm -f build/coverage/data*

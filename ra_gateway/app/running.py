@@ -15,7 +15,7 @@ import structlog
 from pydantic import BaseModel
 
 from ra_gateway import __version__
-from ra_gateway.app.changes import config_digest
+from ra_gateway.app.configuration_changes import config_digest
 from ra_gateway.app.huge_pages import use_huge_pages
 from ra_gateway.app.systemd import keep_alive, notify, notify_reloading
 from ra_gateway.clocks import SteadyClock

@@ -10,9 +10,9 @@ import msgspec
 
 from ra_gateway.cmp.bodies import PKIStatusInfo
 from ra_gateway.cmp.certificates import Certificate
-from ra_gateway.cmp.header_checks import quirks_against
 from ra_gateway.cmp.mac import MACCredential
 from ra_gateway.cmp.messages import PKIMessage
+from ra_gateway.cmp.quirks import quirks_against
 from ra_gateway.cmp.responder import Unreadable
 from ra_gateway.cmp.verification import Authenticated, AuthenticatedMessage
 from ra_gateway.errors import CMPError

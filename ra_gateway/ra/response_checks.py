@@ -41,6 +41,7 @@ from ra_gateway.cmp.codes import (
     RESPONSE_TO,
     BodyType,
     PKIStatus,
+    Possession,
     is_cert_req_id,
 )
 from ra_gateway.cmp.crmf import CertId, cert_id
@@ -55,7 +56,7 @@ from ra_gateway.cmp.polling import (
     poll_rep_content,
     polled_cert_req_id,
 )
-from ra_gateway.cmp.requests import Possession, require_delivery
+from ra_gateway.cmp.requests import require_delivery
 from ra_gateway.cmp.signers import certificate_bag
 from ra_gateway.cmp.trust import Path
 from ra_gateway.cmp.verification import Authenticated, AuthenticatedMessage
@@ -70,9 +71,10 @@ from ra_gateway.ra.ca_answers import (
     refused_question,
     status_told,
 )
-from ra_gateway.ra.endpoints import CaPubs, CAQuirk, Endpoint, ImplicitConfirm, Upstream, Variant
-from ra_gateway.ra.information import ANSWER_TO
+from ra_gateway.ra.endpoints import Endpoint, Upstream
+from ra_gateway.ra.general_messages import ANSWER_TO
 from ra_gateway.ra.registration import check_no_ra
+from ra_gateway.ra.settings import CaPubs, CAQuirk, ImplicitConfirm, Variant
 from ra_gateway.ra.transaction import Event, PlannedResponse, Transaction
 from ra_gateway.values import Value, replace
 

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 from ra_gateway.cmp.bodies import PKICONF_BODY
 from ra_gateway.cmp.codes import BodyType
-from ra_gateway.cmp.header_checks import NONCE_OCTETS, Strictness
+from ra_gateway.cmp.header_checks import NONCE_OCTETS
 from ra_gateway.cmp.messages import (
     IMPLICIT_CONFIRM,
     InfoTypeAndValue,
@@ -23,6 +23,7 @@ from ra_gateway.cmp.messages import (
 from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.polling import PollRep, poll_rep_body, waiting_body
 from ra_gateway.cmp.protection import Protecting, protect
+from ra_gateway.cmp.quirks import Strictness
 from ra_gateway.cmp.responder import (
     Reply,
     Unreadable,

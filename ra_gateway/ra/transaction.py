@@ -32,13 +32,12 @@ from itertools import count, takewhile
 from types import MappingProxyType
 from typing import Any, Final
 
-from ra_gateway.cmp.codes import BodyType
-from ra_gateway.cmp.requests import Possession
+from ra_gateway.cmp.codes import BodyType, Possession
 from ra_gateway.errors import TooManyTransactions
-from ra_gateway.ra import schema4
 from ra_gateway.values import Value, replace
 
 SCHEMA: Final = 5
+_SCHEMA_BEFORE: Final = 4
 
 
 class State(StrEnum):
@@ -260,7 +259,7 @@ class Transaction(Value, frozen=True):
         credential_digest: Digest of the RA's certificate that signs for it, towards the CA and the device.
         asked_as: Name of the type that the CA was asked by, where it is not the device's ("cr" for an ir); else "".
         relay_digest: Digest of the certificate of the RA that nested the request, empty where none did.
-        possession: How the request shows that its device has the private key (`cmp.requests.Possession`).
+        possession: How the request shows that its device has the private key (`cmp.codes.Possession`).
         quirks_of: Name of the domain whose quirks hold for its device, "" for none but its own domain's.
         failure: Name of the failInfo that a device which was told to wait is to be told, "" for none.
         lease_until: Until then one node is busy with the CA; a repeat waits instead of asking again.
@@ -375,7 +374,9 @@ class Transaction(Value, frozen=True):
         """
         try:
             plain = json.loads(fields["plain"])
-            if plain["schema"] == schema4.SCHEMA:
+            if plain["schema"] == _SCHEMA_BEFORE:
+                from ra_gateway.ra import schema4  # reads messages, which nothing else here does
+
                 granted = plain["state"] == State.GRANTED
                 fields = schema4.read(fields, plain["cert_req_id"], granted=granted)
             elif plain["schema"] != SCHEMA:
