@@ -351,7 +351,7 @@ class Transaction(Value, frozen=True):
         }
         fields = {
             "version": str(self.version).encode(),
-            "plain": json.dumps(plain, separators=(",", ":")).encode(),
+            "plain": _JSON.encode(plain).encode(),
             "signer_digest": self.key.signer_digest,
             "transaction_id": self.key.transaction_id,
             **{name: getattr(self, name) for name in _BYTE_FIELDS},
@@ -408,6 +408,8 @@ class Transaction(Value, frozen=True):
         except KeyError as error:
             raise ValueError(f"transaction without field {error}") from error
 
+
+_JSON: Final = json.JSONEncoder(separators=(",", ":"))  # `json.dumps` makes one each time
 
 _BYTE_FIELDS: Final = (
     "signer_der",

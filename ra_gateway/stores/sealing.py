@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import struct
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
@@ -17,7 +19,7 @@ from ra_gateway.files import open_to_read
 SEAL_OCTETS: Final = 32
 MIN_KEY_OCTETS: Final = 32
 _MAX_KEY_OCTETS: Final = 4096
-_LENGTH_OCTETS: Final = 4
+_LENGTH: Final = struct.Struct(">I")
 
 
 class NotSealed(GatewayError):
@@ -73,8 +75,16 @@ def _seal(key: bytes, octets: bytes, name: Sequence[str]) -> bytes:
 
 def packed(fields: Mapping[str, bytes]) -> bytes:
     """Return fields as one byte string: names and values, each after its length."""
-    parts = (part for name, value in fields.items() for part in (name.encode(), value))
-    return b"".join(len(part).to_bytes(_LENGTH_OCTETS, "big") + part for part in parts)
+    parts: list[bytes] = []
+    for name, value in fields.items():
+        parts += _counted_name(name), _LENGTH.pack(len(value)), value
+    return b"".join(parts)
+
+
+@lru_cache(maxsize=256)
+def _counted_name(name: str) -> bytes:
+    octets = name.encode()
+    return _LENGTH.pack(len(octets)) + octets
 
 
 def unpacked(octets: bytes) -> dict[str, bytes]:
@@ -83,15 +93,21 @@ def unpacked(octets: bytes) -> dict[str, bytes]:
     Raises:
         ValueError: They are not that.
     """
-    parts: list[bytes] = []
-    at = 0
-    while at < len(octets):
-        end = at + _LENGTH_OCTETS + int.from_bytes(octets[at : at + _LENGTH_OCTETS], "big")
-        parts.append(octets[at + _LENGTH_OCTETS : end])
-        at = end
-    if at != len(octets):
+    fields: dict[str, bytes] = {}
+    at, total = 0, len(octets)
+    try:
+        while at < total:
+            begin = at + _LENGTH.size
+            end = begin + _LENGTH.unpack_from(octets, at)[0]
+            at = end + _LENGTH.size
+            name, size = octets[begin:end].decode(), _LENGTH.unpack_from(octets, end)[0]
+            fields[name] = octets[at : at + size]
+            at += size
+    except struct.error:
+        at = -1
+    if at != total:
         raise ValueError("a record ends too early")
-    return {name.decode(): value for name, value in zip(parts[::2], parts[1::2], strict=True)}
+    return fields
 
 
 def load_seal_keys(paths: Sequence[Path]) -> list[bytes]:

@@ -22,6 +22,8 @@ class _Point(Value, frozen=True):
 
 
 class _Other(Value, frozen=True):
+    """Of another kind, with the same in it."""
+
     x: int
     y: tuple[int, ...] = ()
 
@@ -29,13 +31,11 @@ class _Other(Value, frozen=True):
 def test_nothing_changes_a_value() -> None:
     """Neither a field, nor a new one, nor taking one away."""
     point: Any = _Point(1, (2,))
-    for attempt in (
-        lambda: setattr(point, "x", 2),
-        lambda: setattr(point, "z", 2),
-        lambda: delattr(point, "x"),
-    ):
-        with pytest.raises((AttributeError, TypeError)):
-            attempt()
+    for name in ("x", "z"):
+        with pytest.raises(AttributeError):
+            setattr(point, name, 2)
+    with pytest.raises((AttributeError, TypeError)):
+        del point.x
     assert (point.x, point.y, point.sum) == (1, (2,), 3)
 
 
@@ -44,14 +44,15 @@ def test_values_are_what_they_hold() -> None:
     assert _Point(1) == _Point(x=1, y=())
     assert hash(_Point(1)) == hash(_Point(1))
     assert _Point(1) != _Point(2)
-    assert _Point(1) != _Other(1)
+    other: Any = _Other(1)
+    assert _Point(1) != other
     assert repr(_Point(1)) == "_Point(x=1, y=())"
 
 
 @pytest.mark.parametrize("changed", [replace, dataclasses.replace])
 def test_a_changed_one_is_another(changed: Any) -> None:
     """A field that it does not have is an error, not a new field."""
-    before = _Point(1, (2,))
+    before: Any = _Point(1, (2,))
     assert changed(before, x=5) == _Point(5, (2,))
     assert before == _Point(1, (2,))
     with pytest.raises(TypeError):
@@ -61,5 +62,6 @@ def test_a_changed_one_is_another(changed: Any) -> None:
 def test_dataclasses_knows_the_fields() -> None:
     """Whoever shows values or compares them field by field does so with these, too."""
     assert [field.name for field in dataclasses.fields(_Point)] == ["x", "y"]
-    assert dataclasses.is_dataclass(_Point)
-    assert dataclasses.asdict(_Point(1, (2,))) == {"x": 1, "y": (2,)}
+    point: Any = _Point(1, (2,))
+    assert dataclasses.is_dataclass(point)
+    assert dataclasses.asdict(point) == {"x": 1, "y": (2,)}
