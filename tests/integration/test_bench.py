@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,10 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.bench import capacity, run
+from tests.bench import ca, capacity, run
 from tests.support.capacity import figure
 from tests.support.commands import Command
-from tests.support.patience import PATIENCE_SECONDS
 from tests.support.redis_server import RedisServer
 
 
@@ -50,17 +48,13 @@ def test_the_benchmark_prints_its_table_and_writes_the_same_as_json(
         assert f"{row['ratio']:.2f}" in printed
 
 
-def test_the_cas_benchmark_prints_a_row_for_each_database() -> None:
+def test_the_cas_benchmark_prints_a_row_for_each_database(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A hundred issuances on SQLite and on PostgreSQL."""
-    result = subprocess.run(
-        [sys.executable, "-m", "tests.bench.ca", "--count", "100", "--postgres"],
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_SECONDS,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr
-    rows = result.stdout.splitlines()
+    monkeypatch.setattr(sys, "argv", ["ca", "--count", "100", "--postgres"])
+    ca.main()
+    rows = capsys.readouterr().out.splitlines()
     assert [row.split()[0] for row in rows] == ["SQLite", "PostgreSQL"]
     assert all("floor" in row for row in rows)
 
