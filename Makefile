@@ -150,9 +150,13 @@ fuzz-cost: setup  ## Look for the dearest inputs (INPUTS=..., SEED=...; KEEP=1 p
 demo: setup  ## Enrol and renew a simulated base station (KEEP=1 leaves it serving; DIR=..., PORT=...)
 	@$(BIN)/ra-gateway demo $(if $(DIR),--dir "$(DIR)") $(if $(PORT),--port $(PORT)) $(if $(filter-out 0 no,$(KEEP)),--keep)
 
-bench: setup postgresql  ## Measure enrolments and the CA's issuances (JSON=FILE writes the first as numbers too)
+bench: setup postgresql  ## Measure enrolments and the CA's issuances (JSON=FILE: the first as numbers too; AGAINST=COMMIT: against another version)
+ifdef AGAINST
+	@$(BIN)/python -m tests.bench.versions --against "$(AGAINST)" $(if $(JSON),--json "$(JSON)")
+else
 	@$(BIN)/python -m tests.bench.run $(if $(JSON),--json "$(JSON)")
 	@$(BIN)/python -m tests.bench.ca --postgres
+endif
 
 bench-ledger: setup postgresql  ## Measure ledgers of 10,000, 100,000 and 1,000,000 certificates (some minutes)
 	@$(BIN)/python -m tests.bench.ledger --rows 10000,100000,1000000 --postgres

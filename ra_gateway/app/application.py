@@ -4,32 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
-from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from contextlib import AsyncExitStack, suppress
+from typing import TYPE_CHECKING, ClassVar
 
 import structlog
 
-from ra_gateway.app.changes import config_digest, require_no_restart
 from ra_gateway.app.gateway import Wiring
 from ra_gateway.app.health import LOOK_SECONDS, Probe
-from ra_gateway.app.listener_tls import ListenerTLS, tls_tables
-from ra_gateway.app.listener_tls import load as load_tls
-from ra_gateway.app.management import Management
-from ra_gateway.app.readings import meter_gateway, names_of, of_tls
-from ra_gateway.app.reloading import Reloads
-from ra_gateway.app.running import cmp_listener, event_sink, listen, log_start, require_apart
-from ra_gateway.app.store import OTHER_SEAL_KEY, transaction_store
-from ra_gateway.cmp.selfcheck import require_codec
+from ra_gateway.app.process import Served, ServiceProcess
+from ra_gateway.app.readings import meter_gateway, names_of
+from ra_gateway.app.running import require_apart
+from ra_gateway.app.store import EMPTIED_TODO, FORGETS_TODO, OTHER_SEAL_KEY, transaction_store
 from ra_gateway.config.tables import GatewayConfig
 from ra_gateway.errors import StoreUnavailable, missing_extra
 from ra_gateway.events import Component, EventSink
-from ra_gateway.metrics import Metrics
 from ra_gateway.ra.pipeline import Gateway
 from ra_gateway.ra.services import Services
 from ra_gateway.stores.memory import MemoryStore
 from ra_gateway.stores.redis import RedisStore
-from ra_gateway.tasks import ended, supervised
+from ra_gateway.tasks import supervised
 
 if TYPE_CHECKING:
     from ra_gateway.app.ca import BundledService, CAWiring
@@ -47,33 +41,16 @@ def _bundled(config: GatewayConfig, sink: EventSink) -> BundledService | None:
     return BundledService(config.ca, config.vendors, sink)
 
 
-class Application:
-    """One gateway process: everything that a configuration asks for, wired together.
+class Application(ServiceProcess[GatewayConfig]):
+    """One gateway process: everything that a configuration asks for, wired together."""
 
-    Args:
-        sink: Takes what happens (`ra_gateway.events`) in place of the log, the bundled CA's facts included.
-        read: Reads the configuration again, for `reload`; raises ConfigError.
-        has_log: Whether the process's log is this service's, which then goes over with the rest.
+    by: ClassVar[Component] = Component.gateway
 
-    Raises:
-        ConfigError: On construction, when files that the configuration names cannot be used.
-    """
-
-    def __init__(
-        self,
-        config: GatewayConfig,
-        *,
-        sink: EventSink | None = None,
-        read: Callable[[], GatewayConfig] | None = None,
-        has_log: bool = False,
-    ) -> None:
-        require_codec()
+    def _wire(self) -> Served:
+        config = self.config
         ca = config.ca if config.has_bundled_upstream else None
         status = None if ca is None else ca.status
         require_apart("server", config.server, config.management, status)
-        self._read = read
-        metrics = Metrics()
-        self._sink = event_sink(metrics, sink)
         self._bundled = _bundled(config, self._sink)
         self._wiring = Wiring(
             config,
@@ -81,48 +58,20 @@ class Application:
             None if self._bundled is None else self._bundled.wiring,
             self._sink,
         )
-        self._tls = ListenerTLS(tls_tables(config))
-        self._background: list[asyncio.Task[None]] = []
         self._outgoing: list[Wiring] = []
-        self.listener = cmp_listener(
-            self._wiring,
-            config.server,
-            routes=self._wiring.routes,
-            profiles=self._wiring.profiles,
-            sink=self._sink,
-            by=Component.gateway,
-            tls=self._tls.context_of("server.tls"),
-        )
-        self._state = "starting"
         self._store_probe = Probe(lambda: self.store.ping())
+        self._forgets = ""
         self._seals_compared = False
-        self.management = Management(
-            config.management,
-            config.server.listen_port,
-            metrics,
-            self._parts,
-            tls=self._tls.context_of("management.tls"),
-            sink=self._sink,
-        )
-        self.management.configuration = config_digest(config)
-        self._reloads = Reloads(Component.gateway, self.management, self._sink, has_log=has_log)
-        self._metrics = metrics
         meter_gateway(
-            metrics,
+            self._metrics,
             lambda: self._wiring,
             lambda: self._outgoing,
-            self.listener,
             lambda: self._store_probe.problem,
         )
-        metrics.reads(lambda: of_tls(self._tls))
-        metrics.keep(names_of(self._wiring))
+        self._metrics.keep(names_of(self._wiring))
         if self._bundled is not None:
-            self._bundled.meter(metrics)
-
-    @property
-    def config(self) -> GatewayConfig:
-        """The configuration in force."""
-        return self._wiring.config
+            self._bundled.meter(self._metrics)
+        return self._wiring, self._wiring.routes, self._wiring.profiles
 
     @property
     def gateway(self) -> Gateway:
@@ -145,55 +94,18 @@ class Application:
             parts["ledger"] = self._bundled.problem
         return parts | self._wiring.parts()
 
-    async def start(self) -> tuple[str, int]:
-        """Open the ledger, fetch CRLs, and listen.
+    def _paths(self) -> dict[str, Sequence[str]]:
+        return {name: endpoint.url_paths for name, endpoint in self.config.endpoints.items()}
 
-        Where the store, the ledger or a CA does not answer yet, it starts all the same, and is ready once they do.
-
-        Returns:
-            Host and port.
-
-        Raises:
-            ConfigError: The ledger of the bundled CA cannot be used.
-            CannotListen: The address or the port cannot be had.
-        """
-        await self.management.start()
+    async def _open(self) -> None:
         await self._look_at_store()
         if self._bundled is not None:
             await self._bundled.start()
         await self._wiring.start()
-        self._background = [
-            asyncio.create_task(supervised("store.probe", self._watch_store)),
-            asyncio.create_task(supervised("tls", self._tls.watch)),
-        ]
-        server = self.config.server
-        where = await listen(self.listener, server.listen_host, server.listen_port, "server")
-        self._state = ""
-        log_start(
-            self.config,
-            where,
-            self.management.url,
-            {name: endpoint.url_paths for name, endpoint in self.config.endpoints.items()},
-            unready={part: what for part, what in self._parts().items() if what},
-        )
-        return where
+        self._background.append(asyncio.create_task(supervised("store.probe", self._watch_store)))
 
-    async def reload(self) -> None:
-        """Read the configuration and all files that it names again, and go by them from the next message on.
-
-        What is being answered is answered by the rules it began with. All of it is taken up, or nothing.
-
-        Raises:
-            ConfigError: It cannot be used, or changes what takes a restart; nothing has changed.
-        """
-        await self._reloads.one(self._go_over)
-
-    async def _go_over(self) -> GatewayConfig:
+    async def _take_up(self, config: GatewayConfig) -> Served:
         old = self._wiring
-        config = old.config if self._read is None else await asyncio.to_thread(self._read)
-        require_no_restart(old.config, config)
-        self._reloads.open_log(config.log)
-        tls = await asyncio.to_thread(load_tls, tls_tables(config))
         # Also where the process is to end: what was begun is not left open.
         async with AsyncExitStack() as undo:
             ca = None
@@ -213,12 +125,10 @@ class Application:
             await fresh.start()
             undo.pop_all()
         self._wiring = fresh
-        self._tls.take_up(tls)
-        self.listener.serve(fresh, fresh.routes, fresh.profiles)
         self._metrics.keep(names_of(fresh))
         old_ca = None if self._bundled is None or ca is None else self._bundled.take_up(ca)
         self._reloads.retire(self._retire(old, old_ca))
-        return config
+        return fresh, fresh.routes, fresh.profiles
 
     async def _retire(self, wiring: Wiring, ca: CAWiring | None) -> None:
         self._outgoing.append(wiring)
@@ -238,8 +148,28 @@ class Application:
 
     async def _look_at_store(self) -> None:
         await self._store_probe.once()
-        if not self._store_probe.problem and not self._seals_compared:
-            await self._compare_seals(self.store)
+        if self._store_probe.problem:
+            return
+        store = self.store
+        if not self._seals_compared:
+            await self._compare_seals(store)
+        if isinstance(store, RedisStore):
+            await self._look_at_what_is_kept(store)
+
+    async def _look_at_what_is_kept(self, store: RedisStore) -> None:
+        """Tell of a Redis that may forget, and of one that has."""
+        with suppress(StoreUnavailable):  # which is told elsewhere
+            before = store.emptied
+            await store.has_our_mark()
+            if store.emptied > before:
+                log.error("store.emptied", store=store.name, todo=EMPTIED_TODO)
+        forgets = store.servers.forgets
+        if forgets != self._forgets:
+            self._forgets = forgets
+            if forgets:
+                log.error("store.forgets", store=store.name, detail=forgets, todo=FORGETS_TODO)
+            else:
+                log.info("store.keeps", store=store.name)
 
     async def _compare_seals(self, store: MemoryStore | RedisStore) -> None:
         """Tell when other gateways seal by a key that this one has not; each goes on with what it can open itself.
@@ -264,21 +194,9 @@ class Application:
                 todo=f"{OTHER_SEAL_KEY} {store.mark_key}",
             )
 
-    async def stop(self) -> None:
-        """Be unready for a while, answer what was accepted, then close everything."""
-        is_serving, self._state = not self._state, "draining"
-        await self._reloads.end()
-        if is_serving:
-            await asyncio.sleep(self.config.server.lame_duck_seconds)
-        background, self._background = self._background, []
-        await ended(*background)
-        seconds = self.config.server.drain_seconds
-        left_at = time.monotonic() + seconds
+    async def _close(self, left_at: float) -> None:
         async with AsyncExitStack() as stack:
-            stack.push_async_callback(self.management.stop)
             stack.push_async_callback(self.store.close)
             if self._bundled is not None:
                 stack.push_async_callback(self._bundled.stop)
-            await self.listener.drain(seconds)
-            await self._reloads.retired()
             await self._wiring.stop(max(left_at - time.monotonic(), 0.0))

@@ -15,7 +15,7 @@ from ra_gateway.app.credential import WATCH_SECONDS, FileStates, file_states
 from ra_gateway.clocks import now
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.oids import OID
-from ra_gateway.config.service_tables import ListenerTLSConfig
+from ra_gateway.config.service_tables import ListenerTLSConfig, ServerConfig
 from ra_gateway.config.tables import CAServiceConfig, GatewayConfig
 from ra_gateway.errors import ConfigError
 from ra_gateway.keys import (
@@ -137,14 +137,17 @@ class ListenerTLS:
                 log.warning("tls.certificate_expires", **told, days=left.days)
 
 
-def tls_tables(config: GatewayConfig) -> dict[str, ListenerTLSConfig | None]:
-    """Return the tables of a gateway's listeners."""
-    return {"server.tls": config.server.tls, "management.tls": config.management.tls}
+def cmp_server(config: GatewayConfig | CAServiceConfig) -> tuple[str, ServerConfig]:
+    """Return the table of a process's listener for CMP, its dotted path first."""
+    if isinstance(config, GatewayConfig):
+        return "server", config.server
+    return "ca.server", config.ca.server
 
 
-def ca_tls_tables(config: CAServiceConfig) -> dict[str, ListenerTLSConfig | None]:
-    """Return those of the bundled CA as a service of its own."""
-    return {"ca.server.tls": config.ca.server.tls, "management.tls": config.management.tls}
+def tls_tables(config: GatewayConfig | CAServiceConfig) -> dict[str, ListenerTLSConfig | None]:
+    """Return the tables of TLS of a process's listeners."""
+    setting, server = cmp_server(config)
+    return {f"{setting}.tls": server.tls, "management.tls": config.management.tls}
 
 
 def load(tables: Mapping[str, ListenerTLSConfig | None]) -> dict[str, Loaded]:

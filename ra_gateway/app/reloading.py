@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel
 
-from ra_gateway.app.changes import config_digest
+from ra_gateway.app.configuration_changes import config_digest
 from ra_gateway.app.management import Management
 from ra_gateway.config.service_tables import LogConfig
 from ra_gateway.errors import ConfigError

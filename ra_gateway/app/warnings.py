@@ -9,12 +9,12 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
 
-from ra_gateway.app.idle import of_idle, of_secrets
-from ra_gateway.app.issuance import of_issuance
-from ra_gateway.app.listener_tls import TLS_EXPIRY_WARNING, ca_tls_tables, tls_tables
+from ra_gateway.app.listener_tls import TLS_EXPIRY_WARNING, tls_tables
+from ra_gateway.app.name_warnings import of_names_to_issue
 from ra_gateway.app.profile_warnings import of_ca, of_keys, of_management, of_ra
 from ra_gateway.app.trust import are_others, certificates
 from ra_gateway.app.trust_warnings import of_trust, of_vendors
+from ra_gateway.app.unused import of_secrets, unused_tables
 from ra_gateway.cmp.algorithms import canonical_spki
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.crl import (
@@ -33,7 +33,7 @@ from ra_gateway.config.tables import CAServiceConfig, GatewayConfig, IdentityCon
 from ra_gateway.config.trust_tables import RevocationConfig
 from ra_gateway.errors import ConfigError, CRLRefused, MalformedMessage, Problem
 from ra_gateway.keys import names_hsm_key
-from ra_gateway.ra.policy import InventoryUse
+from ra_gateway.ra.settings import InventoryUse
 from ra_gateway.revocation.settings import Mode
 from ra_gateway.upstream.tables import AnswerTrust
 
@@ -87,7 +87,7 @@ def ca_warnings(config: CAServiceConfig, now: datetime) -> list[Problem]:
         *of_management(config.management),
         *of_vendors(vendors),
         *_of_expiry(public, now),
-        *_of_expiry(_tls_paths(ca_tls_tables(config)), now, TLS_EXPIRY_WARNING),
+        *_of_expiry(_tls_paths(tls_tables(config)), now, TLS_EXPIRY_WARNING),
     ]
 
 
@@ -110,8 +110,8 @@ def of_safety(config: GatewayConfig) -> list[Problem]:
         *of_keys("ra.certificate_path", [config.ra.certificate_path]),
         *of_ra(config.ra.certificate_path, config.ca),
         *of_management(config.management),
-        *of_idle(config),
-        *of_issuance(config),
+        *unused_tables(config),
+        *of_names_to_issue(config),
     ]
 
 

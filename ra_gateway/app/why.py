@@ -1,33 +1,30 @@
 """Why one base station fails: the log, the inventory, the bundled CA's ledger and the trust, joined in a few sentences.
 
-Everything is read and nothing is changed. Of a log, however long it is, no more is kept than a bound.
+Everything is read and nothing is changed.
 """
 
 from __future__ import annotations
 
-import ipaddress
 import json
-import re
 import shlex
-from collections import OrderedDict
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from ra_gateway.app.doctor.own_texts import Meaning, explain_line
-from ra_gateway.app.idle import of_idle, of_idle_at_the_ca
+from ra_gateway.app.doctor.own_texts import explain_line
 from ra_gateway.app.inventory import name_of, open_inventory
+from ra_gateway.app.log_reader import Line, LogReader, plain_hex, word
 from ra_gateway.app.trust import certificates
+from ra_gateway.app.unused import unused_at_the_ca, unused_tables
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.header_checks import takes_ber
-from ra_gateway.cmp.names import from_rfc4514
 from ra_gateway.config.tables import CAServiceConfig, GatewayConfig
 from ra_gateway.errors import ConfigError, ServiceFailure, StoreUnavailable, printable
-from ra_gateway.ra.policy import InventoryUse
 from ra_gateway.ra.ports import Inventory
+from ra_gateway.ra.settings import InventoryUse
 
 if TYPE_CHECKING:
     from ra_gateway.ca.ledger.history import History
@@ -37,27 +34,11 @@ if TYPE_CHECKING:
 Config = GatewayConfig | CAServiceConfig
 """A gateway's, or that of a CA by itself."""
 
-LONGEST_LINE: Final = 65_536
-"""Characters of a line of a log that are read; ours have 4096 octets at most."""
-
-_TRANSACTIONS: Final = 20_000
-"""Of which lines are kept while a log is read: the CA may have told its part before or after the gateway."""
-_LINES: Final = 16
-"""Of one transaction, the last ones."""
-_MATCHES: Final = 2_000
-_CHARACTERS: Final = 32_000_000
-"""Of all lines that are kept of those that are meant, and of those that may turn out to be."""
-_CANDIDATES: Final = 8
 _EVENTS: Final = 50
 """Of a base station's history, the last ones, its newest certificate among them."""
 
-_HEX: Final = re.compile(r"(?:0x)?[0-9A-Fa-f:]{2,64}")
-_NAMES: Final = re.compile(r"(?:^|[,+ ('])(?:2\.5\.4\.5|serialNumber|CN)=((?:[^,+\\)']|\\.){1,64})")
-_ISSUER: Final = re.compile(r"\(issuer (.{1,300}?)\) to an anchor of")
 _FAILED: Final = ("refused", "rejected", "failed", "unconfirmed")
 _WAITS: Final = ("held", "waiting", "ready")
-
-Line = dict[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,147 +56,26 @@ class Finding:
     todo: str = ""
 
 
-class _Transactions:
-    """The last lines of the transactions that were seen last.
+async def explain(config: Config, log: LogReader, now: datetime) -> list[Finding]:
+    """Return all that is known of a base station, what failed first.
 
     Args:
-        most: So many of them, while their lines have no more than `_CHARACTERS`.
+        log: Has been read.
+        now: Aware UTC.
     """
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._lines: OrderedDict[str, Sequence[str]] = OrderedDict()
-        self._characters = 0
-
-    def add(self, key: str, *texts: str) -> None:
-        """Keep lines of one."""
-        kept = [*self.pop(key), *texts][-_LINES:]
-        self._lines[key] = kept
-        self._characters += sum(map(len, kept))
-        while len(self._lines) > self._most or self._characters > _CHARACTERS:
-            self.pop(next(iter(self._lines)))
-
-    def pop(self, key: str) -> Sequence[str]:
-        """Forget one; returns what was kept of it."""
-        gone = self._lines.pop(key, ())
-        self._characters -= sum(map(len, gone))
-        return gone
-
-    def __contains__(self, key: str) -> bool:
-        return key in self._lines
-
-    def __len__(self) -> int:
-        return len(self._lines)
-
-    def __iter__(self) -> Iterator[Sequence[str]]:
-        return iter(self._lines.values())
-
-
-@dataclass(slots=True)
-class LogReader:
-    """Reads a log once, and keeps the lines of one base station and those of its transactions.
-
-    Args:
-        what: A serial number or a transactionID (hexadecimal), what names the device (its identity, FQDN, subject), or
-            the address that it comes from.
-    """
-
-    what: str
-    lines: int = 0
-    unreadable: int = 0
-    below_cmp: int = 0
-    last_below_cmp: Line = field(default_factory=dict)
-    its_own_below_cmp: int = 0
-    numbers: set[str] = field(default_factory=set)
-    """Serial numbers and transactionIDs that are meant."""
-    _matching: _Transactions = field(default_factory=lambda: _Transactions(_MATCHES))
-    _others: _Transactions = field(default_factory=lambda: _Transactions(_TRANSACTIONS))
-    """Apart: however many others there are, they do not push out the ones that are meant."""
-
-    def read(self, texts: Iterable[str]) -> None:
-        """Take all lines; JSON, also behind what journald or a container puts in front of it."""
-        for text in texts:
-            self.lines += 1
-            text = text[:LONGEST_LINE]
-            found = _parsed(text)
-            if found is None:
-                self.unreadable += bool(text.strip())
-            else:
-                self._take(found, text)
-
-    def _take(self, line: Line, text: str) -> None:
-        if line.get("event") == "http.refused":
-            if line.get("listener", "cmp") == "cmp":  # monitoring is no base station
-                self._take_below_cmp(line)
-            return
-        # What has no transactionID is a matter of its own.
-        key = line.get("transaction_id") or f"line {self.lines}"
-        matches = self._matches(line)
-        told = "outcome" in line or "fail_info" in line
-        if key.startswith("line ") and not (matches and told):
-            return
-        if matches or key in self._matching:
-            self._matching.add(key, *self._others.pop(key), text)
-        else:
-            self._others.add(key, text)
-
-    def _take_below_cmp(self, line: Line) -> None:
-        """Keep the last line of whose address was asked for; else the last of anybody."""
-        is_its_own = line.get("peer") == self.what
-        self.its_own_below_cmp += is_its_own
-        self.below_cmp += 1
-        if is_its_own or not self.its_own_below_cmp:
-            self.last_below_cmp = line
-
-    def _matches(self, line: Line) -> bool:
-        what = self.what
-        if line.get("peer") == what:
-            return True
-        if _HEX.fullmatch(what):
-            digits = plain_hex(what)
-            if len(digits) >= 8 and line.get("transaction_id", "").startswith(digits):
-                self.numbers.add(digits)
-                return True
-            numbers = (line.get("serial_number"), line.get("serial"))
-            if digits in (plain_hex(item) for item in numbers if item):
-                self.numbers.add(digits)
-                return True
-        return any(
-            _word(what).search(text) for name, text in line.items() if name not in _NOT_ITS_OWN
-        )
-
-    def transactions(self) -> list[list[Line]]:
-        """Return the lines of its transactions, the one that was seen last at the end."""
-        return [[line for text in texts if (line := _parsed(text))] for texts in self._matching]
-
-
-_NOT_ITS_OWN: Final = frozenset(
-    {"event", "level", "timestamp", "peer", "rule", "fail_info", "path"}
-)
-_WORDS: dict[str, re.Pattern[str]] = {}
-
-
-def _word(what: str) -> re.Pattern[str]:
-    if what not in _WORDS:
-        _WORDS.clear()
-        text = rf"(?<![\w.-]){re.escape(what)}(?![\w-])"
-        _WORDS[what] = re.compile(text, re.IGNORECASE)
-    return _WORDS[what]
-
-
-def plain_hex(text: str) -> str:
-    """Return a number in hexadecimal as logs have it: small letters, no colons, no zeros in front."""
-    return text.lower().removeprefix("0x").replace(":", "").lstrip("0")
-
-
-def _parsed(text: str) -> Line | None:
-    try:
-        found = json.loads(text[text.index("{") :])
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(found, dict):
-        return None
-    return {str(name): str(value) for name, value in found.items() if value is not None}
+    found = [*of_log(log)]
+    failing = any(_cause(lines) is not None for lines in log.transactions()[-1:])
+    of_ca, called = await of_ledger(config, log, now)
+    names = list(dict.fromkeys((*log.identities(), *called)))
+    found += await of_inventory(config, names, log)
+    found += of_ca
+    # Of who was served nothing is to be said of vendors.
+    if failing or not log.transactions():
+        found += of_trust(config, log, now)
+    return [
+        Finding(item.source, printable(item.said, 1000), printable(item.todo, 1000))
+        for item in found
+    ]
 
 
 # --- the log ----------------------------------------------------------------------------------------------------
@@ -249,7 +109,7 @@ def of_log(log: LogReader) -> Iterator[Finding]:
     detail = cause.get("detail", "no reason is told")
     said = f"{who} refused {name}{_at(cause)}{times}: {detail} ({cause.get('fail_info', '')}{rule})"
     yield Finding("log", said)
-    for meaning in _meanings(cause)[:2]:
+    for meaning in explain_line(json.dumps(cause))[:2]:
         yield Finding("log", f"{_WHO[meaning.who]}: {meaning.cause}", meaning.todo)
 
 
@@ -258,15 +118,12 @@ _WHO: Final = {
     "operator": "it is a matter of the operator's settings",
     "ca": "it is a matter of the CA",
 }
-
-
-def _meanings(cause: Line) -> list[Meaning]:
-    return explain_line(json.dumps(cause))
+_GIVE_A_LOG: Final = "journalctl -u ra-gateway -o cat | ra-gateway why {what} --log -"
 
 
 def _of_silence(log: LogReader) -> Iterator[Finding]:
     if not log.lines:
-        yield Finding("log", "no log was given", GIVE_A_LOG.format(what=log.what))
+        yield Finding("log", "no log was given", _GIVE_A_LOG.format(what=log.what))
         return
     if log.unreadable == log.lines:
         yield Finding(
@@ -289,9 +146,6 @@ def _below_cmp(log: LogReader, said: str, first: str = "") -> Finding:
     request = " ".join(last.get(name, "") for name in ("method", "path", "status", "reason"))
     todo = "In the base station, write a path of endpoints.NAME.paths; CMP is POST, of application/pkixcmp"
     return Finding("log", f"{said}: {request.strip().rstrip('.')}", f"{first}{todo}")
-
-
-GIVE_A_LOG: Final = "journalctl -u ra-gateway -o cat | ra-gateway why {what} --log -"
 
 
 def _cause(lines: list[Line]) -> Line | None:
@@ -332,27 +186,123 @@ def _many(number: int, what: str) -> str:
     return f"{number} {what}{'s' * (number != 1)}"
 
 
-# --- the inventory ----------------------------------------------------------------------------------------------
+# --- the ledger -------------------------------------------------------------------------------------------------
 
 
-def identities(what: str, log: LogReader) -> list[str]:
-    """Return what may name the device in the inventory: what was asked about, and what its lines say of it."""
-    found = {} if log.numbers or _is_address(what) else {what: None}
-    for lines in reversed(log.transactions()):
-        for line in lines:
-            # Behind the first name are those of CAs.
-            detail = line.get("detail", "").partition(" (issuer ")[0]
-            for text in (line.get("signer", ""), line.get("subject", ""), detail):
-                found |= dict.fromkeys(item.strip() for item in _NAMES.findall(text))
-    return list(found)[:_CANDIDATES]
+async def of_ledger(
+    config: Config, log: LogReader, now: datetime
+) -> tuple[list[Finding], list[str]]:
+    """Return what the bundled CA knows, if there is one, and what vendors call the device by its certificates.
 
-
-def _is_address(text: str) -> bool:
+    Args:
+        now: Aware UTC.
+    """
+    if config.ca is None:
+        return [], []
     try:
-        ipaddress.ip_address(text)
-    except ValueError:
-        return False
-    return True
+        from ra_gateway.app.ledger import ca_ledger  # the extra `ca`
+
+        where = config.ca.database
+        if isinstance(where, Path) and not where.exists():
+            return [], []
+        ledger = ca_ledger(config.ca)
+        async with AsyncExitStack() as stack:
+            await ledger.open()
+            stack.push_async_callback(ledger.close)
+            known = await _history(ledger, log)
+            found = [item async for item in _of_open_ledger(ledger, config, log, now, known)]
+            return found, [] if known is None else [identity for _, identity in known.devices]
+    except (ConfigError, StoreUnavailable, OSError, ModuleNotFoundError) as error:
+        why = getattr(error, "detail", None) or str(error)
+        return [Finding("ledger", f"it cannot be read: {why}", "Run: ra-gateway doctor")], []
+
+
+async def _history(ledger: Ledger, log: LogReader) -> History | None:
+    """Return what became of the device that is meant, in RA mode too, where end entities have no identity."""
+    from ra_gateway.ca.ledger.history import history  # the extra `ca`
+
+    for name in dict.fromkeys((log.what, *log.identities())):
+        try:
+            found = await history(ledger, name, limit=_EVENTS)
+        except ConfigError:
+            continue
+        texts = [identity for _, identity in found.devices]
+        for entity, registered in found.entities.items():
+            texts += [entity, "" if registered is None else registered.subject]
+        serials = {event.entry.subject for event in found.events}
+        # Not for a part of another device's name.
+        if plain_hex(name) in serials or any(map(word(name).search, texts)):
+            if plain_hex(log.what) in serials:
+                log.numbers.add(plain_hex(log.what))
+            return found
+    return None
+
+
+async def _of_open_ledger(
+    ledger: Ledger,
+    config: Config,
+    log: LogReader,
+    now: datetime,
+    known: History | None,
+) -> AsyncIterator[Finding]:
+    entities = [] if known is None else [item for item in known.entities.values() if item]
+    for name in log.identities():
+        entities += await _entities(ledger, config, name)
+    for entity in {item.name: item for item in entities}.values():
+        yield _of_entity(entity)
+    issued: dict[int, IssuedCertificate] = {}
+    for number in (*_newest(known), *log.serial_numbers()):
+        found = await ledger.certificate(number, now)
+        if found is not None:
+            issued[number] = found
+    for subject in log.subjects():
+        found = await ledger.newest_certificate(subject, now)
+        if found is not None:
+            issued[found.serial_number] = found
+    for item in [*issued.values()][-3:]:
+        yield _of_certificate(item, now)
+
+
+def _newest(known: History | None) -> list[int]:
+    """Return the serial number of the newest certificate of each end entity that is meant."""
+    if known is None:
+        return []
+    events = [item for item in known.events if item.entry.action == "issue"]
+    return [
+        int(number, 16) for number in {item.entity: item.entry.subject for item in events}.values()
+    ]
+
+
+async def _entities(ledger: Ledger, config: Config, name: str) -> list[EndEntity]:
+    found = [await ledger.registry.entity(name)]
+    found += [await ledger.registry.entity_by_identity(vendor, name) for vendor in config.vendors]
+    return [item for item in found if item is not None]
+
+
+def _of_entity(entity: EndEntity) -> Finding:
+    said = f"the end entity {entity.name} is {entity.status}"
+    if entity.vendor:
+        said += f" ({entity.identity} of {entity.vendor})"
+    unblock = f"ra-gateway ca entity unblock {shlex.quote(entity.name)}"
+    return Finding("ledger", said, unblock if entity.status == "blocked" else "")
+
+
+def _of_certificate(item: IssuedCertificate, now: datetime) -> Finding:
+    certificate = Certificate.from_der(item.der)
+    until = f"{certificate.not_after:%Y-%m-%d %H:%M} UTC"
+    said = f"certificate {item.serial_number:x} for {certificate.subject} is {item.status}, until {until}"
+    if item.revoked_at is not None:
+        reason = "" if item.reason is None else f" ({item.reason.name})"
+        said += f"; revoked at {item.revoked_at:%Y-%m-%d %H:%M} UTC{reason}"
+        return Finding(
+            "ledger", said, "It renews nothing any more: have the device enrol anew (ir)"
+        )
+    if now > certificate.not_after:
+        return Finding("ledger", f"{said}: it has expired", "Have the device enrol anew (ir)")
+    return Finding("ledger", said)
+
+
+# --- the inventory ----------------------------------------------------------------------------------------------
 
 
 def _domains(config: Config, log: LogReader) -> list[str]:
@@ -401,157 +351,12 @@ async def _looked_up(
         name for name in domains if config.vendors[name].identity.inventory is InventoryUse.required
     ]
     # Of whom no vendor vouches no line would help.
-    if not wanting or not names or _issuers(log):
+    if not wanting or not names or log.issuers():
         return []
     who = names[0] if len(names) == 1 else f"none of {', '.join(names)}"
     under = "under none of" if len(names) == 1 else "under"
     said = f"{who} is listed {under} {', '.join(domains)}; {wanting[0]} requires it"
     return [Finding("inventory", said, f"Add a line to {name_of(config)}")]
-
-
-# --- the ledger -------------------------------------------------------------------------------------------------
-
-
-async def of_ledger(
-    config: Config, what: str, log: LogReader, now: datetime
-) -> tuple[list[Finding], list[str]]:
-    """Return what the bundled CA knows, if there is one, and what vendors call the device by its certificates.
-
-    Args:
-        now: Aware UTC.
-    """
-    if config.ca is None:
-        return [], []
-    try:
-        from ra_gateway.app.ledger import ca_ledger  # the extra `ca`
-
-        where = config.ca.database
-        if isinstance(where, Path) and not where.exists():
-            return [], []
-        ledger = ca_ledger(config.ca)
-        async with AsyncExitStack() as stack:
-            await ledger.open()
-            stack.push_async_callback(ledger.close)
-            known = await _history(ledger, what, log)
-            found = [item async for item in _of_open_ledger(ledger, config, what, log, now, known)]
-            return found, [] if known is None else [identity for _, identity in known.devices]
-    except (ConfigError, StoreUnavailable, OSError, ModuleNotFoundError) as error:
-        why = getattr(error, "detail", None) or str(error)
-        return [Finding("ledger", f"it cannot be read: {why}", "Run: ra-gateway doctor")], []
-
-
-async def _history(ledger: Ledger, what: str, log: LogReader) -> History | None:
-    """Return what became of the device that is meant, in RA mode too, where end entities have no identity."""
-    from ra_gateway.ca.ledger.history import history  # the extra `ca`
-
-    for name in dict.fromkeys((what, *identities(what, log))):
-        try:
-            found = await history(ledger, name, limit=_EVENTS)
-        except ConfigError:
-            continue
-        texts = [identity for _, identity in found.devices]
-        for entity, registered in found.entities.items():
-            texts += [entity, "" if registered is None else registered.subject]
-        serials = {event.entry.subject for event in found.events}
-        # Not for a part of another device's name.
-        if plain_hex(name) in serials or any(map(_word(name).search, texts)):
-            if plain_hex(what) in serials:
-                log.numbers.add(plain_hex(what))
-            return found
-    return None
-
-
-async def _of_open_ledger(
-    ledger: Ledger,
-    config: Config,
-    what: str,
-    log: LogReader,
-    now: datetime,
-    known: History | None,
-) -> AsyncIterator[Finding]:
-    entities = [] if known is None else [item for item in known.entities.values() if item]
-    for name in identities(what, log):
-        entities += await _entities(ledger, config, name)
-    for entity in {item.name: item for item in entities}.values():
-        yield _of_entity(entity)
-    issued: dict[int, IssuedCertificate] = {}
-    for number in (*_newest(known), *_numbers(what, log)):
-        found = await ledger.certificate(number, now)
-        if found is not None:
-            issued[number] = found
-    for subject in _subjects(what, log):
-        found = await ledger.newest_certificate(subject, now)
-        if found is not None:
-            issued[found.serial_number] = found
-    for item in [*issued.values()][-3:]:
-        yield _of_certificate(item, now)
-
-
-def _newest(known: History | None) -> list[int]:
-    """Return the serial number of the newest certificate of each end entity that is meant."""
-    if known is None:
-        return []
-    events = [item for item in known.events if item.entry.action == "issue"]
-    return [
-        int(number, 16) for number in {item.entity: item.entry.subject for item in events}.values()
-    ]
-
-
-async def _entities(ledger: Ledger, config: Config, name: str) -> list[EndEntity]:
-    found = [await ledger.registry.entity(name)]
-    found += [await ledger.registry.entity_by_identity(vendor, name) for vendor in config.vendors]
-    return [item for item in found if item is not None]
-
-
-def _numbers(what: str, log: LogReader) -> list[int]:
-    texts = [what] if _HEX.fullmatch(what) else []
-    for lines in log.transactions()[-3:]:
-        texts += [line.get("serial_number", line.get("serial", "")) for line in lines]
-    return list(dict.fromkeys(int(plain_hex(text) or "0", 16) for text in texts if _is_hex(text)))
-
-
-def _is_hex(text: str) -> bool:
-    return _HEX.fullmatch(text) is not None
-
-
-def _subjects(what: str, log: LogReader) -> list[bytes]:
-    texts = [what] + [
-        line[name]
-        for lines in log.transactions()[-3:]
-        for line in lines
-        for name in ("subject", "signer")
-        if name in line
-    ]
-    found = []
-    for text in dict.fromkeys(texts):
-        try:
-            found.append(from_rfc4514(text))
-        except ValueError:
-            continue
-    return found
-
-
-def _of_entity(entity: EndEntity) -> Finding:
-    said = f"the end entity {entity.name} is {entity.status}"
-    if entity.vendor:
-        said += f" ({entity.identity} of {entity.vendor})"
-    unblock = f"ra-gateway ca entity unblock {shlex.quote(entity.name)}"
-    return Finding("ledger", said, unblock if entity.status == "blocked" else "")
-
-
-def _of_certificate(item: IssuedCertificate, now: datetime) -> Finding:
-    certificate = Certificate.from_der(item.der)
-    until = f"{certificate.not_after:%Y-%m-%d %H:%M} UTC"
-    said = f"certificate {item.serial_number:x} for {certificate.subject} is {item.status}, until {until}"
-    if item.revoked_at is not None:
-        reason = "" if item.reason is None else f" ({item.reason.name})"
-        said += f"; revoked at {item.revoked_at:%Y-%m-%d %H:%M} UTC{reason}"
-        return Finding(
-            "ledger", said, "It renews nothing any more: have the device enrol anew (ir)"
-        )
-    if now > certificate.not_after:
-        return Finding("ledger", f"{said}: it has expired", "Have the device enrol anew (ir)")
-    return Finding("ledger", said)
 
 
 # --- the trust --------------------------------------------------------------------------------------------------
@@ -564,9 +369,11 @@ def of_trust(config: Config, log: LogReader, now: datetime) -> Iterator[Finding]
         now: Aware UTC.
     """
     domains = _domains(config, log)
-    idle = of_idle(config) if isinstance(config, GatewayConfig) else of_idle_at_the_ca(config)
-    served = {problem.path: problem for problem in idle}
-    issuers = _issuers(log)
+    unused = (
+        unused_tables(config) if isinstance(config, GatewayConfig) else unused_at_the_ca(config)
+    )
+    served = {problem.path: problem for problem in unused}
+    issuers = log.issuers()
     known: set[str] = set()
     for name in domains:
         vendor = config.vendors[name]
@@ -604,38 +411,3 @@ def of_trust(config: Config, log: LogReader, now: datetime) -> Iterator[Finding]
                 f"{', '.join(domains) or 'anybody'}",
                 "If the vendor says that it is its own: add it to intermediates_paths, or its root to anchors_paths",
             )
-
-
-def _issuers(log: LogReader) -> list[str]:
-    found = [
-        issuer
-        for lines in log.transactions()[-1:]
-        for line in lines
-        for issuer in _ISSUER.findall(line.get("detail", ""))
-    ]
-    return list(dict.fromkeys(found))[:2]
-
-
-# --- all of it --------------------------------------------------------------------------------------------------
-
-
-async def explain(config: Config, what: str, log: LogReader, now: datetime) -> list[Finding]:
-    """Return all that is known of a base station, what failed first.
-
-    Args:
-        what, now: As of `LogReader` and `of_trust`.
-        log: Has been read.
-    """
-    found = [*of_log(log)]
-    failing = any(_cause(lines) is not None for lines in log.transactions()[-1:])
-    of_ca, called = await of_ledger(config, what, log, now)
-    names = list(dict.fromkeys((*identities(what, log), *called)))
-    found += await of_inventory(config, names, log)
-    found += of_ca
-    # Of who was served nothing is to be said of vendors.
-    if failing or not log.transactions():
-        found += of_trust(config, log, now)
-    return [
-        Finding(item.source, printable(item.said, 1000), printable(item.todo, 1000))
-        for item in found
-    ]

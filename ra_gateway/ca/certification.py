@@ -50,13 +50,13 @@ from ra_gateway.ca.transaction import (
 from ra_gateway.cmp.algorithms import load_public_key
 from ra_gateway.cmp.bodies import CertRepMessage, CertResponse, PKIStatusInfo, cert_rep_body
 from ra_gateway.cmp.certificates import Certificate, load_certificate
-from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType, PKIStatus
+from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType, PKIStatus, Possession
 from ra_gateway.cmp.crmf import RA_VERIFIED, CertReqMsg, CertTemplate
 from ra_gateway.cmp.device_info import device_of
 from ra_gateway.cmp.header_checks import HeaderRules
 from ra_gateway.cmp.messages import IMPLICIT_CONFIRM, confirm_wait_time
 from ra_gateway.cmp.names import NULL_DN, canonical, name_of, same_name
-from ra_gateway.cmp.requests import AuthenticatedRequest, Possession, read_request
+from ra_gateway.cmp.requests import AuthenticatedRequest, read_request
 from ra_gateway.cmp.x520 import require_certifiable, told_first
 from ra_gateway.errors import (
     NotAuthorized,
@@ -190,9 +190,8 @@ class Certification:
     async def _issue(
         self, context: RequestContext, request: AuthenticatedRequest, now: datetime
     ) -> tuple[Operation, Outcome]:
-        received, template = context.received, request.request.template
+        received, private_key = context.received, None
         header, body_type = received.message.header, received.message.body_type
-        old, private_key = None, None
         if body_type is BodyType.kur or request.possession is Possession.key_generation:
             # Before anything is judged: after the renewal a retransmission would be judged by the new certificate.
             # And before a key is made that nobody would get.
@@ -201,38 +200,10 @@ class Certification:
             )
             if found is not None and (found.answer or not is_retransmission(found, context)):
                 return require_retransmission(found, context), Outcome.replayed
+        old = None
         if body_type is BodyType.kur:
             old = await self._renewed(request.request, context, now)
-            template = renewal_template(template, load_certificate(old.der))
-            profile = self._renewal_profile(old)
-            self._require_renewable(old, context, profile, now)
-        elif context.entity is not None and (
-            context.device is None or (context.device.origin == CLIENT and context.entity.vendor)
-        ):
-            device_der = None if context.device is None else context.device.der
-            with told_first(template.subject_der, template.subject_alt_name_der):
-                template = entity_template(
-                    template,
-                    context.entity,
-                    None if device_der is None else load_certificate(device_der).subject_der,
-                )
-            own = context.entity.profile or self._default_profile
-            profile = choose_profile(header, (own,), self.profiles)
-        elif received.authority is None:
-            # What an RA vouched for, under a profile and names of its own, is no more in client mode.
-            assert context.device is not None
-            with told_first(template.subject_der, template.subject_alt_name_der):
-                template = own_template(template, load_certificate(context.device.der))
-            recorded = context.device.profile
-            own = self.renew_as.get(recorded, recorded) or self._default_profile
-            profile = choose_profile(header, (own,), self.profiles)
-        else:
-            profile = choose_profile(header, received.authority.role.profiles, self.profiles)
-            if context.device is not None:
-                with told_first(template.subject_der, template.subject_alt_name_der):
-                    template = own_template(template, load_certificate(context.device.der))
-        template = complete(profile, template)
-        require_unprivileged(template, profile)
+        template, profile = self._completed(request.request.template, context, old, now)
         served: frozenset[str] = frozenset()
         if received.authority is not None:
             named = profile.named_attributes
@@ -318,6 +289,56 @@ class Certification:
         return require_retransmission(stored, context), outcome_of(
             operation, stored, Outcome.issued
         )
+
+    def _completed(
+        self,
+        template: CertTemplate,
+        context: RequestContext,
+        old: IssuedCertificate | None,
+        now: datetime,
+    ) -> tuple[CertTemplate, Profile]:
+        """Return what is to be certified, with the names of whoever asks where it says none, and under which profile.
+
+        Args:
+            old: The certificate that is renewed, if one is.
+
+        Raises:
+            CMPError: It may not have that.
+        """
+        received = context.received
+        header = received.message.header
+        if old is not None:
+            template = renewal_template(template, load_certificate(old.der))
+            profile = self._renewal_profile(old)
+            self._require_renewable(old, context, profile, now)
+        elif context.entity is not None and (
+            context.device is None or (context.device.origin == CLIENT and context.entity.vendor)
+        ):
+            device_der = None if context.device is None else context.device.der
+            with told_first(template.subject_der, template.subject_alt_name_der):
+                template = entity_template(
+                    template,
+                    context.entity,
+                    None if device_der is None else load_certificate(device_der).subject_der,
+                )
+            own = context.entity.profile or self._default_profile
+            profile = choose_profile(header, (own,), self.profiles)
+        elif received.authority is None:
+            # What an RA vouched for, under a profile and names of its own, is no more in client mode.
+            assert context.device is not None
+            with told_first(template.subject_der, template.subject_alt_name_der):
+                template = own_template(template, load_certificate(context.device.der))
+            recorded = context.device.profile
+            own = self.renew_as.get(recorded, recorded) or self._default_profile
+            profile = choose_profile(header, (own,), self.profiles)
+        else:
+            profile = choose_profile(header, received.authority.role.profiles, self.profiles)
+            if context.device is not None:
+                with told_first(template.subject_der, template.subject_alt_name_der):
+                    template = own_template(template, load_certificate(context.device.der))
+        template = complete(profile, template)
+        require_unprivileged(template, profile)
+        return template, profile
 
     async def _make_key(
         self,

@@ -101,13 +101,7 @@ async def roll_issuing(
             )
         root_key = load_root_key(files, root, password, root_key_path, root_password)
         subject_der = _successor(change, issuing) if subject is None else parse_subject(subject)
-        if looks(subject_der) in map(looks, _names(files)):
-            raise ConfigError.of(
-                "subject",
-                "an issuing CA, the root or one of their signers has this name already",
-                "Give another one: CRLs of two keys must not be mistaken for each other",
-            )
-        require_not_a_peers(files, subject_der)
+        _require_new_name(files, subject_der)
         kind = kind_of(issuing) if key_kind is None else require_kind(key_kind)
         key = change.new_key("issuing", kind)
         with as_config_error(str(files.path)):
@@ -272,6 +266,16 @@ async def renew_signers(
 
 def _names(files: CAFiles) -> list[bytes]:
     return [item.subject_der for item in own_certificates(files)]
+
+
+def _require_new_name(files: CAFiles, subject_der: bytes) -> None:
+    if looks(subject_der) in map(looks, _names(files)):
+        raise ConfigError.of(
+            "subject",
+            "an issuing CA, the root or one of their signers has this name already",
+            "Give another one: CRLs of two keys must not be mistaken for each other",
+        )
+    require_not_a_peers(files, subject_der)
 
 
 def _successor(change: Change, issuing: Certificate) -> bytes:

@@ -108,7 +108,7 @@ class _Known:
 
     def warn(self, entities: Sequence[EndEntity]) -> None:
         """Say which of the first end entities has names that the CA is going to refuse."""
-        from ra_gateway.app.issuance import Certifier
+        from ra_gateway.app.name_warnings import Certifier
 
         try:
             certifier = Certifier(self._config)

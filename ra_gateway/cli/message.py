@@ -16,7 +16,7 @@ from ra_gateway.config.source import Source
 if TYPE_CHECKING:
     from rich.tree import Tree
 
-    from ra_gateway.app.rehearsal import Verdict
+    from ra_gateway.app.dry_run import Verdict
 
 FilesArgument = Annotated[
     list[Path],
@@ -128,17 +128,17 @@ def _verdicts(config: Path | None, endpoint: str, messages: Sequence[bytes]) -> 
     import os
 
     from ra_gateway import logs
-    from ra_gateway.app.rehearsal import Rehearsal
+    from ra_gateway.app.dry_run import DryRun
     from ra_gateway.config.reading import load
 
     logs.configure("console", "error")
-    rehearsal = Rehearsal(load(Source.found(config, os.environ, ())), endpoint)
+    dry_run = DryRun(load(Source.found(config, os.environ, ())), endpoint)
 
     async def judge() -> list[list[Verdict]]:
         try:
-            return [await rehearsal.judge(der) for der in messages]
+            return [await dry_run.judge(der) for der in messages]
         finally:
-            await rehearsal.close()
+            await dry_run.close()
 
     return run(judge())
 

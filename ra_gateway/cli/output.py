@@ -35,8 +35,11 @@ from ra_gateway.errors import ConfigError, printable
 
 if TYPE_CHECKING:
     from ra_gateway.app.running import Service
+    from ra_gateway.config.source import Source
+    from ra_gateway.config.tables import CAServiceConfig, GatewayConfig
 
 T = TypeVar("T")
+C = TypeVar("C", "GatewayConfig", "CAServiceConfig")
 
 out = Console()
 err = Console(stderr=True)
@@ -168,13 +171,32 @@ def run(main: Coroutine[Any, Any, T]) -> T:
         return runner.run(main)
 
 
-def serve_until_signalled(service: Service, warnings: Iterable[str]) -> None:
-    """Serve until SIGTERM or Ctrl-C; say where, and log what of the configuration is less safe than it looks."""
+def serve_until_signalled(
+    make: Callable[..., Service],
+    load: Callable[[Source], C],
+    source: Source,
+    port: int | None,
+    port_key: str,
+    warnings: Callable[[Source, C], Iterable[str]],
+) -> None:
+    """Serve until SIGTERM or Ctrl-C; say where, and log what of the configuration is less safe than it looks.
+
+    Args:
+        make: Makes the service of a configuration, with how it is read again.
+        port: In place of what the configuration has under `port_key`.
+        warnings: Returns what is less safe, in sentences.
+    """
     import structlog
 
+    from ra_gateway import logs
     from ra_gateway.app.running import run_until_signalled
 
-    for warning in warnings:
+    if port is not None:
+        source = source.with_setting("--port", port_key, port)
+    config = load(source)
+    logs.configure(config.log.format, config.log.level, config.log.path)
+    service = make(config, read=lambda: load(source), has_log=True)
+    for warning in warnings(source, config):
         structlog.get_logger().warning("config.warning", detail=warning)
     run(run_until_signalled(service, lambda host, port: say(f"listening on {host}:{port}")))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -54,30 +55,11 @@ def init(
     subject: NamedSubjectsOption = None,
 ) -> None:
     """Write a configuration with CA and RA material: a gateway ready to serve."""
-    from ra_gateway.app.trust import anchors
     from ra_gateway.clocks import now
     from ra_gateway.cmp.hosts import is_fqdn
     from ra_gateway.config.reading import load
-    from ra_gateway.keys import load_certificates
 
-    vendors: dict[str, tuple[str, str]] = {}
-    for text in vendor or ():
-        name, separator, files = text.partition("=")
-        root, _, sub = files.partition(",")
-        if not separator or not name or not root:
-            raise typer.BadParameter(f"{text!r} is not of the form NAME=ROOT.pem[,SUB.pem]")
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
-            raise typer.BadParameter(f"{name!r} may only have letters, digits, - and _")
-        vendors[name] = (str(Path(root).resolve()), str(Path(sub).resolve()) if sub else "")
-        for file in filter(None, vendors[name]):
-            load_certificates(Path(file), f"--vendor {name}")
-        for anchor in anchors([Path(vendors[name][0])], f"--vendor {name}"):
-            if not anchor.valid_at(now()):
-                raise ConfigError.of(
-                    f"--vendor {name}",
-                    f"{anchor.subject} is valid from {anchor.not_before:%Y-%m-%d} to {anchor.not_after:%Y-%m-%d}",
-                    "Ask the vendor for the root that its base stations have now",
-                )
+    vendors = _vendors(vendor or ())
     if not is_fqdn(domain):
         raise typer.BadParameter(f"{domain!r} is no DNS domain like ran.example.net")
     from ra_gateway.cli.setup import require_empty, usable_port, write_setup  # the extra `ca`
@@ -111,20 +93,39 @@ def init(
     say(f"Next: {called()} serve --config {path}")
 
 
+def _vendors(texts: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """Return the paths of root and sub-CA ("" for none) by vendor, of files that can be used now."""
+    from ra_gateway.app.trust import anchors
+    from ra_gateway.clocks import now
+    from ra_gateway.keys import load_certificates
+
+    vendors: dict[str, tuple[str, str]] = {}
+    for text in texts:
+        name, separator, files = text.partition("=")
+        root, _, sub = files.partition(",")
+        if not separator or not name or not root:
+            raise typer.BadParameter(f"{text!r} is not of the form NAME=ROOT.pem[,SUB.pem]")
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
+            raise typer.BadParameter(f"{name!r} may only have letters, digits, - and _")
+        vendors[name] = (str(Path(root).resolve()), str(Path(sub).resolve()) if sub else "")
+        for file in filter(None, vendors[name]):
+            load_certificates(Path(file), f"--vendor {name}")
+        for anchor in anchors([Path(vendors[name][0])], f"--vendor {name}"):
+            if not anchor.valid_at(now()):
+                raise ConfigError.of(
+                    f"--vendor {name}",
+                    f"{anchor.subject} is valid from {anchor.not_before:%Y-%m-%d} to {anchor.not_after:%Y-%m-%d}",
+                    "Ask the vendor for the root that its base stations have now",
+                )
+    return vendors
+
+
 def serve(port: PortOption = None, config: ConfigOption = CONFIG) -> None:
     """Serve base stations until SIGTERM or Ctrl-C; what was accepted is answered first."""
-    from ra_gateway import logs
     from ra_gateway.app.application import Application
     from ra_gateway.config.reading import load
 
-    if port is not None:
-        config = config.with_setting("--port", "server.listen_port", port)
-    settings = load(config)
-    logs.configure(settings.log.format, settings.log.level, settings.log.path)
-    serve_until_signalled(
-        Application(settings, read=lambda: load(config), has_log=True),
-        _warnings(config, settings),
-    )
+    serve_until_signalled(Application, load, config, port, "server.listen_port", _warnings)
 
 
 def _warnings(source: Source, settings: GatewayConfig) -> list[str]:
@@ -156,8 +157,8 @@ def check_config(
 
 def _checked(source: Source) -> Checked:
     from ra_gateway.app.application import Application
-    from ra_gateway.app.idle import of_inventory
     from ra_gateway.app.running import check
+    from ra_gateway.app.unused import of_inventory
     from ra_gateway.app.upstreams import sent_to_cas
     from ra_gateway.config.reading import is_of_ca_alone, load
 

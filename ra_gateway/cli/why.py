@@ -37,7 +37,8 @@ def why(
 ) -> None:
     """Say in a few sentences why a base station fails, and what to do."""
     from ra_gateway import logs
-    from ra_gateway.app.why import LogReader, explain
+    from ra_gateway.app.log_reader import LogReader
+    from ra_gateway.app.why import explain
     from ra_gateway.clocks import now
     from ra_gateway.config.reading import is_of_ca_alone, load, load_ca
 
@@ -51,7 +52,7 @@ def why(
     if log is not None:
         with _lines(log) as lines:
             reader.read(lines)
-    found = run(explain(settings, what, reader, now()))
+    found = run(explain(settings, reader, now()))
     if as_json:
         typer.echo(json.dumps([asdict(item) for item in found], indent=2))
     else:
@@ -66,7 +67,7 @@ def why(
 @contextmanager
 def _lines(path: Path) -> Iterator[Iterator[str]]:
     """Give the lines of a log, however long each is and whatever octets are in it."""
-    from ra_gateway.app.why import LONGEST_LINE
+    from ra_gateway.app.log_reader import LONGEST_LINE
 
     def bounded(stream: IO[bytes]) -> Iterator[str]:
         goes_on = False

@@ -31,8 +31,8 @@ from aiohttp import web
 from ra_gateway.errors import printable
 from ra_gateway.events import Component, EventSink, HTTPRefused, unheard
 from ra_gateway.peers import Networks, forwarded_client, network_of
+from ra_gateway.server.connection_limits import PROXIES, Counters, Room
 from ra_gateway.server.preface import Abortable, Preface, TLSContext
-from ra_gateway.server.room import PROXIES, Counters, Room
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -540,7 +540,7 @@ class Listener(ABC):
         if self._proxy_protocol and connection.peer not in self._trusted_proxies:
             self.refuse_connection(connection.peer, "comes from none of the trusted proxies")
             return False
-        if self._draining or not self.room.take(connection):
+        if not self.room.take(connection):
             self.refuse_connection(connection.peer, "too many connections")
             return False
         return True
@@ -553,8 +553,7 @@ class Listener(ABC):
     def refuse_connection(self, peer: str, reason: str) -> None:
         """Count and tell that a connection was not taken."""
         self.counters.connections_refused += 1
-        if not self._draining:
-            self.tell_refusal(peer, None, reason)
+        self.tell_refusal(peer, None, reason)
 
     def refuse_unreadable(self, connection: _Connection) -> web.StreamResponse:
         """Answer 400 to what is not HTTP, and close."""

@@ -12,7 +12,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from ra_gateway.app.information import information
+from ra_gateway.app.general_messages import information
 from ra_gateway.cmp import asn1, structures
 from ra_gateway.cmp.bodies import PKIStatusInfo, error_body, gen_msg_body, gen_msg_content
 from ra_gateway.cmp.codes import BodyType, PKIStatus
@@ -23,7 +23,8 @@ from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
 from ra_gateway.config.tables import GenmConfig
 from ra_gateway.errors import PKIFailureInfo, UpstreamUnavailable
-from ra_gateway.ra.information import INFO_TYPES, Information, Informing
+from ra_gateway.ra.general_messages import INFO_TYPES, Information
+from ra_gateway.ra.settings import Informing
 from tests.support import requests
 from tests.support.answers import fail_names, status_of
 from tests.support.asserts import assert_answers, assert_refused

@@ -14,13 +14,15 @@ from ra_gateway.cmp.bodies import cert_rep_message, rev_req_body
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import BodyType, PKIStatus
 from ra_gateway.cmp.crmf import CertId, Control, cert_id_der
-from ra_gateway.cmp.header_checks import Strictness
+from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.cmp.names import directory_name, from_rfc4514
 from ra_gateway.cmp.oids import OID
+from ra_gateway.cmp.quirks import Strictness
 from ra_gateway.errors import SignerNotTrusted
-from ra_gateway.ra.policy import IdentityRules, InventoryUse, SubjectRule
+from ra_gateway.ra.policy import IdentityRules
 from ra_gateway.ra.ports import InventoryEntry
 from ra_gateway.ra.registration import RARights, RegisteredName
+from ra_gateway.ra.settings import InventoryUse, SubjectRule
 from ra_gateway.ra.signer_status import SignerStatus
 from tests.support import mac, requests
 from tests.support.answers import fail_names, status_of
@@ -135,6 +137,18 @@ async def test_an_ra_that_was_taken_out_confirms_nothing_that_it_began(
     later = replace(world, endpoint=endpoint, gateway=world.second_gateway(endpoint))
     await assert_refused(later, confirming, "badRequest", rule="R11")
     assert (await world.ask(confirming)).body_type is BodyType.pkiconf
+
+
+@pytest.mark.requirement(123)
+async def test_a_message_is_an_ra_s_where_it_brings_a_certificate_of_its_names(
+    world: World, operator_pki: OperatorPKI
+) -> None:
+    """For the others no path to the operator's root is looked for, which a stranger would be the one to cause."""
+    relays = world.endpoint.registration_authorities
+    assert relays is not None
+    for signer, is_its_own in ((occm(operator_pki), True), (world.device(), False)):
+        message = PKIMessage.from_der(await asked_by(world, signer, "CN=amf-1.nf.example.net"))
+        assert relays.protects(message, world.endpoint.rules) is is_its_own
 
 
 @pytest.mark.requirement(128)

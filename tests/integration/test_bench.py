@@ -3,49 +3,63 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from tests.bench import ca, capacity, run
+from tests.bench import ca, capacity
+from tests.bench.servers import ROOT
 from tests.support.capacity import figure
-from tests.support.commands import Command
+from tests.support.patience import PATIENCE_SECONDS
 from tests.support.redis_server import RedisServer
 
 
-@contextmanager
-def begun_quickly(*arguments: str, port: int, log: Path) -> Iterator[int]:
-    """A server as the benchmark has them, but for what it takes to import one."""
-    process = Command(*arguments, output_path=log)
-    try:
-        run.await_port(port, process, log)
-        yield process.pid
-        process.send_signal(15)
-        assert process.wait() == 0, log.read_text()
-    finally:
-        process.kill()
-
-
-def test_the_benchmark_prints_its_table_and_writes_the_same_as_json(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_benchmark_prints_its_table_and_writes_the_same_as_json(tmp_path: Path) -> None:
     """A few enrolments with the memory store, both ways of confirmation."""
     target = tmp_path / "bench.json"
     few = ["--enrolments", "12", "--concurrency", "4", "--store", "memory"]
-    monkeypatch.setattr(sys, "argv", ["run", *few, "--json", str(target)])
-    monkeypatch.setattr(run, "server", begun_quickly)
-    run.main()
-    printed = capsys.readouterr().out
+    result = subprocess.run(
+        [sys.executable, "-m", "tests.bench.run", *few, "--json", str(target)],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
     found = json.loads(target.read_text())
     assert [row["confirmation"] for row in found["figures"]] == ["certConf", "implicit"]
     for row in found["figures"]:
         assert (row["store"], row["enrolments"]) == ("memory", 12)
         assert row["floor_us"] > 0
         assert row["gateway_cpu_us"] > row["floor_us"]
-        assert f"{row['ratio']:.2f}" in printed
+        assert row["gateway_cpu_us"] > row["inside_floor_us"] > 0
+        assert f"{row['ratio']:.2f}" in result.stdout
+
+
+def test_two_versions_are_compared_in_one_run(tmp_path: Path) -> None:
+    """This version with itself, in another place; the store is the one that both share a server of."""
+    shutil.copytree(ROOT / "ra_gateway", tmp_path / "old" / "ra_gateway")
+    target = tmp_path / "bench.json"
+    few = ["--rounds", "2", "--enrolments", "4", "--store", "redis"]
+    result = subprocess.run(
+        [
+            *(sys.executable, "-m", "tests.bench.versions", "--against", str(tmp_path / "old")),
+            *(*few, "--json", str(target)),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    (row,) = json.loads(target.read_text())["figures"]
+    assert (row["store"], row["rounds"]) == ("redis", 2)
+    assert row["ratio"] == pytest.approx(row["new_us"] / row["old_us"])
+    assert min(row["old_us"], row["new_us"]) > row["inside_floor_us"] > 0
+    assert f"{row['ratio']:.3f}" in result.stdout
 
 
 def test_the_cas_benchmark_prints_a_row_for_each_database(

@@ -312,15 +312,11 @@ def test_the_port_is_an_option(
     free = free_port()
     listened: list[int] = []
 
-    def briefly(service: Service, warnings: list[str]) -> None:
-        async def start_and_stop() -> None:
-            listened.append((await service.start())[1])
-            await service.stop()
+    async def start_and_stop(service: Service, _started: object) -> None:
+        listened.append((await service.start())[1])
+        await service.stop()
 
-        asyncio.run(start_and_stop())
-
-    for module in ("serve", "ca"):
-        monkeypatch.setattr(f"ra_gateway.cli.{module}.serve_until_signalled", briefly)
+    monkeypatch.setattr("ra_gateway.app.running.run_until_signalled", start_and_stop)
     settings = ("--set", f"ca.status.listen_port={free_port()}", "--set", "log.level=error")
     ended = run(*command, "--port", str(free), "--config", path, *settings)
     assert (ended.exit_code, ended.stderr, listened) == (0, "", [free])

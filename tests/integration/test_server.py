@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import gzip
 import logging
+import socket
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -687,6 +689,32 @@ async def test_a_request_that_has_just_come_is_answered(
         answers = [await client.response() for client in clients]
         assert [answer.status for answer in answers] == [200] * 3
         assert len(echo.calls) == 3
+
+
+@pytest.mark.parametrize("turns", range(6))
+def test_a_connection_that_has_just_come_is_closed(
+    turns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is accepted, and yet to be counted, when the listener is drained: it does not wait for others' answers."""
+    monkeypatch.setattr("ra_gateway.server.listener._GRACE_SECONDS", 0)
+
+    async def drained() -> None:
+        async with served() as (listener, echo, port, connect):
+            (client,) = await under_way(listener, echo, connect)
+            with socket.create_connection(("127.0.0.1", port)) as newcomer:
+                newcomer.setblocking(False)
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+                draining = asyncio.create_task(listener.drain(PATIENCE_SECONDS))
+                with suppress(ConnectionResetError):  # nobody has accepted it
+                    received = asyncio.get_running_loop().sock_recv(newcomer, 1)
+                    assert await asyncio.wait_for(received, 10) == b""
+            assert not draining.done()
+            echo.may_answer.set()
+            assert (await client.response()).status == 200
+            await draining
+
+    run_on_uvloop(drained)
 
 
 async def test_draining_twice_or_before_the_start_does_nothing() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
-from ra_gateway.app.idle import of_inventory
+from ra_gateway.app.unused import of_inventory
 from ra_gateway.app.warnings import of_ca_expiry, warnings
 from ra_gateway.config.reading import load
 from ra_gateway.keys import load_private_key

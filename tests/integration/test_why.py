@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from ra_gateway.app.why import LONGEST_LINE, LogReader
+from ra_gateway.app.log_reader import LONGEST_LINE, LogReader
 from tests.support.commandline import run, succeeded
 from tests.support.pki import Credential, VendorPKI, make_vendor_pki, write_certificates, write_key
 from tests.support.processes import GatewayProcess

@@ -12,7 +12,7 @@ from ra_gateway.ca.clauses import host_of
 from ra_gateway.ca.cross import _subtree
 from ra_gateway.ca.derivation import derive
 from ra_gateway.ca.profiles import NE_IPSEC
-from ra_gateway.cmp.hosts import fqdn_of, is_domain, is_fqdn
+from ra_gateway.cmp.hosts import asked_names, fqdn_of, is_domain, is_fqdn, kept_names
 from ra_gateway.cmp.names import from_rfc4514, general_names_der
 from ra_gateway.cmp.x520 import require_certifiable
 from ra_gateway.config.values import Domain
@@ -91,3 +91,12 @@ def test_init_takes_what_the_ca_takes(tmp_path: object) -> None:
     ended = run("init", f"{tmp_path}/site", "--domain", "ran.123")
     assert ended.exit_code == 2
     assert "is no DNS domain" in ended.stderr
+
+
+@pytest.mark.parametrize(
+    "kind, names", [("CN", {"dns:ran.example.net"}), ("O", set()), ("OU", set())]
+)
+def test_a_subject_names_a_host_by_some_attributes_only(kind: str, names: set[str]) -> None:
+    """An organisation that is called like a domain keeps that from nobody."""
+    subject_der = from_rfc4514(f"{kind}=ran.example.net")
+    assert kept_names(subject_der, ()) == asked_names(subject_der, ()) == names

@@ -58,3 +58,24 @@ def test_an_ra_is_known_as_long_as_it_is_listed(operator_pki: OperatorPKI) -> No
     certificate = cmp_certificate(one.certificate)
     assert registered(operator_pki, one, other).is_known(certificate)
     assert not registered(operator_pki, other, names=(NAME,)).is_known(certificate)
+
+
+@pytest.mark.requirement(123)
+@pytest.mark.parametrize(
+    "subject, san, asked",
+    [
+        ("CN=RA 1,O=Example Operator", (), True),
+        ("CN=ra  1,O=EXAMPLE operator", ("dns:enb1.example.net",), True),
+        ("CN=RA 1,OU=X,O=Example Operator", (), False),
+        ("CN=enb1.example.net", ("dns:RA1.core.example.net.",), True),
+        ("CN=ra1.core.example.net", (), True),
+        ("CN=enb1.example.net", ("dns:ra11.core.example.net",), False),
+    ],
+)
+def test_a_name_of_an_ra_is_asked_for_by_its_subject_or_one_of_its_other_names(
+    subject: str, san: tuple[str, ...], asked: bool
+) -> None:
+    """Also where the subject reads like no host, so that nothing but all of it is its name."""
+    subject_der = from_rfc4514("CN=RA 1,O=Example Operator")
+    name = RegisteredName(subject_der, ("dns:ra1.core.example.net",))
+    assert name.is_part_of(from_rfc4514(subject), san) is asked

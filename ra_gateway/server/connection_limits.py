@@ -1,4 +1,4 @@
-"""Room for connections: how many there may be, of one address and in all, and which one goes for another."""
+"""How many connections a listener takes, of one address and in all, and which one is closed for another."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ra_gateway.server.room import PROXIES, Counters, Room
+from ra_gateway.server.connection_limits import PROXIES, Counters, Room
 
 
 class Connection:

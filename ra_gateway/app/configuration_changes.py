@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Final
+from pathlib import Path
+from typing import Any, Final, TypeVar
 
 from pydantic import BaseModel
 
@@ -12,11 +13,20 @@ from ra_gateway.config.service_tables import ListenerConfig
 from ra_gateway.config.tables import CAServiceConfig, GatewayConfig
 from ra_gateway.errors import ConfigError, Problem
 
+C = TypeVar("C", GatewayConfig, CAServiceConfig)
+
 _OF_CA: Final = (
     *(f"ca.{name}" for name in ("directory_path", "ledger_path", "ledger_url", "ledger_url_path")),
     *(f"ca.status.{name}" for name in ListenerConfig.model_fields),
 )
 """Keys of the bundled CA that are taken up at the start alone: where its files, its ledger and its listener are."""
+
+_OF_HOST: Final = frozenset(("server", "ca.server", "management", "log", "ra")) | {
+    f"ca.status.{name}" for name in ListenerConfig.model_fields
+}
+"""Tables and keys that may differ between nodes that do the same: where and how each is reached, how much it takes, how
+it is watched, and which RA it is.
+"""
 
 _TLS: Final = ("server.tls.", "management.tls.", "ca.server.tls.")
 """Keys of theirs that are taken up all the same (`listener_tls`): other files for a listener that has TLS."""
@@ -25,6 +35,31 @@ _TLS: Final = ("server.tls.", "management.tls.", "ca.server.tls.")
 def config_digest(config: BaseModel) -> str:
     """Return 16 hex digits by which configurations that differ are told apart."""
     return hashlib.sha256(repr(config.model_dump()).encode()).hexdigest()[:16]
+
+
+def shared_digest(config: BaseModel) -> str:
+    """Return 16 hex digits that differ where nodes that stand beside each other should not.
+
+    Left out is what a host decides, and keys at their defaults, of which another release may have more. Of files, the
+    names count, without their directories.
+    """
+    shared = _shared(config.model_dump(exclude_defaults=True))
+    return hashlib.sha256(repr(shared).encode()).hexdigest()[:16]
+
+
+def _shared(value: Any, name: str = "") -> Any:
+    """Return a value of a configuration without what a host decides.
+
+    Args:
+        name: Dotted, of the key that has it; "" of all of it.
+    """
+    if isinstance(value, Mapping):
+        above = f"{name}." if name else ""
+        found = {key: _shared(item, f"{above}{key}") for key, item in sorted(value.items())}
+        return {key: item for key, item in found.items() if f"{above}{key}" not in _OF_HOST}
+    if isinstance(value, (list, tuple)):
+        return [_shared(item, name) for item in value]
+    return value.name if isinstance(value, Path) else value
 
 
 def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any], above: str = "") -> Iterator[str]:
@@ -39,12 +74,15 @@ def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any], above: str = ""
             yield f"{above}{key}"
 
 
-def require_no_restart(old: GatewayConfig, new: GatewayConfig) -> None:
-    """Refuse a configuration that a running gateway cannot go over to.
+def require_no_restart(old: C, new: C) -> None:
+    """Refuse a configuration that a running process cannot go over to.
 
     Raises:
         ConfigError: With every key that takes a restart.
     """
+    if isinstance(old, CAServiceConfig) or isinstance(new, CAServiceConfig):
+        _refuse(old, new, {"management", "ca.server", *_OF_CA})
+        return
     fixed = {"server", "management"}
     if new.has_bundled_upstream:
         fixed.update(_OF_CA)
@@ -53,15 +91,6 @@ def require_no_restart(old: GatewayConfig, new: GatewayConfig) -> None:
     if old.has_bundled_upstream != new.has_bundled_upstream:
         fixed.add("upstreams")
     _refuse(old, new, fixed)
-
-
-def require_no_ca_restart(old: CAServiceConfig, new: CAServiceConfig) -> None:
-    """Refuse a configuration that a running CA cannot go over to.
-
-    Raises:
-        ConfigError: With every key that takes a restart.
-    """
-    _refuse(old, new, {"management", "ca.server", *_OF_CA})
 
 
 def _refuse(old: BaseModel, new: BaseModel, fixed: Iterable[str]) -> None:

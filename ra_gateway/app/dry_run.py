@@ -87,14 +87,14 @@ class _CA:
         """Do nothing."""
 
 
-class _Rehearsal(Wiring):
+class _DryWiring(Wiring):
     """A gateway that goes by a configuration, without CAs."""
 
     def _core(self, name: str, config: UpstreamConfig) -> CACore:
         return _CA()
 
 
-class Rehearsal:
+class DryRun:
     """Judges messages by a configuration.
 
     Args:
@@ -113,7 +113,7 @@ class Rehearsal:
         self.endpoint = endpoint or next(iter(config.endpoints))
         self._config = config
         self._events: list[RequestHandled] = []
-        self._wiring = _Rehearsal(config, _Store(now, max_transactions=_ROOM), None, self._take)
+        self._wiring = _DryWiring(config, _Store(now, max_transactions=_ROOM), None, self._take)
 
     def _take(self, fact: Fact) -> None:
         if isinstance(fact, RequestHandled):
