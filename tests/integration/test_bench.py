@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.bench import capacity
+from tests.bench import ca, capacity
 from tests.bench.servers import ROOT
 from tests.support.capacity import figure
 from tests.support.patience import PATIENCE_SECONDS
@@ -62,17 +62,13 @@ def test_two_versions_are_compared_in_one_run(tmp_path: Path) -> None:
     assert f"{row['ratio']:.3f}" in result.stdout
 
 
-def test_the_cas_benchmark_prints_a_row_for_each_database() -> None:
+def test_the_cas_benchmark_prints_a_row_for_each_database(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A hundred issuances on SQLite and on PostgreSQL."""
-    result = subprocess.run(
-        [sys.executable, "-m", "tests.bench.ca", "--count", "100", "--postgres"],
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_SECONDS,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr
-    rows = result.stdout.splitlines()
+    monkeypatch.setattr(sys, "argv", ["ca", "--count", "100", "--postgres"])
+    ca.main()
+    rows = capsys.readouterr().out.splitlines()
     assert [row.split()[0] for row in rows] == ["SQLite", "PostgreSQL"]
     assert all("floor" in row for row in rows)
 

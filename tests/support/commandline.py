@@ -20,7 +20,7 @@ def remember_program() -> None:
     """Have Typer put the program together once in a process: it takes longer than most commands do."""
     remembered = functools.cache(typer.main.get_command)
     typer.main.get_command = remembered
-    typer.testing._get_command = remembered
+    typer.testing._get_command = remembered  # type: ignore[attr-defined]
     remembered(app)
 
 

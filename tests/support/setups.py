@@ -8,8 +8,11 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
+from unittest import mock
 
-from ra_gateway.cli.setup import write_setup
+from ra_gateway.ca.ledger.ledger import Ledger, open_ledger
+from ra_gateway.cli import setup
+from tests.support import empty_ledger
 from tests.support.pki import VendorPKI
 
 _BUNDLED: Final = 'kind = "bundled"\n'
@@ -46,16 +49,18 @@ def make_setup(
     """
     for name, vendor in vendors.items():
         vendor.write(directory / name)
-    config_path = write_setup(
-        directory,
-        organisation="Example Operator",
-        vendors={name: (f"{name}/root.pem", "") for name in vendors},
-        domain=domain,
-        now=datetime.now(UTC),
-        port=0,
-        key_kind=key_kind,
-        implicit_confirm=implicit_confirm,
-    )
+    setup.run_apart(empty_ledger.prepare())
+    with mock.patch.object(setup, "open_ledger", _open_ledger):
+        config_path = setup.write_setup(
+            directory,
+            organisation="Example Operator",
+            vendors={name: (f"{name}/root.pem", "") for name in vendors},
+            domain=domain,
+            now=datetime.now(UTC),
+            port=0,
+            key_kind=key_kind,
+            implicit_confirm=implicit_confirm,
+        )
     # Many are served at once, and tests of the status listener have a table of their own.
     edit(config_path, "[ca.status]\nlisten_port = 8082\n", "")
     config_path.write_text(config_path.read_text() + "\n[ca.server]\nlisten_port = 0\n")
@@ -63,6 +68,11 @@ def make_setup(
     if redis_url is not None:
         edit(config_path, 'kind = "memory"', f'kind = "redis"\nredis_url = "{redis_url}"')
     return config_path
+
+
+def _open_ledger(path: Path) -> Ledger:
+    empty_ledger.put(path)
+    return open_ledger(path)
 
 
 def http_upstream(url: str, **settings: bool | float | str | Sequence[Path]) -> str:
