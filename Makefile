@@ -14,6 +14,9 @@ endif
 # Of `make coverage`, in percent of lines and branches: a little below what was measured. They only go up.
 FLOORS := cmp:96 ra:96 ca:79
 
+# Of `make test`: while a test waits for a disk, a process or a clock, a core has another one to run.
+WORKERS = $(shell expr $$(nproc) + 1)
+
 .DEFAULT_GOAL := help
 # The tests start hundreds of processes: compiled modules save each of them a second or more.
 unexport PYTHONDONTWRITEBYTECODE
@@ -122,7 +125,7 @@ contracts: setup  ## Check which module may import which
 	$(BIN)/lint-imports --no-cache
 
 test: setup openssl newer-openssl softhsm slapd postgresql haproxy logrotate prometheus systemd lint types contracts  ## Run every check and every test (PYTEST_ARGS="-k word" for some)
-	$(BIN)/python -m pytest -n auto --dist worksteal $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
 
 coverage: setup openssl softhsm slapd postgresql  ## Measure which lines and branches the unit and conformance tests run; fails below a floor
 	@mkdir -p build/coverage && rm -f build/coverage/data*
@@ -147,9 +150,13 @@ fuzz-cost: setup  ## Look for the dearest inputs (INPUTS=..., SEED=...; KEEP=1 p
 demo: setup  ## Enrol and renew a simulated base station (KEEP=1 leaves it serving; DIR=..., PORT=...)
 	@$(BIN)/ra-gateway demo $(if $(DIR),--dir "$(DIR)") $(if $(PORT),--port $(PORT)) $(if $(filter-out 0 no,$(KEEP)),--keep)
 
-bench: setup postgresql  ## Measure enrolments and the CA's issuances (JSON=FILE writes the first as numbers too)
+bench: setup postgresql  ## Measure enrolments and the CA's issuances (JSON=FILE: the first as numbers too; AGAINST=COMMIT: against another version)
+ifdef AGAINST
+	@$(BIN)/python -m tests.bench.versions --against "$(AGAINST)" $(if $(JSON),--json "$(JSON)")
+else
 	@$(BIN)/python -m tests.bench.run $(if $(JSON),--json "$(JSON)")
 	@$(BIN)/python -m tests.bench.ca --postgres
+endif
 
 bench-ledger: setup postgresql  ## Measure ledgers of 10,000, 100,000 and 1,000,000 certificates (some minutes)
 	@$(BIN)/python -m tests.bench.ledger --rows 10000,100000,1000000 --postgres

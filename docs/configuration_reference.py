@@ -15,10 +15,11 @@ from annotated_types import Ge, Gt, Le
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from ra_gateway.cmp.header_checks import QUIRKS
+from ra_gateway.cmp.quirks import QUIRKS
 from ra_gateway.config.problems import bare, values
 from ra_gateway.config.tables import GatewayConfig
 from ra_gateway.config.values import DEFAULT_SIGNATURES, PLACEHOLDERS
+from ra_gateway.settings.meanings import meaning
 
 PREFACE = """# Configuration reference
 
@@ -51,7 +52,7 @@ def _sections(path: str, model: type[BaseModel], *, required: bool) -> Iterator[
         if inner:
             tables.extend((heading, table, field) for heading, table in inner)
         else:
-            keys.append(_row(name, field))
+            keys.append(_row(model, name, field))
     if keys:
         several = path.endswith((">", "]"))
         need = (" At least one is required." if several else " Required.") if required else ""
@@ -80,8 +81,8 @@ def _tables(path: str, annotation: Any) -> Iterator[tuple[str, type[BaseModel]]]
         yield from _tables(f"{path}[]", arguments[0])
 
 
-def _row(name: str, field: FieldInfo) -> str:
-    cells = (f"`{name}`", _value(name, field), _default(field), field.description or "")
+def _row(model: type[BaseModel], name: str, field: FieldInfo) -> str:
+    cells = (f"`{name}`", _value(name, field), _default(field), meaning(model, name))
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 

@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import Final, Protocol
 
 from ra_gateway.errors import PKIFailureInfo
+from ra_gateway.values import Value
 
 FOUND_AFTER_SECONDS: Final = 5.0
 """So long nothing has failed of a store that is found again: one that reads but does not write is still lost."""
@@ -62,8 +63,7 @@ class Stage(StrEnum):
     )
 
 
-@dataclass(frozen=True, slots=True)
-class RequestHandled:
+class RequestHandled(Value, frozen=True):
     """One message and how it was answered.
 
     Args:
@@ -110,8 +110,7 @@ class RequestHandled:
     stages: tuple[tuple[Stage, float], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class TransactionChanged:
+class TransactionChanged(Value, frozen=True):
     """A transaction of the gateway has come into another state.
 
     Args:
@@ -125,8 +124,7 @@ class TransactionChanged:
     state: str
 
 
-@dataclass(frozen=True, slots=True)
-class _OfCertificate:
+class _OfCertificate(Value, frozen=True):
     """What is told of one certificate.
 
     Args:
@@ -141,13 +139,11 @@ class _OfCertificate:
     upstream: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class CertificateIssued(_OfCertificate):
+class CertificateIssued(_OfCertificate, frozen=True):
     """A certificate was stored, and may leave."""
 
 
-@dataclass(frozen=True, slots=True)
-class CertificateConfirmed(_OfCertificate):
+class CertificateConfirmed(_OfCertificate, frozen=True):
     """A device's certConf for its certificate was stored; where implicitConfirm was granted, there is none."""
 
 

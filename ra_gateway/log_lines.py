@@ -283,6 +283,17 @@ LINES: Final[Mapping[str, Line]] = {
         "The store, or the CA's ledger, does not answer, or takes nothing more.",
     ),
     "store.up": Line(_INFO, ("by", "down_seconds"), "It answers again."),
+    "store.forgets": Line(
+        _ERROR,
+        ("store", "detail", "todo"),
+        "Redis may lose transactions: it evicts, or keeps nothing over a restart. A repeat could then issue twice.",
+    ),
+    "store.keeps": Line(_INFO, ("store",), "Redis no longer does."),
+    "store.emptied": Line(
+        _ERROR,
+        ("store", "todo"),
+        "Redis was emptied, came back without what it was told, or the mark of our seals was removed.",
+    ),
     "store.not_believed": Line(
         _ERROR,
         ("store", "key", "detail", "count"),

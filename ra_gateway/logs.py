@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import MutableMapping
 from contextvars import ContextVar
+from datetime import UTC, datetime
 from functools import partial
 from io import FileIO
 from itertools import islice
@@ -91,6 +92,7 @@ _MAX_ITEM_CHARACTERS: Final = 256
 _MAX_DEPTH: Final = 2
 _OVERHEAD_OCTETS: Final = 8  # of a field: quotes, colon, comma, blanks, colours aside
 _LINE_OVERHEAD_OCTETS: Final = 512  # time, level, colours of a terminal, the list of what was cut
+_NUMBER_CHARACTERS: Final = 24  # of a float at most
 _ROUGHLY: Final = 6  # octets that one character can take in JSON: \\uXXXX
 _ELLIPSIS: Final = "..."
 _KEPT_LAST: Final = "exception"
@@ -104,6 +106,8 @@ def bounded(_logger: object, _method: str, fields: MutableMapping[str, Any]) -> 
     move a cursor, begin a line or hide text is escaped, also for viewers that decode the JSON. The longest fields are
     cut, and so far that all fit.
     """
+    if _is_short(fields):
+        return cast("dict[str, Any]", fields)
     lost: list[str] = []  # fields that are not whole
     line = {}
     characters = 0
@@ -133,6 +137,22 @@ def bounded(_logger: object, _method: str, fields: MutableMapping[str, Any]) -> 
     if lost:
         line["cut"] = ", ".join(dict.fromkeys(lost))[:256]
     return line
+
+
+def _is_short(fields: MutableMapping[str, Any]) -> bool:
+    """Tell whether nothing is to be done about a line, as of most."""
+    characters = 0
+    for value in fields.values():
+        if type(value) is not str:
+            if not _is_plain(value):
+                return False
+            characters += _NUMBER_CHARACTERS
+        elif value.isascii() and value.isprintable():
+            characters += len(value)
+        else:
+            return False
+    most = (MAX_LINE_OCTETS - _LINE_OVERHEAD_OCTETS) // _ROUGHLY
+    return characters <= most and len(fields) <= _MAX_FIELDS
 
 
 def _share(sizes: list[int], room: int) -> int:
@@ -228,16 +248,9 @@ class LogOutput:
     ) -> None:
         self.path = path
         self.file = None if path is None else _opened(path)
-        processors: list[Any] = [
-            structlog.processors.add_log_level,
-            partial(_from, _LEVELS[level]),
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            # Plain tracebacks: the usual ones of a terminal show local variables, which may be keys.
-            structlog.processors.format_exc_info,
-            bounded,
-        ]
+        processors: list[Any] = [partial(_begun, _LEVELS[level]), bounded]
         if format_ == "json":
-            processors.append(structlog.processors.JSONRenderer())
+            processors.append(_as_json)
         else:
             processors.append(
                 structlog.dev.ConsoleRenderer(
@@ -277,12 +290,28 @@ def _unwritable(path: Path, why: str) -> ConfigError:
     )
 
 
-def _from(
-    least: int, _logger: object, _method: str, fields: MutableMapping[str, Any]
+_METHOD_LEVELS: Final = {"exception": "error", "warn": "warning"}
+
+
+def _begun(
+    least: int, logger: object, method: str, fields: MutableMapping[str, Any]
 ) -> MutableMapping[str, Any]:
-    if _LEVELS.get(fields["level"], logging.CRITICAL) < least:
+    """Add level and time, and a traceback where there is one: in one step what structlog has a processor each for."""
+    level = fields["level"] = _METHOD_LEVELS.get(method, method)
+    if _LEVELS.get(level, logging.CRITICAL) < least:
         raise structlog.DropEvent
+    fields["timestamp"] = datetime.now(UTC).isoformat(timespec="microseconds")[:-6] + "Z"
+    if "exc_info" in fields:
+        # Plain tracebacks: the usual ones of a terminal show local variables, which may be keys.
+        return structlog.processors.format_exc_info(logger, method, cast("Any", fields))
     return fields
+
+
+_JSON: Final = json.JSONEncoder(default=str)
+
+
+def _as_json(_logger: object, _method: str, fields: MutableMapping[str, Any]) -> str:
+    return _JSON.encode(fields)
 
 
 class _Lines:
@@ -495,7 +524,7 @@ class LogSink:
         write(
             event.body_type or "unreadable",
             transaction_id=event.transaction_id,
-            outcome=event.outcome,
+            outcome=event.outcome.value,
             duration_ms=round(event.duration_ms, 2),
             **fields,
         )

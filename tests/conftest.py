@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import structlog
 from hypothesis import settings
 
 from ra_gateway.metrics import collecting
+from tests.support.commandline import remember_program
 from tests.support.linting import remember_findings
 from tests.support.pki import OperatorPKI, VendorPKI, make_operator_pki, make_vendor_pki
 
@@ -29,6 +31,7 @@ settings.register_profile("repeatable", deadline=None, derandomize=True)
 settings.register_profile("explore", deadline=None, max_examples=2000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
+remember_program()
 remember_findings()
 
 STAGES = ("project", "unit", "contract", "conformance", "property", "integration")
@@ -36,6 +39,17 @@ STAGES = ("project", "unit", "contract", "conformance", "property", "integration
 
 REQUIREMENTS = frozenset((*range(1, 161), *(f"T{number}" for number in range(1, 55))))
 """What a `requirement` marker may name: 26 for R26, "T8" for T8."""
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Have the garbage collector pass over what is there before the first test: it stays, and is much."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

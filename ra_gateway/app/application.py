@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from typing import TYPE_CHECKING, ClassVar
 
 import structlog
@@ -15,7 +15,7 @@ from ra_gateway.app.health import LOOK_SECONDS, Probe
 from ra_gateway.app.process import Served, ServiceProcess
 from ra_gateway.app.readings import meter_gateway, names_of
 from ra_gateway.app.running import require_apart
-from ra_gateway.app.store import OTHER_SEAL_KEY, transaction_store
+from ra_gateway.app.store import EMPTIED_TODO, FORGETS_TODO, OTHER_SEAL_KEY, transaction_store
 from ra_gateway.config.tables import GatewayConfig
 from ra_gateway.errors import StoreUnavailable, missing_extra
 from ra_gateway.events import Component, EventSink
@@ -60,6 +60,7 @@ class Application(ServiceProcess[GatewayConfig]):
         )
         self._outgoing: list[Wiring] = []
         self._store_probe = Probe(lambda: self.store.ping())
+        self._forgets = ""
         self._seals_compared = False
         meter_gateway(
             self._metrics,
@@ -147,8 +148,28 @@ class Application(ServiceProcess[GatewayConfig]):
 
     async def _look_at_store(self) -> None:
         await self._store_probe.once()
-        if not self._store_probe.problem and not self._seals_compared:
-            await self._compare_seals(self.store)
+        if self._store_probe.problem:
+            return
+        store = self.store
+        if not self._seals_compared:
+            await self._compare_seals(store)
+        if isinstance(store, RedisStore):
+            await self._look_at_what_is_kept(store)
+
+    async def _look_at_what_is_kept(self, store: RedisStore) -> None:
+        """Tell of a Redis that may forget, and of one that has."""
+        with suppress(StoreUnavailable):  # which is told elsewhere
+            before = store.emptied
+            await store.has_our_mark()
+            if store.emptied > before:
+                log.error("store.emptied", store=store.name, todo=EMPTIED_TODO)
+        forgets = store.servers.forgets
+        if forgets != self._forgets:
+            self._forgets = forgets
+            if forgets:
+                log.error("store.forgets", store=store.name, detail=forgets, todo=FORGETS_TODO)
+            else:
+                log.info("store.keeps", store=store.name)
 
     async def _compare_seals(self, store: MemoryStore | RedisStore) -> None:
         """Tell when other gateways seal by a key that this one has not; each goes on with what it can open itself.

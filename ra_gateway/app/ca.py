@@ -33,6 +33,7 @@ from ra_gateway.ca.files import CAFiles
 from ra_gateway.ca.general_messages import Published
 from ra_gateway.ca.key_generation import KeyGeneration
 from ra_gateway.ca.keys import CAKeys, expiries, load_ca, retired_certificates
+from ra_gateway.ca.ledger.belonging import require_own_file
 from ra_gateway.ca.ledger.checkpoints import TrailRewritten
 from ra_gateway.ca.ledger.ledger import Ledger
 from ra_gateway.ca.lint import require_clean
@@ -42,8 +43,9 @@ from ra_gateway.ca.root_record import RootCRL, revoked_by_root
 from ra_gateway.ca.status import CAStatus
 from ra_gateway.clocks import now
 from ra_gateway.cmp.certificates import Certificate
-from ra_gateway.cmp.header_checks import HeaderRules, Strictness
+from ra_gateway.cmp.header_checks import HeaderRules
 from ra_gateway.cmp.protection import Credential
+from ra_gateway.cmp.quirks import Strictness
 from ra_gateway.cmp.responder import Reply
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
 from ra_gateway.config.ca_tables import CAConfig, CAStatusConfig
@@ -467,6 +469,8 @@ class BundledService:
         require_database(config)
         self.ledger = ca_ledger(config, sink)
         self.wiring = CAWiring(config, vendors, self.ledger, sink)
+        if config.ledger_path is not None:
+            require_own_file(config.ledger_path, self.wiring.ca.issuer_ids)
         self.status = _status_listener(config.status, self.wiring.status, sink)
         self._background: list[asyncio.Task[None]] = []
         self._opening: asyncio.Task[None] | None = None
@@ -485,7 +489,7 @@ class BundledService:
             self.ledger,
             lambda: self.wiring.publisher,
             self.status,
-            self.wiring.config.directory_path,
+            lambda: self.wiring.config,
             lambda: self.problem,
         )
         metrics.reads(lambda: of_domains(self.wiring.domains))

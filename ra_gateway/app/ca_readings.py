@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from datetime import timedelta
 from typing import Final
 
 from ra_gateway.app.readings import SLOWLY_SECONDS, of_listener
 from ra_gateway.ca.crl import CRLPublisher
 from ra_gateway.ca.keys import expiries
+from ra_gateway.ca.ledger.backups import Backups
 from ra_gateway.ca.ledger.ledger import Ledger
 from ra_gateway.ca.records import Authority, CertificateStatus
 from ra_gateway.cmp.certificates import load_certificate
+from ra_gateway.config.ca_tables import CAConfig
 from ra_gateway.events import Component
 from ra_gateway.metrics import Metrics, families
 from ra_gateway.metrics.collecting import Survey
@@ -25,19 +27,23 @@ _MOST_AUTHORITIES: Final = 100
 """Of those RAs that end first."""
 
 
+_BACKUP_HOURS: Final = 48
+"""A nightly one may fail once, or take longer."""
+
+
 def meter_ca(
     metrics: Metrics,
     ledger: Ledger,
     publisher: Callable[[], CRLPublisher],
     status: StatusListener | None,
-    directory: Path,
+    config: Callable[[], CAConfig],
     problem: Callable[[], str],
 ) -> None:
     """Have the parts of the bundled CA read.
 
     Args:
         publisher: Returns the one of now.
-        directory: Of its keys and certificates.
+        config: Returns the one of now.
         problem: Returns what is wrong with the ledger, "" if nothing is.
     """
 
@@ -72,7 +78,7 @@ def meter_ca(
         ]
 
     async def ends() -> list[Reading]:
-        soonest = await asyncio.to_thread(expiries, directory)
+        soonest = await asyncio.to_thread(expiries, config().directory_path)
         return [
             Reading(
                 families.CA_EXPIRY,
@@ -82,11 +88,24 @@ def meter_ca(
             for item in reversed(soonest)  # of two alike, the one that ends first counts
         ]
 
+    trail = Backups(ledger)
+
+    async def backups() -> list[Reading]:
+        last, began = await trail.read()
+        hours = config().backup_hours
+        found = [] if last is None else [Reading(families.CA_BACKUP, (), last.timestamp())]
+        since = last or (began if hours else None)
+        if since is not None and hours != 0:
+            due_at = since + timedelta(hours=hours or _BACKUP_HOURS)
+            found.append(Reading(families.CA_BACKUP_DUE, (), due_at.timestamp()))
+        return found
+
     metrics.begin(Component.ca)
     metrics.reads(read)
     metrics.asks(Survey(counts, SLOWLY_SECONDS))
     metrics.asks(Survey(ends, SLOWLY_SECONDS))
     metrics.asks(Survey(authorities, SLOWLY_SECONDS))
+    metrics.asks(Survey(backups, SLOWLY_SECONDS))
 
 
 def _last_end(authority: Authority) -> float:

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from ra_gateway.app.ca import BundledService
 from ra_gateway.app.process import Served, ServiceProcess
+from ra_gateway.app.readings import names_of_ca
 from ra_gateway.app.running import require_apart
 from ra_gateway.config.tables import CAServiceConfig
 from ra_gateway.events import Component
@@ -22,6 +23,7 @@ class CAService(ServiceProcess[CAServiceConfig]):
         require_apart("ca.server", config.ca.server, config.management, config.ca.status)
         self._bundled = BundledService(config.ca, config.vendors, self._sink)
         self._bundled.meter(self._metrics)
+        self._metrics.keep(names_of_ca(config))
         return self._bundled.wiring, self._bundled.wiring.routes, {}
 
     def _parts(self) -> dict[str, str]:
@@ -41,6 +43,7 @@ class CAService(ServiceProcess[CAServiceConfig]):
         fresh = await self._bundled.rewired(config.ca, config.vendors)
         old = self._bundled.take_up(fresh)
         self._reloads.retire(old.stop(config.ca.server.drain_seconds))
+        self._metrics.keep(names_of_ca(config))
         return fresh, fresh.routes, {}
 
     async def _close(self, left_at: float) -> None:

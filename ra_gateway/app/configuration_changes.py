@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from pydantic import BaseModel
@@ -20,6 +21,13 @@ _OF_CA: Final = (
 )
 """Keys of the bundled CA that are taken up at the start alone: where its files, its ledger and its listener are."""
 
+_OF_HOST: Final = frozenset(("server", "ca.server", "management", "log", "ra")) | {
+    f"ca.status.{name}" for name in ListenerConfig.model_fields
+}
+"""Tables and keys that may differ between nodes that do the same: where and how each is reached, how much it takes, how
+it is watched, and which RA it is.
+"""
+
 _TLS: Final = ("server.tls.", "management.tls.", "ca.server.tls.")
 """Keys of theirs that are taken up all the same (`listener_tls`): other files for a listener that has TLS."""
 
@@ -27,6 +35,31 @@ _TLS: Final = ("server.tls.", "management.tls.", "ca.server.tls.")
 def config_digest(config: BaseModel) -> str:
     """Return 16 hex digits by which configurations that differ are told apart."""
     return hashlib.sha256(repr(config.model_dump()).encode()).hexdigest()[:16]
+
+
+def shared_digest(config: BaseModel) -> str:
+    """Return 16 hex digits that differ where nodes that stand beside each other should not.
+
+    Left out is what a host decides, and keys at their defaults, of which another release may have more. Of files, the
+    names count, without their directories.
+    """
+    shared = _shared(config.model_dump(exclude_defaults=True))
+    return hashlib.sha256(repr(shared).encode()).hexdigest()[:16]
+
+
+def _shared(value: Any, name: str = "") -> Any:
+    """Return a value of a configuration without what a host decides.
+
+    Args:
+        name: Dotted, of the key that has it; "" of all of it.
+    """
+    if isinstance(value, Mapping):
+        above = f"{name}." if name else ""
+        found = {key: _shared(item, f"{above}{key}") for key, item in sorted(value.items())}
+        return {key: item for key, item in found.items() if f"{above}{key}" not in _OF_HOST}
+    if isinstance(value, (list, tuple)):
+        return [_shared(item, name) for item in value]
+    return value.name if isinstance(value, Path) else value
 
 
 def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any], above: str = "") -> Iterator[str]:

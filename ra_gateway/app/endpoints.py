@@ -9,11 +9,11 @@ from ra_gateway.app.trust import anchors, certificates, counts_known
 from ra_gateway.app.upstreams import answer_trust, upstream_settings
 from ra_gateway.clocks import now
 from ra_gateway.cmp.certificates import Certificate
+from ra_gateway.cmp.codes import Possession
 from ra_gateway.cmp.header_checks import RELAYED, HeaderRules
 from ra_gateway.cmp.mac import MACBounds
 from ra_gateway.cmp.names import directory_name, from_rfc4514
 from ra_gateway.cmp.protection import Credential
-from ra_gateway.cmp.requests import Possession
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
 from ra_gateway.config.tables import (
     EndpointConfig,

@@ -19,7 +19,8 @@ from ra_gateway.cmp.names import name_template, same_name
 from ra_gateway.cmp.trust import TrustDomain
 from ra_gateway.config.tables import GenmConfig
 from ra_gateway.errors import ConfigError, CRLRefused, StoreUnavailable
-from ra_gateway.ra.general_messages import INFO_TYPES, Information, Informing
+from ra_gateway.ra.general_messages import INFO_TYPES, Information
+from ra_gateway.ra.settings import Informing
 
 _MAX_FILE_OCTETS: Final = 64_000_000
 """Devices that are told a CRL could not take what is larger."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from ra_gateway.app.name_warnings import of_devices
 from ra_gateway.app.unused import domains, of_list
 from ra_gateway.clocks import now
 from ra_gateway.config.service_tables import InventorySQLConfig
@@ -134,7 +135,8 @@ async def listed(config: GatewayConfig, progress: Progress) -> list[Listed]:
 
 def warnings(devices: Iterable[Listed], config: GatewayConfig) -> list[str]:
     """Return what of a list helps nobody, in sentences."""
-    return [str(problem) for problem in of_list(config, devices)]
+    known = list(devices)
+    return [*map(str, of_list(config, known)), *map(str, of_devices(config, known))]
 
 
 def summary(devices: Sequence[Listed]) -> str:

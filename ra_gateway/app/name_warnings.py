@@ -5,7 +5,7 @@ anybody asks.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -23,7 +23,7 @@ from ra_gateway.cmp.oids import OID
 from ra_gateway.config.ca_tables import CAConfig
 from ra_gateway.config.tables import EndpointConfig, GatewayConfig, IdentityConfig
 from ra_gateway.errors import CMPError, ConfigError, Problem, TemplateRefused
-from ra_gateway.ra.policy import InventoryUse, SubjectRule
+from ra_gateway.ra.settings import InventoryUse, SubjectRule
 from ra_gateway.stores import inventory, secrets
 from ra_gateway.stores.rows import Row, read_rows
 
@@ -265,26 +265,53 @@ def _of_lines(
 ) -> Iterator[Problem]:
     """Yield the first line of the inventory, and of each file of shared secrets, whose names the bundled CA refuses."""
     if config.inventory is not None and config.inventory.csv_path is not None:
-        served = {name for name in config.vendors if _of_vendor(config, name).issubset(bundled)}
+        served = _served(config, bundled)
         rows = _rows(config.inventory.csv_path, inventory.COLUMNS)
         mine = (row for row in rows if row.values["domain"] in served)
-        yield from _first(config.inventory.csv_path, mine, certifier)
+        yield from _first(_named(config.inventory.csv_path, mine), certifier)
     for endpoint in config.endpoints.values():
         if endpoint.mac is not None and _upstreams(endpoint).issubset(bundled):
             path = endpoint.mac.secrets_path
-            yield from _first(path, _rows(path, secrets.COLUMNS), certifier)
+            yield from _first(_named(path, _rows(path, secrets.COLUMNS)), certifier)
 
 
-def _first(path: Path, rows: Iterator[Row], certifier: Certifier) -> Iterator[Problem]:
-    for row in islice(rows, _MOST_LINES):
-        subject, names = row.values["subject"], split_general_names(row.values["san"])
-        if not subject or row.values.get("enabled", "").lower() == "false":
+def of_devices(config: GatewayConfig, devices: Iterable[inventory.Listed]) -> Iterator[Problem]:
+    """Yield the first device of a list, wherever it is from, whose names the bundled CA is not going to certify."""
+    certifier, bundled = _certifier(config)
+    if certifier is None:
+        return
+    served = _served(config, bundled)
+    named = (
+        (item.where, item.entry.subject, item.entry.san)
+        for item in devices
+        if item.domain in served and item.entry.enabled
+    )
+    yield from _first(named, certifier)
+
+
+def _served(config: GatewayConfig, bundled: Collection[str]) -> set[str]:
+    """Return the vendors whose devices come to the bundled CA and to no other."""
+    return {name for name in config.vendors if _of_vendor(config, name).issubset(bundled)}
+
+
+def _named(path: Path, rows: Iterator[Row]) -> Iterator[tuple[str, str, Sequence[str]]]:
+    for row in rows:
+        if row.values.get("enabled", "").lower() != "false":
+            names = split_general_names(row.values["san"])
+            yield f"{path}:{row.line}", row.values["subject"], names
+
+
+def _first(
+    named: Iterable[tuple[str, str, Sequence[str]]], certifier: Certifier
+) -> Iterator[Problem]:
+    for where, subject, names in islice(named, _MOST_LINES):
+        if not subject:
             continue
         # Without names there, others decide whether it has any.
         why = certifier.refusal(subject, names) if names else certifier.elsewhere_of(subject)
         if why:
             what = f"has names that the bundled CA refuses, and lines after it may: {why}"
-            yield Problem(f"{path}:{row.line}", what, _TODO)
+            yield Problem(where, what, _TODO)
             return
 
 

@@ -13,14 +13,14 @@ from ra_gateway.app.configuration_changes import config_digest, require_no_resta
 from ra_gateway.app.listener_tls import ListenerTLS, cmp_server, tls_tables
 from ra_gateway.app.listener_tls import load as load_tls
 from ra_gateway.app.management import Management
-from ra_gateway.app.readings import of_listener, of_tls
+from ra_gateway.app.readings import of_listener, of_process, of_tls
 from ra_gateway.app.reloading import Reloads
 from ra_gateway.app.running import cmp_listener, event_sink, listen, log_start
 from ra_gateway.cmp.selfcheck import require_codec
 from ra_gateway.config.tables import CAServiceConfig, GatewayConfig
 from ra_gateway.events import Component, EventSink
 from ra_gateway.metrics import Metrics
-from ra_gateway.metrics.families import CONFIGURATION, Reading
+from ra_gateway.metrics.families import Reading
 from ra_gateway.server.cmp import CMPHandler
 from ra_gateway.tasks import ended, supervised
 
@@ -84,6 +84,7 @@ class ServiceProcess(ABC, Generic[C]):
         self.management.configuration = config_digest(config)
         self._reloads = Reloads(self.by, self.management, self._sink, has_log=has_log)
         self._metrics.reads(self._readings)
+        self._metrics.reads(of_process(self.by, lambda: self.config))
 
     @abstractmethod
     def _wire(self) -> Served:
@@ -112,7 +113,6 @@ class ServiceProcess(ABC, Generic[C]):
     def _readings(self) -> Iterator[Reading]:
         yield from of_listener("cmp", self.listener)
         yield from of_tls(self._tls)
-        yield Reading(CONFIGURATION, (self.management.configuration,), 1)
 
     async def start(self) -> tuple[str, int]:
         """Open what is there, and listen; returns host and port.

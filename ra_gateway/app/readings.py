@@ -7,15 +7,19 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import TYPE_CHECKING, Final
 
+from pydantic import BaseModel
+
+from ra_gateway.app.configuration_changes import config_digest, shared_digest
 from ra_gateway.app.listener_tls import ListenerTLS
+from ra_gateway.app.running import STEADY
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.trust import TrustDomain
-from ra_gateway.config.tables import GatewayConfig
+from ra_gateway.config.tables import CAServiceConfig, GatewayConfig
 from ra_gateway.config.trust_tables import RevocationConfig
 from ra_gateway.events import Component
 from ra_gateway.keys import load_certificates
 from ra_gateway.metrics import Metrics, families
-from ra_gateway.metrics.collecting import Survey
+from ra_gateway.metrics.collecting import Reader, Survey
 from ra_gateway.metrics.families import Reading
 from ra_gateway.ra.endpoints import Upstream
 from ra_gateway.ra.transaction import State
@@ -23,6 +27,7 @@ from ra_gateway.revocation.sources import SourceKind, SourceState
 from ra_gateway.server.listener import Listener
 from ra_gateway.stores.memory import MemoryStore
 from ra_gateway.stores.redis import RedisStore
+from ra_gateway.stores.redis_servers import UNTOLD
 from ra_gateway.upstream.batching import BatchingCA
 from ra_gateway.upstream.metered import MeteredCA
 from ra_gateway.upstream.pool import HttpPool
@@ -44,6 +49,27 @@ CLOSINGS: Final = ("refused", "timed_out", "let_go")
 
 LEARNED: Final = "learned"
 """Stands for all sources of CRLs that certificates name."""
+
+
+def of_process(by: Component, config: Callable[[], BaseModel]) -> Reader:
+    """Return what reads the process itself: its clock, and its configuration.
+
+    Args:
+        config: Returns the one in force.
+    """
+    known = config()
+    digests = config_digest(known), shared_digest(known)
+
+    def read() -> Iterator[Reading]:
+        nonlocal known, digests
+        now = config()
+        if now is not known:
+            known, digests = now, (config_digest(now), shared_digest(now))
+        yield Reading(families.CONFIGURATION, (digests[0],), 1)
+        yield Reading(families.SHARED_CONFIGURATION, (by, digests[1]), 1)
+        yield Reading(families.CLOCK_STEADY, (), STEADY())
+
+    return read
 
 
 def of_listener(name: str, listener: Listener) -> Iterator[Reading]:
@@ -91,6 +117,16 @@ def _of_store(store: MemoryStore | RedisStore) -> Iterator[Reading]:
         yield Reading(families.STORE_SECONDS, ("answered",), store.answered)
         yield Reading(families.STORE_SECONDS, ("failed",), store.failed)
         yield Reading(families.STORE_STRANGE, (), store.not_believed)
+        yield Reading(families.STORE_FORGETS, (), bool(store.servers.forgets))
+        yield Reading(families.STORE_CHANGES, (), store.servers.changes)
+        yield Reading(families.STORE_EMPTIED, (), store.emptied)
+        for node in store.servers.known:
+            state = node.state
+            # A user who may not ask INFO has written, all the same.
+            is_up = state is not None and (not state.problem or state.problem == UNTOLD)
+            yield Reading(families.STORE_MASTER_UP, (node.address,), is_up)
+            if state is not None:
+                yield Reading(families.STORE_REPLICAS, (node.address,), state.replicas)
 
 
 # --- what ends --------------------------------------------------------------------------------------------------
@@ -271,3 +307,9 @@ def names_of(wiring: Wiring) -> dict[str, frozenset[str]]:
         "domain": frozenset(domains),
         "upstream": frozenset(wiring.upstreams),
     }
+
+
+def names_of_ca(config: CAServiceConfig) -> dict[str, frozenset[str]]:
+    """Return the same of a CA by itself, whose endpoints are its modes."""
+    modes = {"ra"} if config.ca.client is None else {"ra", "client"}
+    return {"endpoint": frozenset(modes), "domain": frozenset(), "upstream": frozenset()}

@@ -16,6 +16,7 @@ from pydantic import BaseModel
 
 from ra_gateway import __version__
 from ra_gateway.app.configuration_changes import config_digest
+from ra_gateway.app.huge_pages import use_huge_pages
 from ra_gateway.app.systemd import keep_alive, notify, notify_reloading
 from ra_gateway.clocks import SteadyClock
 from ra_gateway.config.service_tables import ListenerConfig, ManagementConfig, ServerConfig
@@ -184,7 +185,7 @@ def catch_signals() -> asyncio.Event:
 
 
 def _settle_memory() -> None:
-    """Let the garbage collector forget what was loaded at the start, and run less often.
+    """Let the garbage collector forget what was loaded at the start, and run less often; put that on huge pages.
 
     Messages make few cycles and many short-lived objects; by default their number alone would have all
     modules and settings, which never go away, walked over and over.
@@ -192,6 +193,7 @@ def _settle_memory() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)
+    use_huge_pages()
 
 
 class Service(Protocol):

@@ -9,6 +9,7 @@ from ra_gateway.clocks import now, unstepped
 from ra_gateway.config.service_tables import StoreConfig
 from ra_gateway.errors import ConfigError
 from ra_gateway.events import EventSink, unheard
+from ra_gateway.redis_url import TODO as REDIS_TODO
 from ra_gateway.stores.memory import MemoryStore
 from ra_gateway.stores.redis import RedisStore
 from ra_gateway.stores.sealing import load_seal_keys
@@ -19,6 +20,18 @@ OTHER_SEAL_KEY: Final = (
     "mark once: redis-cli DEL"
 )
 """What to do about a mark of another key; the name of the mark follows."""
+
+
+FORGETS_TODO: Final = (
+    "redis.conf: maxmemory-policy noeviction and appendonly yes, or a replica that takes over; see that its disk is "
+    "not full. What Redis forgets may be issued twice"
+)
+"""What to do about a Redis that may lose transactions."""
+
+EMPTIED_TODO: Final = (
+    "see why Redis was emptied, or came back without its data; transactions under way are lost, and at a CA that does "
+    "not recognise repeats a base station may get a second certificate (docs/runbook.md)"
+)
 
 
 def transaction_store(config: StoreConfig, sink: EventSink = unheard) -> MemoryStore | RedisStore:
@@ -54,6 +67,7 @@ def redis_store(config: StoreConfig, sink: EventSink = unheard) -> RedisStore:
             key_prefix=config.key_prefix,
             timeout_seconds=config.redis_timeout_seconds,
             max_connections=config.redis_max_connections,
+            wait_replicas=config.redis_wait_replicas,
             max_per_signer=config.max_transactions_per_signer,
             max_held=config.max_held,
             sink=sink,
@@ -61,6 +75,5 @@ def redis_store(config: StoreConfig, sink: EventSink = unheard) -> RedisStore:
     raise ConfigError.of(
         "store.redis_url_path",
         "is not the URL of a Redis server",
-        "Give a redis://, rediss:// or unix:// URL; in the password write / as %2F, # as %23, ? as %3F, "
-        "@ as %40",
+        REDIS_TODO,
     )

@@ -10,10 +10,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Final
 
+from ra_gateway.app.name_warnings import of_devices
 from ra_gateway.config.service_tables import InventorySQLConfig
 from ra_gateway.config.tables import CAServiceConfig, GatewayConfig, IdentityConfig
 from ra_gateway.errors import ConfigError, Problem, StoreUnavailable
-from ra_gateway.ra.policy import InventoryUse
+from ra_gateway.ra.settings import InventoryUse
 from ra_gateway.stores.inventory import CSVInventory, Listed, of_no_use
 from ra_gateway.stores.rows import read_rows
 from ra_gateway.stores.secrets import COLUMNS as SECRETS
@@ -94,7 +95,8 @@ def _is_looked_at(config: GatewayConfig) -> bool:
 def of_inventory(config: GatewayConfig) -> Iterator[Problem]:
     """Yield the lines of the inventory that help nobody, where it is a file: as `of_list`.
 
-    What is wrong with a table of SQLite is told, too: the service starts with it, and admits by each row that is well.
+    What is wrong with a table of SQLite is told, too, and what the bundled CA refuses of it: the service starts with
+    it, and admits by each row that is well.
     """
     if config.inventory is None:
         return
@@ -121,6 +123,7 @@ def _of_table(config: GatewayConfig, table: InventorySQLConfig) -> Iterator[Prob
         yield Problem("inventory.sql", f"cannot be read: {error.detail}", todo)
     else:
         yield from of_whole_list(config, devices)
+        yield from of_devices(config, devices)
 
 
 def of_list(config: GatewayConfig, devices: Iterable[Listed]) -> Iterator[Problem]:

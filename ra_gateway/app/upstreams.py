@@ -14,8 +14,9 @@ from ra_gateway.cmp.protection import Credential
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
 from ra_gateway.config.tables import GatewayConfig
 from ra_gateway.errors import ConfigError, Problem
-from ra_gateway.ra.endpoints import CertConf, IssuingSettings, Upstream, UpstreamSettings, Variant
+from ra_gateway.ra.endpoints import Upstream
 from ra_gateway.ra.ports import CACore
+from ra_gateway.ra.settings import CertConf, IssuingSettings, UpstreamSettings, Variant
 from ra_gateway.upstream.batching import BatchingCA, BatchSettings
 from ra_gateway.upstream.kinds import (
     BundledUpstream,

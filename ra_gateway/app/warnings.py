@@ -33,7 +33,7 @@ from ra_gateway.config.tables import CAServiceConfig, GatewayConfig, IdentityCon
 from ra_gateway.config.trust_tables import RevocationConfig
 from ra_gateway.errors import ConfigError, CRLRefused, MalformedMessage, Problem
 from ra_gateway.keys import names_hsm_key
-from ra_gateway.ra.policy import InventoryUse
+from ra_gateway.ra.settings import InventoryUse
 from ra_gateway.revocation.settings import Mode
 from ra_gateway.upstream.tables import AnswerTrust
 

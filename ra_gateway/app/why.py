@@ -23,8 +23,8 @@ from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.header_checks import takes_ber
 from ra_gateway.config.tables import CAServiceConfig, GatewayConfig
 from ra_gateway.errors import ConfigError, ServiceFailure, StoreUnavailable, printable
-from ra_gateway.ra.policy import InventoryUse
 from ra_gateway.ra.ports import Inventory
+from ra_gateway.ra.settings import InventoryUse
 
 if TYPE_CHECKING:
     from ra_gateway.ca.ledger.history import History

@@ -50,13 +50,13 @@ from ra_gateway.ca.transaction import (
 from ra_gateway.cmp.algorithms import load_public_key
 from ra_gateway.cmp.bodies import CertRepMessage, CertResponse, PKIStatusInfo, cert_rep_body
 from ra_gateway.cmp.certificates import Certificate, load_certificate
-from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType, PKIStatus
+from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType, PKIStatus, Possession
 from ra_gateway.cmp.crmf import RA_VERIFIED, CertReqMsg, CertTemplate
 from ra_gateway.cmp.device_info import device_of
 from ra_gateway.cmp.header_checks import HeaderRules
 from ra_gateway.cmp.messages import IMPLICIT_CONFIRM, confirm_wait_time
 from ra_gateway.cmp.names import NULL_DN, canonical, name_of, same_name
-from ra_gateway.cmp.requests import AuthenticatedRequest, Possession, read_request
+from ra_gateway.cmp.requests import AuthenticatedRequest, read_request
 from ra_gateway.cmp.x520 import require_certifiable, told_first
 from ra_gateway.errors import (
     NotAuthorized,

@@ -42,6 +42,7 @@ from ra_gateway.ca.certification import Certification, IssuancePolicy, find_cert
 from ra_gateway.ca.general_messages import Published, answer_to
 from ra_gateway.ca.issuer import Issuer
 from ra_gateway.ca.key_generation import KeyGeneration
+from ra_gateway.ca.ledger.belonging import issuer_ids, require_own_ledger
 from ra_gateway.ca.ledger.ledger import Ledger
 from ra_gateway.ca.profiles import Profile
 from ra_gateway.ca.records import IssuedCertificate, Operation, Reason, Revocation
@@ -68,7 +69,6 @@ from ra_gateway.cmp.header_checks import (
     NONCE_OCTETS,
     RELAYED,
     HeaderRules,
-    Strictness,
     check_fresh_nonce,
     with_transaction_id,
 )
@@ -76,6 +76,7 @@ from ra_gateway.cmp.malformed import refusal_of
 from ra_gateway.cmp.messages import InfoTypeAndValue, PKIHeader, PKIMessage, assemble
 from ra_gateway.cmp.names import canonical, directory_name, readable, same_name
 from ra_gateway.cmp.protection import Credential, protect
+from ra_gateway.cmp.quirks import Strictness
 from ra_gateway.cmp.requests import (
     AuthenticatedRevocation,
     done_status,
@@ -197,6 +198,8 @@ class BundledCA:
         )
         withheld = frozenset() if before is None else frozenset(before._own)
         self._earlier = {} if before is None else before._earlier_with(credential)
+        # Of all that it may name, this one has the certificates, too; a reload needs no look at it.
+        self._knows_ledger = before is not None and before.issuer_ids <= self.issuer_ids
         self._to_withhold = tuple(item for item in self._own if item not in withheld)
         self._client_profiled = rules.strictness is Strictness.three_gpp
         of_ras = replace(rules, strictness=Strictness.lenient).relaxed_by(RELAYED)
@@ -241,13 +244,20 @@ class BundledCA:
             known[self._credential.certificate.subject_key_identifier or b""] = self._credential
         return dict(list(known.items())[-_MOST_EARLIER:])
 
+    @property
+    def issuer_ids(self) -> frozenset[str]:
+        """All issuing CAs, retired ones too, as the ledger names them."""
+        return issuer_ids(self._own)
+
     async def start(self) -> None:
         """Open the ledger, and from then on revoke in time what was never confirmed.
 
         Raises:
-            ConfigError, StoreUnavailable: The ledger cannot be used.
+            ConfigError, StoreUnavailable: The ledger cannot be used, or is of another CA.
         """
         await self._ledger.open()
+        if not self._knows_ledger:
+            await require_own_ledger(self._ledger, self.issuer_ids)
         if self._to_withhold:
             await self._ledger.withhold(self._to_withhold)
         if self._sweeper is None:

@@ -355,6 +355,18 @@ def load_ca(
     return _undisturbed(directory, read)
 
 
+def issuing_certificates(directory: Path) -> dict[str, Certificate]:
+    """Return all issuing CAs, also those that have expired, by key identifier in hex.
+
+    Raises:
+        ConfigError: A file cannot be read, or holds none.
+    """
+    files = CAFiles(directory)
+    names = ["issuing.pem", *(f"{name}/issuing.pem" for name in files.numbered("retired"))]
+    found = [load_certificates(files.find(name), SETTING)[0] for name in names]
+    return {(item.subject_key_identifier or b"").hex(): item for item in reversed(found)}
+
+
 def retired_certificates(directory: Path) -> tuple[Certificate, ...]:
     """Return the certificates of what was replaced in a CA's directory: issuing CAs, roots and signers.
 

@@ -57,7 +57,7 @@ class NotListed(GatewayError):
 def approvals_list(as_json: JSONOption = False, config: ConfigOption = CONFIG) -> None:
     """List the requests that wait, the oldest first."""
 
-    from ra_gateway.ra.approval import waiting
+    from ra_gateway.ra.waiting import waiting
 
     async def listed(store: RedisStore) -> tuple[list[Transaction], int]:
         return await waiting(store, store), store.not_believed
@@ -95,7 +95,8 @@ def approvals_deny(request: Handle, by: ByOption = "", config: ConfigOption = CO
 def _decide(config: Source, handle: str, by: str, *, approve: bool) -> None:
     from ra_gateway.clocks import now
     from ra_gateway.cmp.names import readable
-    from ra_gateway.ra.approval import decide, request_digest, waiting
+    from ra_gateway.ra.approval import decide
+    from ra_gateway.ra.waiting import request_digest, waiting
 
     decided_by = by or actor().partition(":")[2]
 
@@ -165,7 +166,7 @@ def _one_of(requests: list[Transaction], handle: str) -> Transaction:
     Raises:
         NotListed: None does, or several do, or too little of it is given to tell.
     """
-    from ra_gateway.ra.approval import MIN_HANDLE_DIGITS, request_digest
+    from ra_gateway.ra.waiting import MIN_HANDLE_DIGITS, request_digest
 
     wanted = handle.lower()
     if len(wanted) < MIN_HANDLE_DIGITS:
@@ -184,7 +185,7 @@ def _one_of(requests: list[Transaction], handle: str) -> Transaction:
 
 def _values(request: Transaction) -> dict[str, Any]:
     from ra_gateway.cmp.names import readable, readable_text
-    from ra_gateway.ra.approval import request_digest
+    from ra_gateway.ra.waiting import request_digest
 
     return {
         "request": request_digest(request),
@@ -202,7 +203,7 @@ def _values(request: Transaction) -> dict[str, Any]:
 
 def _row(request: Transaction) -> dict[str, Any]:
     """Return what a table has room for."""
-    from ra_gateway.ra.approval import HANDLE_DIGITS
+    from ra_gateway.ra.waiting import HANDLE_DIGITS
 
     values = _values(request)
     return values | {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -11,7 +12,7 @@ import typer
 from ra_gateway.cli.by_hand import ca_cross_sign, ca_root_crl, ca_sign
 from ra_gateway.cli.certificates import ca_history, ca_list, ca_revoke, ca_show
 from ra_gateway.cli.entities import entity_app
-from ra_gateway.cli.ledger_context import with_ledger
+from ra_gateway.cli.ledger_context import actor, with_ledger
 from ra_gateway.cli.output import (
     CONFIG,
     Checked,
@@ -31,6 +32,9 @@ from ra_gateway.cli.output import (
     day,
     fail,
     named_subjects,
+    note,
+    plain,
+    print_json,
     progress,
     read_password,
     require_name,
@@ -45,8 +49,8 @@ from ra_gateway.config.source import Source
 from ra_gateway.errors import ConfigError
 
 if TYPE_CHECKING:
+    from ra_gateway.ca.ledger.checkpoints import Checkpoint, Checkpoints
     from ra_gateway.ca.ledger.ledger import Ledger
-    from ra_gateway.cmp.certificates import Certificate
     from ra_gateway.config.ca_tables import CAConfig
     from ra_gateway.config.tables import CAServiceConfig
 
@@ -456,13 +460,18 @@ def ca_backup(
     """Write the whole ledger, as it is at one moment, to a file; without private keys."""
 
     from ra_gateway.ca.ledger.backup import dump
+    from ra_gateway.ca.ledger.backups import record_backup
     from ra_gateway.clocks import now
 
     async def write(ledger: Ledger, settings: CAConfig) -> str:
         with progress("Writing") as step:
             count = (await dump(ledger, file, now(), step)).row_count
         say(f"Wrote {count} rows to {file}.")
-        return await _checkpoint(ledger, settings)
+        # Before the line of the backup itself, which the dump has not: it is to have the checkpoint's.
+        rewritten = await _checkpoint(ledger, settings)
+        if not rewritten:
+            await record_backup(ledger, file, count, actor(), now())
+        return rewritten
 
     if rewritten := with_ledger(config, write):
         fail([f"{rewritten}. Run `ra-gateway ca verify`, and keep the backups of before."], 1)
@@ -476,6 +485,7 @@ def ca_restore(
     """Fill an empty ledger, SQLite or PostgreSQL, from a dump: with all of it, or nothing."""
 
     from ra_gateway.app.ledger import ca_checkpoints
+    from ra_gateway.ca.keys import issuing_certificates
     from ra_gateway.ca.ledger.backup import restore
     from ra_gateway.ca.ledger.checkpoints import TrailRewritten
 
@@ -501,53 +511,65 @@ def ca_restore(
     say("Next: ra-gateway ca verify")
 
 
-@ca_app.command("verify", examples=("ra-gateway ca verify --sample 1000",))
+@ca_app.command(
+    "verify", examples=("ra-gateway ca verify --sample 1000", "ra-gateway ca verify --json")
+)
 def ca_verify(
     sample: Annotated[
         int | None, typer.Option(min=1, help="How many signatures to verify; else all.")
     ] = None,
+    as_json: JSONOption = False,
     config: ConfigOption = CONFIG,
 ) -> None:
     """Check the ledger against its certificates and CRLs and the audit trail."""
 
     from ra_gateway.app.ledger import ca_checkpoints
-    from ra_gateway.ca.ledger.belonging import require_own
-    from ra_gateway.ca.ledger.verify import verify
+    from ra_gateway.ca.keys import issuing_certificates
+    from ra_gateway.ca.ledger.belonging import require_own_ledger
+    from ra_gateway.ca.ledger.verify import RESTORE, Finding, Verified, verify
     from ra_gateway.clocks import now
 
-    async def check(ledger: Ledger, settings: CAConfig) -> list[str]:
+    async def check(
+        ledger: Ledger, settings: CAConfig
+    ) -> tuple[Verified, list[Checkpoint], Checkpoints]:
         issuers = issuing_certificates(settings.directory_path)
-        await require_own(ledger, issuers)
+        await require_own_ledger(ledger, issuers)
         checkpoints = ca_checkpoints(settings)
         known = checkpoints.read()
         with progress("Verifying") as step:
             found = await verify(
                 ledger, issuers, now(), checkpoints=known, sample=sample, progress=step
             )
-        if found.findings:
-            return [str(finding) for finding in found.findings]
-        rewritten = await _checkpoint(ledger, settings)
-        if rewritten:
-            return [rewritten]
-        say("The ledger, its certificates and CRLs and the audit trail agree.")
-        if known:
-            say(
-                f"The trail has all {len(known)} checkpoint(s), the last of {day(known[-1].at)} UTC."
-            )
-        else:
-            say(
-                f"There was no checkpoint yet: that nothing was cut off before is not known ({checkpoints.path})."
-            )
-        if found.older_lines:
-            say(
-                f"{found.older_lines} line(s) of the trail are of an older release and do not say all; "
-                "what they leave open was not compared."
-            )
-        return []
+        if not found.findings and (rewritten := await _checkpoint(ledger, settings)):
+            found.findings.append(Finding("audit trail", rewritten, RESTORE))
+        return found, known, checkpoints
 
-    findings = with_ledger(config, check)
-    if findings:
-        fail([*findings, f"{len(findings)} finding(s)."], 1)
+    found, known, checkpoints = with_ledger(config, check)
+    last = known[-1].at if known else None
+    if as_json:
+        facts = {
+            "good": not found.findings,
+            "findings": [asdict(finding) for finding in found.findings],
+            "checkpoints": len(known),
+            "last_checkpoint": last,
+            "older_lines": found.older_lines,
+        }
+        print_json(plain(facts))
+        raise typer.Exit(1 if found.findings else 0)
+    if found.findings:
+        fail([*map(str, found.findings), f"{len(found.findings)} finding(s)."], 1)
+    say("The ledger, its certificates and CRLs and the audit trail agree.")
+    if known:
+        say(f"The trail has all {len(known)} checkpoint(s), the last of {day(last)} UTC.")
+    else:
+        say(
+            f"There was no checkpoint yet: that nothing was cut off before is not known ({checkpoints.path})."
+        )
+    if found.older_lines:
+        say(
+            f"{found.older_lines} line(s) of the trail are of an older release and do not say all; "
+            "what they leave open was not compared."
+        )
 
 
 async def _checkpoint(ledger: Ledger, settings: CAConfig) -> str:
@@ -562,19 +584,8 @@ async def _checkpoint(ledger: Ledger, settings: CAConfig) -> str:
     except TrailRewritten as error:
         return str(error)
     except OSError as error:
-        say(f"No checkpoint was written to {checkpoints.path}: {error.strerror or error}.")
+        note(f"No checkpoint was written to {checkpoints.path}: {error.strerror or error}.")
     return ""
-
-
-def issuing_certificates(directory: Path) -> dict[str, Certificate]:
-    """Return all issuing CAs, also those that have expired, by key identifier."""
-    from ra_gateway.ca.files import CAFiles
-    from ra_gateway.keys import load_certificates
-
-    files = CAFiles(directory)
-    names = ["issuing.pem", *(f"{name}/issuing.pem" for name in files.numbered("retired"))]
-    found = [load_certificates(files.find(name), "ca.directory_path")[0] for name in names]
-    return {(item.subject_key_identifier or b"").hex(): item for item in reversed(found)}
 
 
 @ca_app.command("crl", examples=("ra-gateway ca crl",))

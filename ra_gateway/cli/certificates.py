@@ -246,7 +246,7 @@ async def _adopt_registered(ledger: Ledger, number: int, directory: Path) -> Non
     """Let the ledger know the certificate of a registered RA that `init` or `ca issue-ra` made without it."""
     from ra_gateway.ca.by_hand import adopt
     from ra_gateway.ca.hierarchy import issued_by
-    from ra_gateway.cli.ca import issuing_certificates
+    from ra_gateway.ca.keys import issuing_certificates
     from ra_gateway.clocks import now
     from ra_gateway.cmp.certificates import load_certificate
 

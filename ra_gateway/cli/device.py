@@ -315,7 +315,8 @@ def renew(
 def _shared_secret(reference: str, path: Path, mac: MACAlgorithm) -> MACCredential:
     import secrets
 
-    from ra_gateway.cmp.mac import MACKind, SharedSecret, made_parameters
+    from ra_gateway.cmp.codes import MACKind
+    from ra_gateway.cmp.mac import SharedSecret, made_parameters
     from ra_gateway.cmp.names import NULL_DN
 
     secret = SharedSecret(reference.encode(), read_password(path) or b"", NULL_DN)

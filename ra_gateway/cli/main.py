@@ -22,6 +22,7 @@ from ra_gateway.cli.reload import reload
 from ra_gateway.cli.revocation import revocation
 from ra_gateway.cli.samples import samples
 from ra_gateway.cli.serve import check_config, init, serve
+from ra_gateway.cli.simulate import simulate
 from ra_gateway.cli.why import why
 
 app = Commands(
@@ -94,6 +95,13 @@ app.command(
         "      --cert enb-7/cert.pem --key enb-7/key.pem --trusted enb-7/root.pem --out enb-7-next",
     )
 )(renew)
+app.command(
+    examples=(
+        "ra-gateway simulate --url http://127.0.0.1:8080/.well-known/cmp \\\n"
+        "      --vendor-cert sub.pem --vendor-key sub.key \\\n"
+        "      --subject CN={name}.ran.example.net --count 50 --renewals 1",
+    )
+)(simulate)
 
 
 app.command(

@@ -6,13 +6,16 @@ import json
 import os
 import signal
 import time
+from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple
 
 import typer
 
-from ra_gateway.cli.output import CONFIG, ConfigOption, fail, say
+from ra_gateway.cli.output import CONFIG, ConfigOption, JSONOption, fail, print_json, say
+from ra_gateway.config.source import Source
+from ra_gateway.errors import ConfigError
 
 if TYPE_CHECKING:
     from ssl import SSLContext
@@ -54,61 +57,115 @@ TLSCertOption = Annotated[
 TLSKeyOption = Annotated[Path | None, typer.Option("--tls-key", help="Its key, PEM.")]
 
 
+class _Refused(Exception):
+    """The service goes on as before.
+
+    Args:
+        problems: Sentences.
+        pid: Of the process that refused; None where none was asked.
+        configuration: Digest of the one that it goes by.
+    """
+
+    def __init__(
+        self, problems: Sequence[str], pid: int | None = None, configuration: str | None = None
+    ) -> None:
+        super().__init__(*problems)
+        self.problems, self.pid, self.configuration = list(problems), pid, configuration
+
+
 def reload(
-    tls_cert: TLSCertOption = None, tls_key: TLSKeyOption = None, config: ConfigOption = CONFIG
+    tls_cert: TLSCertOption = None,
+    tls_key: TLSKeyOption = None,
+    as_json: JSONOption = False,
+    config: ConfigOption = CONFIG,
 ) -> None:
     """Check the configuration, then have the gateway that runs with it on this machine take it up."""
     from ra_gateway.app.application import Application
     from ra_gateway.app.running import check
     from ra_gateway.config.reading import is_of_ca_alone, load
 
-    if is_of_ca_alone(config):
-        reload_ca(tls_cert, tls_key, config)
-        return
-    settings = load(config)
-    check(Application, settings)
-    _take_up(_listener(settings.management, settings.server.listen_port, (tls_cert, tls_key)))
+    def checked() -> _Listener:
+        if is_of_ca_alone(config):
+            return _checked_ca(config, (tls_cert, tls_key))
+        settings = load(config)
+        check(Application, settings)
+        return _listener(settings.management, settings.server.listen_port, (tls_cert, tls_key))
+
+    _reload(checked, as_json=as_json)
 
 
 def reload_ca(
-    tls_cert: TLSCertOption = None, tls_key: TLSKeyOption = None, config: ConfigOption = CONFIG
+    tls_cert: TLSCertOption = None,
+    tls_key: TLSKeyOption = None,
+    as_json: JSONOption = False,
+    config: ConfigOption = CONFIG,
 ) -> None:
     """Check the configuration, then have the `ca serve` that runs with it on this machine take it up."""
+    _reload(lambda: _checked_ca(config, (tls_cert, tls_key)), as_json=as_json)
+
+
+def _checked_ca(config: Source, own: tuple[Path | None, Path | None]) -> _Listener:
     from ra_gateway.app.ca_service import CAService  # the extra `ca`
     from ra_gateway.app.running import check
     from ra_gateway.config.reading import load_ca
 
     settings = load_ca(config)
     check(CAService, settings)
-    _take_up(_listener(settings.management, settings.ca.server.listen_port, (tls_cert, tls_key)))
+    return _listener(settings.management, settings.ca.server.listen_port, own)
 
 
-def _take_up(listener: _Listener) -> None:
+def _reload(checked: Callable[[], _Listener], *, as_json: bool) -> None:
+    """Have a configuration taken up, and print what came of that.
+
+    Args:
+        checked: Looks it through, and returns where the service is met.
+    """
+    code, pid, digest = 0, None, None
+    problems: list[str] = []
+    try:
+        pid, digest = _take_up(checked())
+    except ConfigError as error:
+        if not as_json:
+            raise
+        code, problems = 2, list(map(str, error.problems))
+    except _Refused as error:
+        code, pid, digest, problems = 1, error.pid, error.configuration, error.problems
+    if as_json:
+        done = {"reloaded": not code, "pid": pid, "configuration": digest, "problems": problems}
+        print_json(done)
+        raise typer.Exit(code)
+    if code:
+        goes_on = f"The process {pid} goes on with its old configuration."
+        fail([*problems, *([] if pid is None else [goes_on])], code)
+    say(f"Reloaded: the process {pid} goes by configuration {digest}.")
+
+
+def _take_up(listener: _Listener) -> tuple[int, str]:
+    """Hang up the process that listens there; returns its number, and the digest of what it goes by now."""
     before = _status(listener)
     pid = before["pid"]
     try:
         # Whoever else listens there is not to name a process that a hangup ends: every Python has this program's file.
         is_ours = os.path.samefile(f"/proc/{pid}/exe", "/proc/self/exe")
         if not is_ours or not _listens(pid, listener.port):
-            fail(
-                [
-                    f"{listener.url} names the process {pid}, which is no service that listens there."
-                ],
-                1,
+            raise _Refused(
+                [f"{listener.url} names the process {pid}, which is no service that listens there."]
             )
         os.kill(pid, signal.SIGHUP)
     except OSError as error:
-        fail([f"the process {pid} cannot be told: {error.strerror}. Run this as its user"], 1)
+        todo = "Run this as its user"
+        raise _Refused([f"the process {pid} cannot be told: {error.strerror}. {todo}"]) from error
     give_up_at = time.monotonic() + _PATIENCE_SECONDS
     while (now := _status(listener))["reloads"] == before["reloads"] and now["pid"] == pid:
         if time.monotonic() > give_up_at:
-            fail([f"the process {pid} has not reloaded yet. Look into its log"], 1)
+            raise _Refused([f"the process {pid} has not reloaded yet. Look into its log"])
         time.sleep(0.1)
+    if now["pid"] != pid:
+        raise _Refused([f"the process {pid} has ended meanwhile"])
     last = now["reloads"]["last"]
-    if now["pid"] != pid or last["outcome"] != "reloaded":
-        problems = last["problems"] if last else ["the process has ended meanwhile"]
-        fail([*problems, f"The process {pid} goes on with its old configuration."], 1)
-    say(f"Reloaded: the process {pid} goes by configuration {now['configuration']}.")
+    if last["outcome"] != "reloaded":
+        raise _Refused(last["problems"], pid, now["configuration"])
+    return pid, now["configuration"]
 
 
 def _listens(pid: int, port: int) -> bool:
@@ -136,12 +193,11 @@ def _listener(
     """Return how a service's management listener is reached."""
     port = management.port_beside(service_port)
     if not management.enabled or not port:
-        fail(
+        raise _Refused(
             [
                 "the service is found by its management listener, which has to be enabled, with a port of its own. Use "
                 "`systemctl reload`, or send SIGHUP to the process"
-            ],
-            1,
+            ]
         )
     anywhere = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - asked, not bound
     host = anywhere.get(management.listen_host, management.listen_host)
@@ -165,19 +221,20 @@ def _tls(config: ListenerTLSConfig, own: tuple[Path | None, Path | None]) -> _TL
     context.verify_mode = ssl.CERT_NONE
     certificate, key = own
     if certificate is None and config.client_ca_paths:
-        fail(
+        raise _Refused(
             [
                 "the management listener wants a certificate of its clients (management.tls.client_ca_paths). Give one "
                 "with --tls-cert and --tls-key, or use `systemctl reload`"
-            ],
-            1,
+            ]
         )
     if certificate is not None:
         try:
             # Never without a password: OpenSSL would ask the terminal for one.
             context.load_cert_chain(certificate, key, b"")
         except (OSError, ValueError) as error:
-            fail([f"--tls-cert: {certificate} cannot be used: {openssl_reason(error)}"], 1)
+            raise _Refused(
+                [f"--tls-cert: {certificate} cannot be used: {openssl_reason(error)}"]
+            ) from error
     return _TLS(context, load_certificates(config.certificate_path, "management.tls")[0].der)
 
 
@@ -207,5 +264,6 @@ def _status(listener: _Listener) -> dict[str, Any]:
             raise ValueError
     except (OSError, HTTPException, ValueError, KeyError, TypeError, RecursionError) as error:
         why = f" ({error})" if isinstance(error, SSLError) else ""
-        fail([f"no service answers at {listener.url}{why}. Start it, or look at [management]"], 1)
+        problem = f"no service answers at {listener.url}{why}. Start it, or look at [management]"
+        raise _Refused([problem]) from error
     return found

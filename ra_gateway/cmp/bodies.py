@@ -14,6 +14,7 @@ from ra_gateway.cmp.codes import ISSUED_STATUSES, BodyType, PKIStatus
 from ra_gateway.cmp.crmf import CertId, CertTemplate, Extension
 from ra_gateway.cmp.messages import InfoTypeAndValue, body, require_few_elements
 from ra_gateway.errors import HeaderRefused, MalformedMessage, PKIFailureInfo
+from ra_gateway.values import Value
 
 T = TypeVar("T")
 
@@ -24,8 +25,7 @@ MAX_NESTED: Final = 1000
 # --- status ---------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class PKIStatusInfo:
+class PKIStatusInfo(Value, frozen=True):
     """Status, texts and failure bits (RFC 9810 5.2.3)."""
 
     status: PKIStatus
@@ -73,8 +73,7 @@ class PKIStatusInfo:
 # --- answers --------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class CertResponse:
+class CertResponse(Value, frozen=True):
     """One answer to a certificate request; `certificate_der` is None unless a plain certificate came.
 
     Args:
@@ -91,8 +90,7 @@ class CertResponse:
     private_key_der: bytes | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class CertRepMessage:
+class CertRepMessage(Value, frozen=True):
     """Content of ip, cp or kup."""
 
     responses: tuple[CertResponse, ...]
@@ -187,8 +185,7 @@ def enveloped_data(encrypted_key: bytes) -> bytes:
     return b"\x30" + encrypted_key[1:]
 
 
-@dataclass(frozen=True, slots=True)
-class CertStatus:
+class CertStatus(Value, frozen=True):
     """One entry of certConf; `hash_alg` is the name of an explicit hash algorithm, "" if absent."""
 
     cert_hash: bytes

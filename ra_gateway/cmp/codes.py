@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from enum import IntEnum
+from enum import IntEnum, StrEnum
 from typing import Final
 
 from ra_gateway.cmp.oids import OID
@@ -105,3 +105,22 @@ PRIVILEGED_PURPOSES: Final = frozenset(
 No device has one of them, asks for one, or is sent one. timeStamping is not among them: a time stamp says nothing
 about certificates, and an operator may give it in a profile of its own.
 """
+
+
+class Possession(StrEnum):
+    """Whether the requester is known to have the private key.
+
+    `encr_cert`: it will prove so by decrypting the certificate, and certConf tells (RFC 4211 4.2).
+    `key_generation`: there is no key yet; the CA makes it (RFC 9483 4.1.6).
+    """
+
+    proved = "proved"
+    encr_cert = "encrCert"
+    key_generation = "central key generation"
+
+
+class MACKind(StrEnum):
+    """Which password-based MAC is made; with SHA-256 throughout."""
+
+    pbm = "pbm"  # PasswordBasedMac (RFC 4211 4.4)
+    pbmac1 = "pbmac1"  # RFC 8018 7.1

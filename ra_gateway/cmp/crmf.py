@@ -13,6 +13,7 @@ from ra_gateway.cmp.codes import P10CR_CERT_REQ_ID, BodyType
 from ra_gateway.cmp.messages import PKIMessage, require_few_elements
 from ra_gateway.cmp.oids import OID
 from ra_gateway.errors import MalformedMessage, TemplateRefused
+from ra_gateway.values import Value
 
 
 def doubled(items: Iterable[str]) -> frozenset[str]:
@@ -20,8 +21,7 @@ def doubled(items: Iterable[str]) -> frozenset[str]:
     return frozenset(item for item, count in Counter(items).items() if count > 1)
 
 
-@dataclass(frozen=True, slots=True)
-class Extension:
+class Extension(Value, frozen=True):
     """A requested or issued extension; `value` is the content of extnValue."""
 
     oid: str
@@ -29,8 +29,7 @@ class Extension:
     value: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class CertTemplate:
+class CertTemplate(Value, frozen=True):
     """What a request says about the certificate it wants (RFC 4211 5); None where absent.
 
     Args:
@@ -147,8 +146,7 @@ class CertId:
     serial_number: int
 
 
-@dataclass(frozen=True, slots=True)
-class SignaturePOP:
+class SignaturePOP(Value, frozen=True):
     """POPOSigningKey (RFC 4211 4.1).
 
     Args:
@@ -166,8 +164,7 @@ class SignaturePOP:
 RA_VERIFIED: Final = "raVerified"
 
 
-@dataclass(frozen=True, slots=True)
-class CertReqMsg:
+class CertReqMsg(Value, frozen=True):
     """One certificate request.
 
     Args:

@@ -11,12 +11,12 @@ import hashlib
 import hmac
 from dataclasses import dataclass, field
 from datetime import datetime
-from enum import StrEnum
 from functools import cached_property
 from typing import Final
 
 from ra_gateway.cmp import asn1, structures
 from ra_gateway.cmp.algorithms import HASH_NAMES, AlgorithmRefused, require_no_parameters
+from ra_gateway.cmp.codes import MACKind
 from ra_gateway.cmp.messages import PKIHeader, PKIMessage, Protector
 from ra_gateway.cmp.names import (
     NULL_DN,
@@ -251,13 +251,6 @@ def _pbmac1(der: bytes, parameters: structures.PBMAC1Params, bounds: MACBounds) 
     most //= blocks  # each block of a key costs all iterations again
     _check_cost(pbkdf2.salt, pbkdf2.iteration_count, bounds.min_iterations, most)
     return MACParameters(der, pbkdf2.salt, pbkdf2.iteration_count, prf, mac_hash, octets)
-
-
-class MACKind(StrEnum):
-    """Which password-based MAC is made; with SHA-256 throughout."""
-
-    pbm = "pbm"  # PasswordBasedMac (RFC 4211 4.4)
-    pbmac1 = "pbmac1"  # RFC 8018 7.1
 
 
 def made_parameters(kind: MACKind, salt: bytes, iterations: int) -> MACParameters:

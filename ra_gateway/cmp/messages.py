@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, NamedTuple
 
@@ -17,6 +16,7 @@ from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.names import NULL_DN, directory_name, name_of
 from ra_gateway.cmp.oids import OID
 from ra_gateway.errors import MalformedMessage
+from ra_gateway.values import Value
 
 MAX_EXTRA_CERTS: Final = 256
 """Elements of extraCerts in any message; what an endpoint takes is fewer (`HeaderRules.extra_certs_max_count`)."""
@@ -39,8 +39,7 @@ CMP2000: Final = 2
 CMP2021: Final = 3
 
 
-@dataclass(frozen=True, slots=True)
-class InfoTypeAndValue:
+class InfoTypeAndValue(Value, frozen=True):
     """One entry of generalInfo; `value_der` is None where the value is absent."""
 
     info_type: str
@@ -63,8 +62,7 @@ class Protector(NamedTuple):
     protection_alg_der: bytes | None
 
 
-@dataclass(frozen=True, slots=True)
-class PKIHeader:
+class PKIHeader(Value, frozen=True):
     """The header's fields (RFC 9810 5.1.1).
 
     Args:
@@ -194,8 +192,7 @@ ANYONE: Final = directory_name(NULL_DN)
 """The NULL-DN as a GeneralName: a sender or recipient that is not known."""
 
 
-@dataclass(frozen=True, slots=True)
-class PKIMessage:
+class PKIMessage(Value, frozen=True):
     """One message: what it means and the octets it came as.
 
     Args:

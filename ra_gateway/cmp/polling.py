@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 
 from ra_gateway.cmp import asn1, structures
@@ -17,6 +16,7 @@ from ra_gateway.cmp.bodies import (
 from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType, PKIStatus
 from ra_gateway.cmp.messages import body
 from ra_gateway.errors import MalformedMessage
+from ra_gateway.values import Value
 
 NO_CERT_RESPONSE: Final = -1
 """certReqId of pollReq and pollRep where no CertResponse is awaited, but an rp, a genp or a pkiConf."""
@@ -29,8 +29,7 @@ _WAITING: Final = PKIStatusInfo(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class PollRep:
+class PollRep(Value, frozen=True):
     """One entry of a pollRep.
 
     Args:

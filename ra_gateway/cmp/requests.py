@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import InitVar, replace
-from enum import StrEnum
 from functools import partial
 from typing import Final
 
@@ -38,7 +37,7 @@ from ra_gateway.cmp.bodies import (
     rev_req_content,
 )
 from ra_gateway.cmp.certificates import Certificate
-from ra_gateway.cmp.codes import BodyType, PKIStatus, is_cert_req_id
+from ra_gateway.cmp.codes import BodyType, PKIStatus, Possession, is_cert_req_id
 from ra_gateway.cmp.crmf import (
     RA_VERIFIED,
     CertReqMsg,
@@ -51,8 +50,6 @@ from ra_gateway.cmp.crmf import (
 )
 from ra_gateway.cmp.header_checks import (
     HeaderRules,
-    Quirk,
-    Strictness,
     algorithm_quirks_used,
     check_cert_req_id,
     check_subject,
@@ -63,6 +60,7 @@ from ra_gateway.cmp.malformed import check_values
 from ra_gateway.cmp.messages import CMP2021, InfoTypeAndValue, PKIHeader, PKIMessage
 from ra_gateway.cmp.names import NULL_DN, name_of, same_name
 from ra_gateway.cmp.oids import OID
+from ra_gateway.cmp.quirks import Quirk, Strictness
 from ra_gateway.cmp.requested_extensions import check_requested_extensions
 from ra_gateway.cmp.sealed import Seal, proof
 from ra_gateway.cmp.trust import TrustDomain
@@ -84,18 +82,6 @@ MIN_REQUESTED_RSA_BITS: Final = 2048
 """For new certificates, also where a domain forgives its devices an older key (TS 33.310 6.1.1)."""
 
 _SEAL: Final = Seal(__name__)
-
-
-class Possession(StrEnum):
-    """Whether the requester is known to have the private key.
-
-    `encr_cert`: it will prove so by decrypting the certificate, and certConf tells (RFC 4211 4.2).
-    `key_generation`: there is no key yet; the CA makes it (RFC 9483 4.1.6).
-    """
-
-    proved = "proved"
-    encr_cert = "encrCert"
-    key_generation = "central key generation"
 
 
 @proof(_SEAL)

@@ -7,7 +7,7 @@ checking, so that a step that takes one cannot be reached without it.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import InitVar, dataclass, replace
+from dataclasses import InitVar, replace
 from datetime import datetime
 from functools import partial
 from typing import Final, TypeVar
@@ -28,10 +28,7 @@ from ra_gateway.cmp.certificates import (
 )
 from ra_gateway.cmp.codes import PRIVILEGED_PURPOSES
 from ra_gateway.cmp.header_checks import (
-    VENDORS_ONLY,
     HeaderRules,
-    Quirk,
-    Strictness,
     algorithm_quirks_used,
     check_certificate_sent,
     check_header,
@@ -42,6 +39,7 @@ from ra_gateway.cmp.mac_verification import MACAuthenticatedMessage
 from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.protection import verify_protection
+from ra_gateway.cmp.quirks import VENDORS_ONLY, Quirk, Strictness
 from ra_gateway.cmp.sealed import Seal, proof
 from ra_gateway.cmp.signers import certificate_bag, named_as_signer, select_signers
 from ra_gateway.cmp.trust import Bag, NoPath, Path, SearchBudget, TrustDomain
@@ -52,6 +50,7 @@ from ra_gateway.errors import (
     ProtectionRefused,
     SignerNotTrusted,
 )
+from ra_gateway.values import Value
 
 T = TypeVar("T")
 
@@ -322,8 +321,7 @@ def _check_protection(
     verify_protection(message, algorithm, signer)
 
 
-@dataclass(frozen=True, slots=True)
-class KnownSigner:
+class KnownSigner(Value, frozen=True):
     """Who opened an operation that a later message claims to continue."""
 
     certificate: Certificate

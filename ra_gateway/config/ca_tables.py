@@ -9,7 +9,7 @@ from pydantic import Field
 
 from ra_gateway.ca.profiles import SubjectForm
 from ra_gateway.ca.records import Reenroll
-from ra_gateway.cmp.header_checks import Strictness
+from ra_gateway.cmp.quirks import Strictness
 from ra_gateway.config.service_tables import ListenerConfig, ServerConfig
 from ra_gateway.config.values import (
     DEFAULT_IDENTITY_FROM,
@@ -212,6 +212,11 @@ class CAConfig(Table):
     trail that was cut off or written anew is told; best where whoever can write to the database cannot. Its key is in
     the file of this name and `.secret`. By default `checkpoints` beside `ledger_path`; with PostgreSQL in
     `directory_path`, which the service may not be able to write to.
+    """
+    backup_hours: int | None = Field(default=None, ge=0, le=8760)
+    """How old the last `ra-gateway ca backup` may become before an alert (RAGatewayBackupOld), in hours; 0 for none, as
+    where PostgreSQL's own backups are relied on. The default is 48 once a backup was made; a number also holds where
+    none ever was.
     """
     key_password_path: SecretPath | None = Field(default=None, repr=False)
     """File with the password of the keys; mode 0600. Without it they must be unencrypted, or in an HSM."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pydantic import Field, create_model
 
 from ra_gateway.ra.dialects import DIALECTS
-from ra_gateway.ra.endpoints import IssuingSettings, UpstreamSettings
+from ra_gateway.ra.settings import IssuingSettings, UpstreamSettings
 from ra_gateway.settings.values import Name, Table
 from ra_gateway.upstream.kinds import TABLES, CMPHTTPUpstream
 

@@ -6,13 +6,14 @@ import re
 from collections.abc import Mapping
 from enum import EnumType
 from types import UnionType
-from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Final, Literal, NamedTuple, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from ra_gateway.errors import Problem
+from ra_gateway.settings.meanings import meaning
 from ra_gateway.settings.values import ByName, did_you_mean
 
 _TYPE_NAMES: Final = {
@@ -47,6 +48,18 @@ _SECRET_WORDS: Final = re.compile(
 )
 
 
+class _Key(NamedTuple):
+    """A key of a table."""
+
+    table: type[BaseModel]
+    name: str
+
+    @property
+    def field(self) -> FieldInfo:
+        """What is declared of it."""
+        return self.table.model_fields[self.name]
+
+
 def problems(root: type[BaseModel], error: ValidationError) -> list[Problem]:
     """Return the problems behind what pydantic found wrong with a model, in its order."""
     return [_problem(root, detail) for detail in error.errors() if not _is_echo(detail)]
@@ -56,13 +69,13 @@ def _problem(root: type[BaseModel], detail: ErrorDetails) -> Problem:
     """Return the problem behind one of pydantic's errors, without the offending value."""
     loc, kind, context = detail["loc"], detail["type"], detail.get("ctx", {})
     path = _dotted(loc)
-    field = _field_at(root, loc)
+    key = _key_at(root, loc)
     if kind == "setting":
         return Problem(path, context["what"], context["todo"])
     if kind == "extra_forbidden":
         return _unknown_key(root, loc)
     if kind == "missing":
-        return Problem(path, "is required", _advice("Add it", field))
+        return Problem(path, "is required", _advice("Add it", key))
     if kind == "union_tag_not_found":
         kinds = " or ".join(f'"{name}"' for name in _kinds(root, loc))
         return Problem(f"{path}.kind", "is required", f"Set it to {kinds}.")
@@ -76,24 +89,24 @@ def _problem(root: type[BaseModel], detail: ErrorDetails) -> Problem:
         return Problem(
             path,
             "is not one of the values it may have",
-            _choices(_values(field), detail["input"]),
+            _choices(_values(key), detail["input"]),
         )
     if kind in _RANGES:
         bound, text, advice = _RANGES[kind]
-        return Problem(path, f"{text} {context[bound]:g}", _advice(advice, field))
+        return Problem(path, f"{text} {context[bound]:g}", _advice(advice, key))
     if kind in _TYPE_NAMES:
         wanted = _TYPE_NAMES[kind]
         found = _JSON_NAMES.get(type(detail["input"]), "anything else")
-        return Problem(path, f"must be {wanted}, not {found}", _advice(f"Write {wanted}", field))
+        return Problem(path, f"must be {wanted}, not {found}", _advice(f"Write {wanted}", key))
     if kind in ("too_short", "string_too_short"):
-        return Problem(path, "must not be empty", _advice("Fill it", field))
+        return Problem(path, "must not be empty", _advice("Fill it", key))
     if kind == "string_pattern_mismatch":
         return Problem(
             path,
             "is not a possible name",
             "Use letters, digits, - and _, at most 64, the first a letter or a digit.",
         )
-    return Problem(path, detail["msg"], _advice("Change it", field))
+    return Problem(path, detail["msg"], _advice("Change it", key))
 
 
 def _is_echo(detail: ErrorDetails) -> bool:
@@ -124,13 +137,13 @@ def _choices(values: tuple[str, ...], given: object) -> str:
     return f"Use one of: {', '.join(values)}.{did_you_mean(given, values)}"
 
 
-def _advice(action: str, field: FieldInfo | None) -> str:
+def _advice(action: str, key: _Key | None) -> str:
     """Return what to do, with the key's meaning and numeric default for whoever has no manual."""
-    if field is None or not field.description:
+    if key is None or not (text := meaning(*key)):
         return f"{action}."
-    number = isinstance(field.default, int | float) and not isinstance(field.default, bool)
-    default = f" (default: {field.default:g})" if number else ""
-    return f"{action}{default}. {field.description}"
+    default = key.field.default
+    number = isinstance(default, int | float) and not isinstance(default, bool)
+    return f"{action}{f' (default: {default:g})' if number else ''}. {text}"
 
 
 def _dotted(loc: tuple[int | str, ...]) -> str:
@@ -191,16 +204,16 @@ def _model_of(annotation: Any) -> type[BaseModel] | None:
     return found if isinstance(found, type) and issubclass(found, BaseModel) else None
 
 
-def _field_at(root: type[BaseModel], loc: tuple[int | str, ...]) -> FieldInfo | None:
-    """Return the field a location belongs to (a list's for its items)."""
+def _key_at(root: type[BaseModel], loc: tuple[int | str, ...]) -> _Key | None:
+    """Return the key a location belongs to (a list's for its items)."""
     while loc and isinstance(loc[-1], int):
         loc = loc[:-1]
     model = _model_of(_type_at(root, loc[:-1])) if loc else None
-    return model.model_fields.get(str(loc[-1])) if model else None
+    return _Key(model, str(loc[-1])) if model and str(loc[-1]) in model.model_fields else None
 
 
-def _values(field: FieldInfo | None) -> tuple[str, ...]:
-    annotation = bare(field.annotation) if field else None
+def _values(key: _Key | None) -> tuple[str, ...]:
+    annotation = bare(key.field.annotation) if key else None
     return values(get_args(annotation)[0] if get_origin(annotation) is tuple else annotation)
 
 

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel
 
-from ra_gateway.cmp.header_checks import SIGNERS_ONLY, VENDORS_ONLY
+from ra_gateway.cmp.quirks import SIGNERS_ONLY, VENDORS_ONLY
 from ra_gateway.config.ca_tables import CAConfig
 from ra_gateway.config.raw import Raw, Rule, exceeds, rows_of, table_of, value_of
 from ra_gateway.config.service_tables import ServerConfig, StoreConfig

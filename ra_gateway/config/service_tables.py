@@ -9,7 +9,8 @@ from pydantic import Field
 from ra_gateway.config.values import (
     DatabaseURLPath,
     ListenHost,
-    RedisURL,
+    RedisAddress,
+    RedisURLPath,
     ServerName,
     SQLTable,
 )
@@ -148,12 +149,18 @@ class StoreConfig(Table):
 
     kind: Literal["memory", "redis"] = "memory"
     """ "memory" serves one process and forgets at its end; "redis" serves any number and survives."""
-    redis_url_path: SecretPath | None = Field(default=None, repr=False)
-    """File that holds the Redis URL with its password, like redis://:password@host:6379/0; mode 0600. Required for
-    redis, unless `redis_url` is given.
+    redis_url_path: RedisURLPath | None = Field(default=None, repr=False)
+    """File that holds the Redis URL with its password, like redis://:password@host:6379/0, or
+    redis+sentinel://user:password@host:26379,host:26379/mymaster/0, or redis+cluster://user:password@host:6379,host:6379
+    (docs/deployment.md); mode 0600. Required for redis, unless `redis_url` is given.
     """
-    redis_url: RedisURL | None = Field(default=None, repr=False)
+    redis_url: RedisAddress | None = Field(default=None, repr=False)
     """The Redis URL itself; only without a password. Not together with `redis_url_path`."""
+    redis_wait_replicas: int = Field(default=1, ge=0, le=5)
+    """How many replicas of Redis must have a write before a gateway goes by it, so that a failover loses nothing; 0 for
+    none. Where fewer follow their master, fewer are waited for: `min-replicas-to-write` of Redis says whether it takes
+    writes then.
+    """
     seal_key_paths: tuple[SecretPath, ...] = Field(default=(), repr=False)
     """Files that hold the keys by which the gateways seal what they keep in Redis, so that nobody else who can write
     there gets a certificate by it: 32 to 4096 octets each (`openssl rand -hex 32`), mode 0600, the same on all gateways
@@ -188,8 +195,8 @@ class StoreConfig(Table):
     millisecond; the default leaves the rest of a device's patience (some 30 s) to the CA.
     """
     redis_max_connections: int = Field(default=64, ge=1, le=10_000)
-    """Most connections to Redis; further commands wait for one within their time. A command takes a millisecond, so the
-    default serves some 64,000 a second.
+    """Most connections to each Redis server; further commands wait for one within their time. A command takes a
+    millisecond, so the default serves some 64,000 a second.
     """
 
 

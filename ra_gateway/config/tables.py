@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from ra_gateway.cmp.codes import BodyType
-from ra_gateway.cmp.header_checks import Quirk, Strictness
+from ra_gateway.cmp.quirks import Quirk, Strictness
 from ra_gateway.config.ca_tables import CAConfig
 from ra_gateway.config.dialects import DialectConfig
 from ra_gateway.config.service_tables import (
@@ -38,9 +38,7 @@ from ra_gateway.config.values import (
     URLPath,
     served_paths,
 )
-from ra_gateway.ra.endpoints import Approval, EndpointSettings
-from ra_gateway.ra.general_messages import Informing
-from ra_gateway.ra.policy import InventoryUse, SubjectRule
+from ra_gateway.ra.settings import Approval, EndpointSettings, Informing, InventoryUse, SubjectRule
 from ra_gateway.settings.files import PublicPath, SecretPath, WrittenPath
 from ra_gateway.settings.values import DN, ByName, Name, Named, Table, WholeSeconds
 from ra_gateway.upstream.kinds import UpstreamConfig

@@ -6,7 +6,7 @@ from typing import Annotated, get_args
 
 from pydantic import Field
 
-from ra_gateway.cmp.header_checks import Quirk
+from ra_gateway.cmp.quirks import Quirk
 from ra_gateway.config.values import (
     DEFAULT_SIGNATURES,
     CRLSource,

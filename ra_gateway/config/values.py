@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Final, Literal, get_args
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, ValidationInfo
 from pydantic_core import PydanticCustomError
@@ -27,6 +27,8 @@ from ra_gateway.cmp.names import (
 from ra_gateway.cmp.x520 import alternative_name_text_faults, subject_text_faults
 from ra_gateway.errors import ConfigError
 from ra_gateway.postgres_url import PostgresURL, UnusableURL, usable_postgres_url
+from ra_gateway.redis_url import TODO as REDIS_TODO
+from ra_gateway.redis_url import RedisURL, parse_redis_url
 from ra_gateway.settings.files import check_file, checks_files, resolve, secret_file
 from ra_gateway.settings.values import ByName, climbs, did_you_mean, require_dn, require_url, wrong
 
@@ -264,10 +266,24 @@ def _holds_password(key: str) -> PydanticCustomError:
 
 
 def _redis_url(text: str) -> str:
-    parts = urlsplit(require_url(text, ("redis", "rediss", "unix")))
-    if parts.password is not None or "password" in parse_qs(parts.query, keep_blank_values=True):
+    if _usable_redis_url(text).has_password:
         raise _holds_password("redis_url_path")
     return text
+
+
+def _redis_url_file(path: Path, info: ValidationInfo) -> Path:
+    path = secret_file(path, info)
+    if checks_files(info):
+        _usable_redis_url(path.read_text(encoding="utf-8-sig", errors="replace").strip())
+    return path
+
+
+def _usable_redis_url(text: str) -> RedisURL:
+    try:
+        return parse_redis_url(text)
+    except ValueError as error:
+        problem = str(error)
+    raise wrong(problem, f"{REDIS_TODO}.")
 
 
 def _database_url(text: str) -> str:
@@ -348,7 +364,8 @@ FetchedURL = Annotated[str, AfterValidator(_fetched_url)]
 LDAPServer = Annotated[str, AfterValidator(_ldap_server)]
 CRLSource = Annotated[str, AfterValidator(_crl_source)]
 Host = Annotated[str, AfterValidator(_host)]
-RedisURL = Annotated[str, AfterValidator(_redis_url)]
+RedisAddress = Annotated[str, AfterValidator(_redis_url)]
+RedisURLPath = Annotated[Path, AfterValidator(_redis_url_file)]
 DatabaseURL = Annotated[str, AfterValidator(_database_url)]
 DatabaseURLPath = Annotated[Path, AfterValidator(_database_url_file)]
 SQLTable = Annotated[

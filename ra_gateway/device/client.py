@@ -52,14 +52,17 @@ class StillWaiting(EnrollmentFailed):
     """The other side goes on telling the device to wait."""
 
 
-def open_session(tls: ssl.SSLContext | None = None) -> aiohttp.ClientSession:
+def open_session(
+    tls: ssl.SSLContext | None = None, *, connections: int = 100
+) -> aiohttp.ClientSession:
     """Return a session for `run`: heads have an end, nothing is unpacked, no cookies, nothing of the environment.
 
     Args:
         tls: How to speak TLS with https URLs; None trusts the roots of the system.
+        connections: At the same time, at most.
     """
     return aiohttp.ClientSession(
-        connector=bounded_connector(ssl=True if tls is None else tls),
+        connector=bounded_connector(ssl=True if tls is None else tls, limit=connections),
         cookie_jar=aiohttp.DummyCookieJar(),
         headers={"Accept-Encoding": "identity"},
         auto_decompress=False,
@@ -76,22 +79,46 @@ async def run(
     patience_seconds: float = DEFAULT_PATIENCE_SECONDS,
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> Done:
-    """Run an operation to its end; polls when it is told to wait.
+    """Run an operation to its end over HTTP; polls when it is told to wait.
 
     Args:
         url: Where each message is posted.
         timeout_seconds: For each message, from connecting to the last octet of the answer.
+        patience_seconds, sleep: As `converse`.
+
+    Raises:
+        ServerUnreachable, NotCMP: Of the transfer.
+        StillWaiting, EnrollmentRefused, AnswerUntrusted, CertificateRejected: As `converse`.
+    """
+    return await converse(
+        enrollment,
+        lambda der: post(session, url, der, timeout_seconds=timeout_seconds),
+        patience_seconds=patience_seconds,
+        sleep=sleep,
+    )
+
+
+async def converse(
+    enrollment: Enrollment,
+    exchange: Callable[[bytes], Awaitable[bytes]],
+    *,
+    patience_seconds: float,
+    sleep: Callable[[float], Awaitable[None]],
+) -> Done:
+    """Run an operation to its end, however messages travel; polls when it is told to wait.
+
+    Args:
+        exchange: Sends a message and returns its answer; what it raises ends the operation.
         patience_seconds: How long it may be told to wait between its messages, in all.
         sleep: Waits so many seconds.
 
     Raises:
-        ServerUnreachable, NotCMP: Of the transfer.
         StillWaiting: Its answer is not there yet.
         EnrollmentRefused, AnswerUntrusted, CertificateRejected: As `Enrollment.receive`.
     """
     der = await enrollment.request()
     while True:
-        answer = await post(session, url, der, timeout_seconds=timeout_seconds)
+        answer = await exchange(der)
         step = await enrollment.receive(answer)
         if isinstance(step, Done):
             return step

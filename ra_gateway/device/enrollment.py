@@ -36,11 +36,10 @@ from ra_gateway.cmp.bodies import (
 from ra_gateway.cmp.certificates import Certificate, KeyUsage
 from ra_gateway.cmp.cms import PrivateKeyHolder, open_envelope
 from ra_gateway.cmp.cms_signed import open_package
-from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType, PKIStatus
+from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType, PKIStatus, Possession
 from ra_gateway.cmp.header_checks import (
     NONCE_OCTETS,
     HeaderRules,
-    Strictness,
     check_answer_header,
     check_header,
     check_version,
@@ -66,7 +65,8 @@ from ra_gateway.cmp.names import (
 from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.polling import NO_CERT_RESPONSE, poll_rep_content, poll_req_body
 from ra_gateway.cmp.protection import Credential, protect
-from ra_gateway.cmp.requests import Possession, cert_hash_name, require_delivery
+from ra_gateway.cmp.quirks import Strictness
+from ra_gateway.cmp.requests import cert_hash_name, require_delivery
 from ra_gateway.cmp.trust import Path, TrustDomain
 from ra_gateway.cmp.verification import authenticate_answer
 from ra_gateway.device import pkcs10
@@ -196,7 +196,7 @@ class Enrollment:
                 recip_nonce=None,
                 extra_certs=True,
             )
-            self._note(Direction.sent, self._request_der)
+            self._note(Direction.sent, self._request_der, self._options.body_type)
         return self._request_der
 
     async def _request_content(self) -> bytes:
@@ -336,7 +336,7 @@ class Enrollment:
         except CMPError:
             self.trace.append(TracedMessage(Direction.received, self._clock(), der, None))
             raise
-        self._note(Direction.received, der)
+        self._note(Direction.received, der, message.body_type, _status_in(message))
         return message
 
     def _check_header(self, header: PKIHeader) -> None:
@@ -383,7 +383,7 @@ class Enrollment:
             recip_nonce=message.header.sender_nonce,
             extra_certs=self._options.extra_certs_in_cert_conf,
         )
-        self._note(Direction.sent, der)
+        self._note(Direction.sent, der, BodyType.pollReq)
         return Send(der, after_seconds)
 
     def _refusal(
@@ -564,7 +564,8 @@ class Enrollment:
             recip_nonce=recip_nonce,
             extra_certs=self._options.extra_certs_in_cert_conf,
         )
-        self._note(Direction.sent, der, status_info or PKIStatusInfo(PKIStatus.accepted))
+        status_info = status_info or PKIStatusInfo(PKIStatus.accepted)
+        self._note(Direction.sent, der, BodyType.certConf, status_info)
         return der
 
     def _hash_alg(self, certificate: Certificate) -> structures.AlgorithmIdentifier | None:
@@ -596,13 +597,14 @@ class Enrollment:
         credential = Credential(issued.certificate, issued.path[1:-1], signer)
         return Done(DeviceIdentity(credential, issued.trust), root, implicitly, self._private_key)
 
-    def _note(self, direction: Direction, der: bytes, status: PKIStatusInfo | None = None) -> None:
-        message = PKIMessage.from_der(der)
-        self.trace.append(
-            TracedMessage(
-                direction, self._clock(), der, message.body_type, status or _status_in(message)
-            )
-        )
+    def _note(
+        self,
+        direction: Direction,
+        der: bytes,
+        body_type: BodyType,
+        status: PKIStatusInfo | None = None,
+    ) -> None:
+        self.trace.append(TracedMessage(direction, self._clock(), der, body_type, status))
 
 
 def _require_type(message: PKIMessage, expected: BodyType) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -21,8 +21,62 @@ from ra_gateway.keys import (
     write_private_key,
 )
 
-_FACTORY_YEARS: Final = 20
+_LEEWAY: Final = timedelta(minutes=5)
+_FACTORY_LIFE: Final = timedelta(days=365 * 20)
 """Vendor certificates outlive their base stations: nobody goes to the mast to renew one."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceCA:
+    """The CA by which a manufacturer certifies its base stations.
+
+    Args:
+        private_key: Its own, of `cryptography`.
+        chain: CAs above it without the root, nearest first.
+        key_kind: Of its base stations' keys, out of `ra_gateway.keys.KEY_KINDS`.
+    """
+
+    certificate: Certificate
+    private_key: Any
+    chain: tuple[Certificate, ...]
+    key_kind: str
+    clock: Callable[[], datetime]
+    name: x509.Name = field(init=False)
+
+    def __post_init__(self) -> None:
+        name = x509.load_der_x509_certificate(self.certificate.der).subject
+        object.__setattr__(self, "name", name)
+
+    @property
+    def organisation(self) -> str:
+        """Its manufacturer, as its own certificate names it."""
+        named = self.name.get_attributes_for_oid(x509.NameOID.ORGANIZATION_NAME)
+        return str(named[0].value) if named else "Vendor"
+
+    def make_device(self, host: str) -> tuple[Credential, Any]:
+        """Make a base station, with its FQDN as CN and dNSName (TS 33.310 9.4.4).
+
+        Args:
+            host: First label of the FQDN, in the vendor's domain.
+
+        Returns:
+            Its credential and its private key.
+        """
+        key = KEY_KINDS[self.key_kind]()
+        fqdn = f"{host.lower()}.{_domain(self.organisation)}"
+        now = self.clock()
+        certificate = sign_certificate(
+            _subject(self.organisation, fqdn),
+            key,
+            self.name,
+            self.private_key,
+            not_before=now - _LEEWAY,
+            not_after=min(now + _FACTORY_LIFE, self.certificate.not_after),
+            dns_names=(fqdn,),
+        )
+        # A root has no place in extraCerts.
+        above = () if self.certificate.self_issued else (self.certificate, *self.chain)
+        return Credential(certificate, above, KeySigner(key)), key
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,17 +116,12 @@ class Vendor:
         Returns:
             Its credential and its private key.
         """
-        key = KEY_KINDS[self.key_kind]()
-        fqdn = f"{host.lower()}.{self.domain}"
-        issuer = _subject(self.name, f"{self.name} Device CA")
-        subject = _subject(self.name, fqdn)
-        certificate = _issue(subject, key, issuer, self.sub_key, self.clock(), dns_names=(fqdn,))
-        return Credential(certificate, (self.sub,), KeySigner(key)), key
+        return DeviceCA(self.sub, self.sub_key, (), self.key_kind, self.clock).make_device(host)
 
     @property
     def domain(self) -> str:
         """DNS domain of its base stations, such as acme-radio.example."""
-        return f"{re.sub('[^a-z0-9]+', '-', self.name.lower()).strip('-')}.example"
+        return _domain(self.name)
 
     def write(self, directory: Path) -> None:
         """Write root.pem, sub.pem and sub.key.
@@ -83,6 +132,10 @@ class Vendor:
         write_certificates(directory / "root.pem", [self.root])
         write_certificates(directory / "sub.pem", [self.sub])
         write_private_key(directory / "sub.key", self.sub_key)
+
+
+def _domain(organisation: str) -> str:
+    return f"{re.sub('[^a-z0-9]+', '-', organisation.lower()).strip('-') or 'vendor'}.example"
 
 
 def _subject(organisation: str, common_name: str) -> x509.Name:
@@ -101,16 +154,14 @@ def _issue(
     issuer_key: Any,
     now: datetime,
     *,
-    ca_below: int | None = None,
-    dns_names: Sequence[str] = (),
+    ca_below: int,
 ) -> Certificate:
     return sign_certificate(
         subject,
         private_key,
         issuer,
         issuer_key,
-        not_before=now - timedelta(minutes=5),
-        not_after=now + timedelta(days=365 * _FACTORY_YEARS),
+        not_before=now - _LEEWAY,
+        not_after=now + _FACTORY_LIFE,
         path_length=ca_below,
-        dns_names=dns_names,
     )

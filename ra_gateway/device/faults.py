@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import secrets
 from collections.abc import Callable, Collection
 from dataclasses import replace
 from datetime import datetime, timedelta
 
+from ra_gateway.clocks import now
 from ra_gateway.cmp.algorithms import SignatureAlgorithm
 from ra_gateway.cmp.protection import Credential, Signer
+from ra_gateway.device.factory import Vendor
 from ra_gateway.device.kinds import Fault
 from ra_gateway.device.values import RequestOptions
 
@@ -31,11 +34,18 @@ class _Spoilt:
 
 def faulty_credential(credential: Credential, faults: Collection[Fault]) -> Credential:
     """Return a credential with those faults that are a credential's."""
+    if Fault.unknown_vendor in faults:
+        credential, _ = _unknown_vendor().make_device(f"sim-{secrets.token_hex(4)}")
     if Fault.no_chain in faults:
         credential = replace(credential, chain=())
     if Fault.protection in faults:
         credential = replace(credential, signer=_Spoilt(credential.signer))
     return credential
+
+
+@functools.cache
+def _unknown_vendor() -> Vendor:
+    return Vendor.found("Nobody", clock=now)
 
 
 def faulty_options(options: RequestOptions, faults: Collection[Fault]) -> RequestOptions:

@@ -20,7 +20,6 @@ from ra_gateway.cmp.crmf import CertTemplate, Extension
 from ra_gateway.cmp.header_checks import (
     NONCE_OCTETS,
     HeaderRules,
-    Strictness,
     check_answer_header,
     check_header,
     check_version,
@@ -29,6 +28,7 @@ from ra_gateway.cmp.mac import MACCredential, mac_protected
 from ra_gateway.cmp.messages import ANYONE, InfoTypeAndValue, PKIHeader, PKIMessage
 from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.protection import protect
+from ra_gateway.cmp.quirks import Strictness
 from ra_gateway.cmp.verification import authenticate_answer
 from ra_gateway.device.enrollment import require_mac
 from ra_gateway.device.errors import EnrollmentRefused, doubting

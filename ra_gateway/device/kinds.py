@@ -15,6 +15,15 @@ class Request(StrEnum):
     genm = "genm"  # information
 
 
+class FleetRequest(StrEnum):
+    """What each base station of a simulated fleet asks for first."""
+
+    ir = "ir"
+    cr = "cr"
+    kur = "kur"  # a renewal
+    p10cr = "p10cr"
+
+
 class Question(StrEnum):
     """What a genm asks for (RFC 9483 4.3)."""
 
@@ -40,3 +49,4 @@ class Fault(StrEnum):
     short_ids = "short-ids"  # transactionID and nonces of 4 octets
     no_chain = "no-chain"  # no certificate but its own in extraCerts
     request_id = "request-id"  # certReqId 7
+    unknown_vendor = "unknown-vendor"  # a certificate of a vendor that nobody knows

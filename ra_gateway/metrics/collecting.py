@@ -152,6 +152,9 @@ class Metrics:
             self._count(families.RELOADS, (by, outcome), 0)
         self._set(families.RELOAD_GOOD, (by,), 1)
         self._count(families.STORE_LOSSES, (by,), 0)
+        if by is Component.ca:
+            for event in _EVENTS:
+                self._count(families.CERTIFICATES, (by, "", event), 0)
         if by is Component.gateway:
             self._count(families.CREDENTIAL_CHANGES, (), 0)
             for outcome in ("changed", "refused"):

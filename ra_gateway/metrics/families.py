@@ -52,7 +52,7 @@ class Reading(NamedTuple):
 
 LABELS: Final = {
     "by": "`gateway` or `ca`; with the bundled CA in its process, a gateway has both",
-    "digest": "of the configuration in force, 16 hex digits",
+    "digest": "of the configuration in force, or of a part of it, 16 hex digits",
     "domain": "vendor's name, `operator`, `mac:` or `ra:` and an endpoint's name; empty where nobody vouched",
     "durable": "`true` where the answer may leave only after a flush to the disk, else `false`",
     "endpoint": "name of an endpoint of the configuration; of the CA `ra` or `client`",
@@ -188,6 +188,33 @@ STORE_SECONDS: Final = Family(
     Kind.histogram,
     "Round trips to Redis by how they ended: answered or failed (a second attempt counts again).",
     ("outcome",),
+)
+STORE_MASTER_UP: Final = Family(
+    "ra_gateway_store_master_up",
+    Kind.gauge,
+    "Masters of Redis that are written to: 1 if it took the last probe.",
+    ("master",),
+)
+STORE_REPLICAS: Final = Family(
+    "ra_gateway_store_replicas",
+    Kind.gauge,
+    "Replicas that follow a master of Redis closely.",
+    ("master",),
+)
+STORE_FORGETS: Final = Family(
+    "ra_gateway_store_forgets",
+    Kind.gauge,
+    "1 if Redis may lose transactions: it evicts, or keeps nothing over a restart.",
+)
+STORE_CHANGES: Final = Family(
+    "ra_gateway_store_master_changes_total",
+    Kind.counter,
+    "How often another master of Redis took over.",
+)
+STORE_EMPTIED: Final = Family(
+    "ra_gateway_store_emptied_total",
+    Kind.counter,
+    "How often Redis came back without what it was told, or was emptied, as this gateway saw it first.",
 )
 STORE_STRANGE: Final = Family(
     "ra_gateway_store_not_believed_total",
@@ -327,6 +354,16 @@ LEDGER_COMMITS: Final = Family(
     Kind.counter,
     "Commits of the ledger; one may have what several messages ask for.",
 )
+CA_BACKUP: Final = Family(
+    "ra_gateway_ca_backup_timestamp_seconds",
+    Kind.gauge,
+    "When `ra-gateway ca backup` last wrote all of the ledger, in Unix time; none before the first backup.",
+)
+CA_BACKUP_DUE: Final = Family(
+    "ra_gateway_ca_backup_due_timestamp_seconds",
+    Kind.gauge,
+    "When the next backup of the ledger should be there (`ca.backup_hours`), in Unix time; none where none is awaited.",
+)
 CA_CRLS: Final = Family(
     "ra_gateway_ca_crls_total", Kind.counter, "CRLs that the CA made.", ("issuer", "form")
 )
@@ -388,6 +425,19 @@ CONFIGURATION: Final = Family(
     Kind.gauge,
     "Always 1; the configuration in force.",
     ("digest",),
+)
+SHARED_CONFIGURATION: Final = Family(
+    "ra_gateway_shared_configuration_info",
+    Kind.gauge,
+    "Always 1; what several nodes should have in common of it: all but the tables `server`, `ca.server`, `management`, "
+    "`log` and `ra`, how `ca.status` is reached, directories of files, and what stands in the files.",
+    ("by", "digest"),
+)
+CLOCK_STEADY: Final = Family(
+    "ra_gateway_clock_steady",
+    Kind.gauge,
+    "0 from a step of the wall clock by more than a minute until it has run evenly for an hour: nothing is revoked, "
+    "forgotten or signed as a CRL by it.",
 )
 BUILD: Final = Family("ra_gateway_build_info", Kind.gauge, "Always 1.", ("version",))
 LEFT_OUT: Final = Family(

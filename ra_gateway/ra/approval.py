@@ -1,12 +1,9 @@
-"""Requests that wait for an operator: who waits, and what was decided."""
+"""What an operator decides on the requests that wait (`waiting`)."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 from datetime import datetime
 from functools import partial
-from typing import Final
 
 from ra_gateway.cmp.names import readable
 from ra_gateway.errors import GatewayError, ServiceFailure
@@ -17,52 +14,11 @@ from ra_gateway.ra.ports import Approvals, Clock, TransactionStore
 from ra_gateway.ra.services import Services
 from ra_gateway.ra.transaction import State, Transaction, TransactionKey
 from ra_gateway.ra.transactions import Overtaken
-
-HANDLE_DIGITS: Final = 20
-"""Hex digits of a digest that are shown, 80 bits: whoever sends requests chooses what is in them."""
-
-MIN_HANDLE_DIGITS: Final = 16
-"""Fewer are no handle: another request that begins alike could be made on purpose."""
+from ra_gateway.ra.waiting import request_digest
 
 
 class NotHeld(GatewayError):
     """A request is not waiting any more: it was decided on, withdrawn, or has expired."""
-
-
-def request_digest(request: Transaction) -> str:
-    """Return what a request is decided on by, in hex: SHA-256 over who asks, the message, and what is asked for."""
-    asked = (
-        request.key.domain,
-        request.key.signer_digest.hex(),
-        request.key.transaction_id.hex(),
-        request.opening.request_digest.hex(),
-        request.created_at.isoformat(),
-        request.endpoint,
-        request.upstream,
-        request.body_type.name,
-        request.subject_der.hex(),
-        request.san,
-        request.public_key_der.hex(),
-    )
-    return hashlib.sha256(json.dumps(asked).encode()).hexdigest()
-
-
-async def waiting(store: TransactionStore, approvals: Approvals) -> list[Transaction]:
-    """Return the requests that wait for a decision, oldest first; what no longer waits leaves the list.
-
-    Raises:
-        StoreUnavailable: The store cannot be asked.
-    """
-    found = []
-    for key in await approvals.held():
-        transaction = await store.load(key)
-        if transaction is None:
-            continue  # perhaps for us alone: what has expired leaves the list by itself
-        if transaction.state is State.HELD:
-            found.append(transaction)
-        else:
-            await approvals.unhold(key)
-    return sorted(found, key=lambda transaction: transaction.created_at)
 
 
 async def decide(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
 from datetime import datetime
 from typing import Final, NamedTuple
 
@@ -44,6 +43,7 @@ from ra_gateway.ra.registration import RegistrationAuthorities
 from ra_gateway.ra.revocation_policy import check_speaks_for
 from ra_gateway.ra.services import Services
 from ra_gateway.ra.transaction import Exchange, Transaction, TransactionKey
+from ra_gateway.values import replace
 
 _UNDER_MAC: Final = frozenset({BodyType.ir, BodyType.cr, BodyType.p10cr})
 """Requests that a shared secret may protect (RFC 9483 4.1.5)."""

@@ -5,11 +5,11 @@ Which names it may have is decided by `policy`; here its rules, its routes and t
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 
 from ra_gateway.cmp.certificates import Certificate
-from ra_gateway.cmp.codes import BodyType
+from ra_gateway.cmp.codes import BodyType, Possession
 from ra_gateway.cmp.crmf import CertId, cert_id_der
 from ra_gateway.cmp.identity import DeviceValues
 from ra_gateway.cmp.mac import SharedSecret
@@ -25,7 +25,6 @@ from ra_gateway.cmp.names import (
 from ra_gateway.cmp.requests import (
     AuthenticatedRequest,
     AuthenticatedRevocation,
-    Possession,
     read_request,
     read_revocation,
     used_in_request,
@@ -42,19 +41,10 @@ from ra_gateway.errors import (
     TemplateRefused,
 )
 from ra_gateway.ra.context import RequestContext
-from ra_gateway.ra.endpoints import (
-    POP,
-    Approval,
-    CertConf,
-    Endpoint,
-    Route,
-    Upstream,
-    Variant,
-)
+from ra_gateway.ra.endpoints import Endpoint, Route, Upstream
 from ra_gateway.ra.policy import (
     AuthorizedRequest,
     IdentityRules,
-    InventoryUse,
     authorize,
     subject_asked,
     vendor_identity,
@@ -64,10 +54,11 @@ from ra_gateway.ra.ports import InventoryEntry
 from ra_gateway.ra.registration import RARights
 from ra_gateway.ra.revocation_policy import authorize_revocation
 from ra_gateway.ra.services import Services
+from ra_gateway.ra.settings import POP, Approval, CertConf, InventoryUse, Variant
+from ra_gateway.values import Value
 
 
-@dataclass(frozen=True, slots=True)
-class AuthorizedOperation:
+class AuthorizedOperation(Value, frozen=True):
     """What a CA is to be asked, decided and not yet stored; where it goes is in the context beside it.
 
     Args:

@@ -9,25 +9,26 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
 from ra_gateway.cmp.bodies import PKIStatusInfo, error_msg_content
 from ra_gateway.cmp.certificates import Certificate
-from ra_gateway.cmp.codes import BodyType, PKIStatus
-from ra_gateway.cmp.header_checks import HeaderRules, Strictness, check_answer_header
+from ra_gateway.cmp.codes import BodyType, PKIStatus, Possession
+from ra_gateway.cmp.header_checks import HeaderRules, check_answer_header
 from ra_gateway.cmp.mac import MACCredential
 from ra_gateway.cmp.mac_verification import authenticate_answer_by_secret
 from ra_gateway.cmp.messages import PKIMessage
-from ra_gateway.cmp.requests import Possession
+from ra_gateway.cmp.quirks import Strictness
 from ra_gateway.cmp.verification import (
     Authenticated,
     authenticate_answer,
     check_authority,
 )
 from ra_gateway.errors import CMPError, PKIFailureInfo, UpstreamBroken
-from ra_gateway.ra.endpoints import Upstream, Variant
+from ra_gateway.ra.endpoints import Upstream
+from ra_gateway.ra.settings import Variant
+from ra_gateway.values import Value
 
 ANSWER_RULES: Final = HeaderRules(Strictness.lenient, extra_certs_max_count=64)
 """What a CA does is taken as it is, as long as it is authentic."""
@@ -78,8 +79,7 @@ _REFUSED: Final = "The certification authority refused the request."
 _AN_ERROR: Final = "The certification authority answered with an error."
 
 
-@dataclass(frozen=True, slots=True)
-class Expected:
+class Expected(Value, frozen=True):
     """What the answer to a request has to fit.
 
     Args:

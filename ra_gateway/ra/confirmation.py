@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
 from typing import Final
 
@@ -25,6 +24,7 @@ from ra_gateway.ra.forwarding import MessageForCA, follow_up_for_ca
 from ra_gateway.ra.services import Services
 from ra_gateway.ra.transaction import GIVEN_UP, PlannedResponse, State, Transaction
 from ra_gateway.ra.transactions import Overtaken
+from ra_gateway.values import replace
 
 _CONFIRMED: Final = frozenset({State.CONFIRMED, State.GRANTED})
 """States in which the certificate is confirmed, so that another certConf gets certConfirmed."""

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+
+import msgspec
 
 from ra_gateway.cmp.bodies import PKIStatusInfo
 from ra_gateway.cmp.certificates import Certificate
-from ra_gateway.cmp.header_checks import quirks_against
 from ra_gateway.cmp.mac import MACCredential
 from ra_gateway.cmp.messages import PKIMessage
+from ra_gateway.cmp.quirks import quirks_against
 from ra_gateway.cmp.responder import Unreadable
 from ra_gateway.cmp.verification import Authenticated, AuthenticatedMessage
 from ra_gateway.errors import CMPError
 from ra_gateway.events import BY_CA, Component, Outcome, RequestHandled, Stage
 from ra_gateway.ra.endpoints import Endpoint, Upstream
+from ra_gateway.values import Value, replace
 
 
 @dataclass(slots=True)
@@ -49,8 +53,7 @@ class Report:
     passed: list[tuple[Stage, float]] = field(default_factory=list)
 
 
-@dataclass(frozen=True, slots=True)
-class RequestContext:
+class RequestContext(Value, frozen=True):
     """A message and what is known of it (immutable: a step that learns more returns the next one).
 
     Args:
@@ -71,7 +74,7 @@ class RequestContext:
     message: PKIMessage
     digest: bytes
     upstream: Upstream
-    report: Report = field(default_factory=Report)
+    report: Report = msgspec.field(default_factory=Report)
     operation: str = ""
     profile: str = ""
     peer: str = ""
@@ -88,7 +91,9 @@ class RequestContext:
 
     def detached(self) -> RequestContext:
         """Return the context for work that goes on in the background, and has an event of its own."""
-        return replace(self, report=replace(self.report, notes=list(self.report.notes), passed=[]))
+        return replace(
+            self, report=dataclasses.replace(self.report, notes=list(self.report.notes), passed=[])
+        )
 
 
 def event_of(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import datetime
 from typing import Final, NamedTuple
 
@@ -23,9 +22,11 @@ from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.protection import Credential, Protecting, protect
 from ra_gateway.errors import ServiceFailure
 from ra_gateway.ra.context import RequestContext
-from ra_gateway.ra.endpoints import CertConf, Endpoint, ImplicitConfirm, Upstream, Variant
+from ra_gateway.ra.endpoints import Endpoint, Upstream
 from ra_gateway.ra.services import MappedIDs, Services
+from ra_gateway.ra.settings import CertConf, ImplicitConfirm, Variant
 from ra_gateway.ra.transaction import Transaction
+from ra_gateway.values import replace
 
 
 class MessageForCA(NamedTuple):

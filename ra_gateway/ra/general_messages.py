@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from enum import StrEnum
 from typing import Final, Protocol
 
 from ra_gateway.cmp.asn1 import tlv
@@ -19,6 +18,7 @@ from ra_gateway.cmp.messages import InfoTypeAndValue
 from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.requests import AuthenticatedQuestion
 from ra_gateway.errors import HeaderRefused
+from ra_gateway.ra.settings import Informing
 
 INFO_TYPES: Final[Mapping[str, str]] = {
     "ca_certs": OID.caCerts,
@@ -33,14 +33,6 @@ ANSWER_TO: Final[Mapping[str, str]] = {
     OID.crlStatusList: OID.crls,
 }
 """The infoType of the answer, where it is not the question's own."""
-
-
-class Informing(StrEnum):
-    """Who answers a question."""
-
-    forward = "forward"  # the CA
-    local = "local"  # the RA
-    deny = "deny"  # nobody
 
 
 @dataclass(frozen=True, slots=True)

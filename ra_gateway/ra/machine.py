@@ -5,12 +5,12 @@ Whoever changes a transaction hands one of these to `transactions.change`, which
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import datetime
 from typing import Any, NamedTuple
 
 from ra_gateway.ra.response_checks import CheckedResponse
 from ra_gateway.ra.transaction import Event, Exchange, State, Transaction, advance
+from ra_gateway.values import replace
 
 
 def _with_current(transaction: Transaction, exchange: Exchange) -> dict[str, Any]:

@@ -70,11 +70,11 @@ from ra_gateway.ra.authorization import (
 )
 from ra_gateway.ra.confirmation import confirm, take_error
 from ra_gateway.ra.context import RequestContext, event_of, unreadable_event
-from ra_gateway.ra.endpoints import Variant
 from ra_gateway.ra.forwarding import message_for_ca
 from ra_gateway.ra.general_messages import answered_here, told_unasked
 from ra_gateway.ra.polling import poll
 from ra_gateway.ra.services import Services
+from ra_gateway.ra.settings import Variant
 from ra_gateway.ra.transaction import Exchange, State, Transaction, TransactionKey
 
 OPERATIONS: Final[Mapping[str, frozenset[BodyType]]] = {

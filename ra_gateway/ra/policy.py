@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from dataclasses import InitVar, dataclass, replace
-from enum import StrEnum
 from typing import Final
 
 from ra_gateway.cmp import crmf
@@ -45,23 +44,7 @@ from ra_gateway.cmp.x520 import require_certifiable, told_first
 from ra_gateway.errors import NotAuthorized, PKIFailureInfo, RequestRefused, TemplateRefused
 from ra_gateway.ra.patterns import check_allowed, san_from, subject_from
 from ra_gateway.ra.ports import InventoryEntry
-
-
-class SubjectRule(StrEnum):
-    """Where the certificate's subject comes from."""
-
-    keep = "keep"  # the template's; a template without one is refused
-    derive = "derive"  # the template's; from the vendor certificate where it has none
-    # The key's own word; that texts have a method of this name is nothing to a rule.
-    replace = "replace"  # type: ignore[assignment]  # always from the vendor certificate or the inventory
-
-
-class InventoryUse(StrEnum):
-    """Whether a device must be in the inventory."""
-
-    none = "none"
-    optional = "optional"
-    required = "required"
+from ra_gateway.ra.settings import InventoryUse, SubjectRule
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,10 +18,10 @@ from ra_gateway.events import Outcome, Stage
 from ra_gateway.ra import ca_exchange, machine, responses, retransmission, transactions
 from ra_gateway.ra.authentication import find_transaction
 from ra_gateway.ra.context import RequestContext
-from ra_gateway.ra.endpoints import Variant
 from ra_gateway.ra.forwarding import check_same_upstream, follow_up_for_ca
 from ra_gateway.ra.response_checks import CheckedResponse, validate
 from ra_gateway.ra.services import Services
+from ra_gateway.ra.settings import Variant
 from ra_gateway.ra.transaction import OUTSTANDING, Event, State, Transaction
 from ra_gateway.ra.transactions import Overtaken
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
-from ra_gateway.cmp.certificates import Certificate
-from ra_gateway.cmp.mac import MACCredential, SharedSecret
-from ra_gateway.cmp.messages import PKIMessage
-from ra_gateway.cmp.trust import Path
-from ra_gateway.ra.confirmation_records import ConfirmationNote, ConfirmationRecord
-from ra_gateway.ra.transaction import Transaction, TransactionKey
+if TYPE_CHECKING:  # adapters, and commands that use one, need not load what reads messages
+    from ra_gateway.cmp.certificates import Certificate
+    from ra_gateway.cmp.mac import MACCredential, SharedSecret
+    from ra_gateway.cmp.messages import PKIMessage
+    from ra_gateway.cmp.trust import Path
+    from ra_gateway.ra.confirmation_records import ConfirmationNote, ConfirmationRecord
+    from ra_gateway.ra.transaction import Transaction, TransactionKey
 
 
 class TransactionStore(Protocol):

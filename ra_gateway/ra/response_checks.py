@@ -10,7 +10,6 @@ the CA's signer may have expired since.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final, NamedTuple
 
@@ -42,6 +41,7 @@ from ra_gateway.cmp.codes import (
     RESPONSE_TO,
     BodyType,
     PKIStatus,
+    Possession,
     is_cert_req_id,
 )
 from ra_gateway.cmp.crmf import CertId, cert_id
@@ -56,7 +56,7 @@ from ra_gateway.cmp.polling import (
     poll_rep_content,
     polled_cert_req_id,
 )
-from ra_gateway.cmp.requests import Possession, require_delivery
+from ra_gateway.cmp.requests import require_delivery
 from ra_gateway.cmp.signers import certificate_bag
 from ra_gateway.cmp.trust import Path
 from ra_gateway.cmp.verification import Authenticated, AuthenticatedMessage
@@ -71,10 +71,12 @@ from ra_gateway.ra.ca_answers import (
     refused_question,
     status_told,
 )
-from ra_gateway.ra.endpoints import CaPubs, CAQuirk, Endpoint, ImplicitConfirm, Upstream, Variant
+from ra_gateway.ra.endpoints import Endpoint, Upstream
 from ra_gateway.ra.general_messages import ANSWER_TO
 from ra_gateway.ra.registration import check_no_ra
+from ra_gateway.ra.settings import CaPubs, CAQuirk, ImplicitConfirm, Variant
 from ra_gateway.ra.transaction import Event, PlannedResponse, Transaction
+from ra_gateway.values import Value, replace
 
 _CLOCK_SKEW: Final = timedelta(minutes=5)
 """How far ahead of our clock a new certificate may begin; refusing it would waste a certificate."""
@@ -84,8 +86,7 @@ _REVOKED: Final = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class CheckedResponse:
+class CheckedResponse(Value, frozen=True):
     """A CA's answer that may be believed, and what it means.
 
     Args:
@@ -113,8 +114,7 @@ class CheckedResponse:
     confirmed_by_ca: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class _CertificateResponse:
+class _CertificateResponse(Value, frozen=True):
     """A CA's ip, cp or kup that may be relayed: a rejection, or a certificate that fits the request.
 
     Args:

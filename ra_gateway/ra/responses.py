@@ -6,13 +6,12 @@ for one that was polled for, and for a refusal.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final, NamedTuple
 
 from ra_gateway.cmp.bodies import PKICONF_BODY
 from ra_gateway.cmp.codes import BodyType
-from ra_gateway.cmp.header_checks import NONCE_OCTETS, Strictness
+from ra_gateway.cmp.header_checks import NONCE_OCTETS
 from ra_gateway.cmp.messages import (
     IMPLICIT_CONFIRM,
     InfoTypeAndValue,
@@ -24,6 +23,7 @@ from ra_gateway.cmp.messages import (
 from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.polling import PollRep, poll_rep_body, waiting_body
 from ra_gateway.cmp.protection import Protecting, protect
+from ra_gateway.cmp.quirks import Strictness
 from ra_gateway.cmp.responder import (
     Reply,
     Unreadable,
@@ -38,6 +38,7 @@ from ra_gateway.ra.context import RequestContext
 from ra_gateway.ra.endpoints import Endpoint
 from ra_gateway.ra.services import Services
 from ra_gateway.ra.transaction import PlannedResponse, Transaction
+from ra_gateway.values import replace
 
 _LONGEST_CONFIRM_WAIT: Final = timedelta(days=7)
 """A base station confirms within a minute; an operator may have to be asked first."""

@@ -23,23 +23,21 @@ What ends while the device is polling is *delivered* by later pollReqs, which ch
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from itertools import count, takewhile
 from types import MappingProxyType
 from typing import Any, Final
 
-from ra_gateway.cmp.codes import BodyType
-from ra_gateway.cmp.requests import Possession
+from ra_gateway.cmp.codes import BodyType, Possession
 from ra_gateway.errors import TooManyTransactions
-from ra_gateway.ra import schema4
+from ra_gateway.values import Value, replace
 
 SCHEMA: Final = 5
+_SCHEMA_BEFORE: Final = 4
 
 
 class State(StrEnum):
@@ -146,8 +144,7 @@ def too_many(limit: int) -> TooManyTransactions:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class TransactionKey:
+class TransactionKey(Value, frozen=True):
     """Identifies one operation of one device.
 
     Args:
@@ -176,8 +173,7 @@ class TransactionKey:
         return *self.signer, self.transaction_id if self.speaks_for_many else b""
 
 
-@dataclass(frozen=True, slots=True)
-class PlannedResponse:
+class PlannedResponse(Value, frozen=True):
     """What the device is to be told: the parts of a message that is yet to be addressed, dated and signed.
 
     Args:
@@ -195,8 +191,7 @@ class PlannedResponse:
     chain: tuple[bytes, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Exchange:
+class Exchange(Value, frozen=True):
     """A message of the device, what the CA is sent for it, and its answer.
 
     Args:
@@ -225,8 +220,7 @@ class Exchange:
     recip_nonce: bytes = b""
 
 
-@dataclass(frozen=True, slots=True)
-class Transaction:
+class Transaction(Value, frozen=True):
     """Everything any node needs to continue an operation (immutable; see `advance`).
 
     Args:
@@ -265,7 +259,7 @@ class Transaction:
         credential_digest: Digest of the RA's certificate that signs for it, towards the CA and the device.
         asked_as: Name of the type that the CA was asked by, where it is not the device's ("cr" for an ir); else "".
         relay_digest: Digest of the certificate of the RA that nested the request, empty where none did.
-        possession: How the request shows that its device has the private key (`cmp.requests.Possession`).
+        possession: How the request shows that its device has the private key (`cmp.codes.Possession`).
         quirks_of: Name of the domain whose quirks hold for its device, "" for none but its own domain's.
         failure: Name of the failInfo that a device which was told to wait is to be told, "" for none.
         lease_until: Until then one node is busy with the CA; a repeat waits instead of asking again.
@@ -314,17 +308,16 @@ class Transaction:
     relay_digest: bytes = b""
     possession: str = Possession.proved.value
     quirks_of: str = ""
-    current: Exchange = field(init=False, repr=False, compare=False)
-    """The request that the CA is asked, or was asked last: certConf, once there is one."""
-    asked_type: BodyType = field(init=False, repr=False, compare=False)
-    """The type of request that the CA was sent."""
 
-    def __post_init__(self) -> None:
-        confirmation = self.confirmation
-        current = self.opening if confirmation is None else confirmation
-        object.__setattr__(self, "current", current)
-        asked = BodyType[self.asked_as] if self.asked_as else self.body_type
-        object.__setattr__(self, "asked_type", asked)
+    @property
+    def current(self) -> Exchange:
+        """The request that the CA is asked, or was asked last: certConf, once there is one."""
+        return self.opening if self.confirmation is None else self.confirmation
+
+    @property
+    def asked_type(self) -> BodyType:
+        """The type of request that the CA was sent."""
+        return BodyType[self.asked_as] if self.asked_as else self.body_type
 
     def exchange_for(self, request_digest: bytes) -> Exchange | None:
         """Return the exchange whose request had exactly these bytes, or None if they are new."""
@@ -381,7 +374,9 @@ class Transaction:
         """
         try:
             plain = json.loads(fields["plain"])
-            if plain["schema"] == schema4.SCHEMA:
+            if plain["schema"] == _SCHEMA_BEFORE:
+                from ra_gateway.ra import schema4  # reads messages, which nothing else here does
+
                 granted = plain["state"] == State.GRANTED
                 fields = schema4.read(fields, plain["cert_req_id"], granted=granted)
             elif plain["schema"] != SCHEMA:
@@ -519,4 +514,4 @@ def advance(transaction: Transaction, event: Event, **changes: Any) -> Transacti
     state = TRANSITIONS.get((transaction.state, event))
     if state is None:
         raise IllegalTransition(f"{event} in state {transaction.state}")
-    return dataclasses.replace(transaction, state=state, version=transaction.version + 1, **changes)
+    return replace(transaction, state=state, version=transaction.version + 1, **changes)

@@ -33,10 +33,11 @@ from ra_gateway.events import Component, Outcome, RequestHandled
 from ra_gateway.ra import machine, transactions
 from ra_gateway.ra.confirmation_records import ConfirmationStatus, transaction_digest
 from ra_gateway.ra.context import RequestContext
-from ra_gateway.ra.endpoints import CertConf, Unconfirmed, Upstream
+from ra_gateway.ra.endpoints import Upstream
 from ra_gateway.ra.forwarding import revocation_for_ca
 from ra_gateway.ra.response_checks import check_revocation, decoded, expected_of
 from ra_gateway.ra.services import Services
+from ra_gateway.ra.settings import CertConf, Unconfirmed
 from ra_gateway.ra.transaction import Event, State, Transaction, TransactionKey
 from ra_gateway.ra.transactions import Overtaken
 

@@ -26,16 +26,9 @@ class Table(BaseModel):
         extra="forbid",
         strict=True,
         hide_input_in_errors=True,
-        use_attribute_docstrings=True,
         # What validates is built for the whole of a configuration once it is read, not for each table of it.
         defer_build=True,
     )
-
-    @classmethod
-    def __pydantic_init_subclass__(cls, **_: Any) -> None:
-        """Make one line of each key's docstring, which errors and the configuration reference show (pydantic)."""
-        for field in cls.model_fields.values():
-            field.description = " ".join((field.description or "").split()) or None
 
 
 @dataclass(frozen=True)

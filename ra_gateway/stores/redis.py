@@ -26,18 +26,16 @@ issued twice.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import math
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from datetime import datetime, timedelta
 from time import perf_counter
 from typing import Any, Final, TypeVar
 
 import structlog
-from redis.asyncio import Redis
-from redis.exceptions import ReadOnlyError, RedisError, ResponseError
+from redis.exceptions import RedisError, ResponseError
 
 from ra_gateway.clocks import elapsed_seconds
 from ra_gateway.durations import Durations
@@ -47,7 +45,7 @@ from ra_gateway.ra.confirmation_records import ConfirmationNote, ConfirmationRec
 from ra_gateway.ra.ports import Backlog, Clock, DeviceRecord
 from ra_gateway.ra.transaction import Transaction, TransactionKey, too_many
 from ra_gateway.stores import redis_scripts as scripts
-from ra_gateway.stores.redis_pool import named, pool
+from ra_gateway.stores.redis_servers import Script, Servers, is_passing, open_servers
 from ra_gateway.stores.sealing import NotSealed, Seals, packed, unpacked
 
 log = structlog.get_logger()
@@ -80,14 +78,15 @@ class RedisStore:
     fails so may still have been made; only loading the transaction can tell.
 
     Args:
-        url: `redis://`, `rediss://` or `unix://` URL as redis-py reads it.
+        url: As `redis_url` has it, with options as redis-py reads them.
         clock: Turns `expires_at` into a lifetime, which Redis counts down: its clock may differ.
         seal_keys: Keys of the nodes, 32 octets or more each; the first one seals, and each one opens.
         monotonic: Seconds; counts how long what this node has seen must be there.
         key_prefix: Begins every key; no braces.
         password: Used when the URL has none.
         timeout_seconds: Bound of every method except `wait`, whatever happens to Redis (above 0).
-        max_connections: At most so many (1 or more); further calls wait for one within their time.
+        max_connections: At most so many to each server (1 or more); further calls wait for one within their time.
+        wait_replicas: So many replicas must have a write before it counts; fewer where fewer follow.
         max_per_signer: How many live transactions one signer may have, RAs apart; each counts for as long as
             it was to live when it was created.
         max_held: Most requests that wait for an operator; one more is refused.
@@ -108,6 +107,7 @@ class RedisStore:
         password: str | None = None,
         timeout_seconds: float = 2.0,
         max_connections: int = 64,
+        wait_replicas: int = 1,
         max_per_signer: int = 128,
         max_held: int = 10_000,
         sink: EventSink = unheard,
@@ -123,30 +123,34 @@ class RedisStore:
         self._reported_at, self._unreported = -math.inf, 0
         self.answered, self.failed = Durations(), Durations()
         """How long round trips took."""
+        self._is_marked = False
+        self.emptied = 0
+        """How often our mark, and with it what Redis kept, was gone."""
         self.not_believed = 0
         """How many records and entries of lists were found that no node wrote, or none with our keys."""
         self._prefix = key_prefix
         self._timeout_seconds = timeout_seconds
-        self._pool = pool(url, password, timeout_seconds, max_connections)
-        self._name = named(self._pool.connection_kwargs)
-        self._client = Redis(connection_pool=self._pool)
-        register = self._client.register_script
-        self._reserve = register(scripts.RESERVE)
-        self._create, self._load, self._replace = map(
-            register, (scripts.CREATE, scripts.LOAD, scripts.REPLACE)
+        self.servers: Servers = open_servers(
+            url, password, timeout_seconds, max_connections, wait_replicas
         )
-        self._bound, self._version, self._find = map(
-            register, (scripts.BOUND, scripts.VERSION, scripts.FIND)
+        self.name = self.servers.name
+
+        def reads(*texts: str) -> Iterator[Script]:
+            return (Script(self.servers, text) for text in texts)
+
+        def writes(*texts: str) -> Iterator[Script]:
+            return (Script(self.servers, text, copied=True) for text in texts)
+
+        self._load, self._version, self._find = reads(scripts.LOAD, scripts.VERSION, scripts.FIND)
+        self._create, self._replace = writes(scripts.CREATE, scripts.REPLACE)
+        self._bound, self._hold, self._unhold = writes(scripts.BOUND, scripts.HOLD, scripts.UNHOLD)
+        self._add, self._remove, self._put_after = writes(
+            scripts.ADD, scripts.REMOVE, scripts.PUT_AFTER
         )
-        self._add, self._due, self._remove = map(
-            register, (scripts.ADD, scripts.DUE, scripts.REMOVE)
-        )
-        self._hold, self._held, self._unhold = map(
-            register, (scripts.HOLD, scripts.HELD, scripts.UNHOLD)
-        )
-        self._text, self._put_after = map(register, (scripts.TEXT, scripts.PUT_AFTER))
-        self._count = register(scripts.COUNT)
-        self._mark, self._remark = map(register, (scripts.MARK, scripts.REMARK))
+        self._put, self._mark, self._remark = writes(scripts.PUT, scripts.MARK, scripts.REMARK)
+        # What these write may be lost.
+        self._reserve, self._due, self._held = reads(scripts.RESERVE, scripts.DUE, scripts.HELD)
+        self._text, self._count = reads(scripts.TEXT, scripts.COUNT)
         self.mark_key = f"{key_prefix}:seal"
         self._max_per_signer = max_per_signer
         self._max_held = max_held
@@ -187,7 +191,10 @@ class RedisStore:
             if live is None:
                 await self._bound([hash_key], [lifetime_ms])
                 raise _lost()
-            return None if again and live == transaction else live
+            if not again or live != transaction:
+                return live
+            await self._bound([hash_key], [lifetime_ms])  # also for replicas to have it
+            return None
 
         return await self._ask(attempt)
 
@@ -248,7 +255,9 @@ class RedisStore:
 
         async def attempt(again: bool) -> None:
             found = await self._replace(keys, args)
-            if found == 1 or (again and await self.load(transaction.key) == transaction):
+            if found != 1 and again and await self.load(transaction.key) == transaction:
+                found = await self._bound([hash_key], args[:1])
+            if found == 1:
                 self._note(hash_key, transaction)
                 return
             there = "none" if found is None else f"version {found.decode(errors='replace')}"
@@ -293,7 +302,7 @@ class RedisStore:
         self._note_strange(strange)
         if not listed:
             raise StoreUnavailable(
-                f"{self._name}: {self._max_held} requests wait for approval already"
+                f"{self.name}: {self._max_held} requests wait for approval already"
             )
 
     async def held(self) -> list[TransactionKey]:
@@ -347,7 +356,7 @@ class RedisStore:
                 except (NotSealed, ValueError) as error:
                     self._report(name, str(error))
                     raise StoreUnavailable(
-                        f"{self._name}: what became of a certificate is lost", rule="R111"
+                        f"{self.name}: what became of a certificate is lost", rule="R111"
                     ) from error
             is_lost = version < seen_version
             if is_lost:
@@ -388,7 +397,7 @@ class RedisStore:
         sealed = self._seals.seal(text.encode(), what, name)
         lifetime_ms = self._ms_until(keep_until)
         if lifetime_ms > 0:
-            await self._ask(lambda _: self._client.set(name, sealed, px=lifetime_ms))
+            await self._ask(lambda _: self._put([name], [sealed, lifetime_ms]))
 
     async def remember_entry(
         self, what: DeviceRecord, key: bytes, entry: str, *, limit: int, keep_until: datetime
@@ -425,7 +434,7 @@ class RedisStore:
             self._report(name, str(error))
             if what is DeviceRecord.requests:
                 raise StoreUnavailable(
-                    f"{self._name}: which requests of a device were taken is lost ({name})",
+                    f"{self.name}: which requests of a device were taken is lost ({name})",
                     rule="R29",
                 ) from error
             return stored, ""
@@ -459,9 +468,8 @@ class RedisStore:
 
     async def ping(self) -> None:
         """Check that the store can be written to now."""
-        # A real write: a read-only replica, or a Redis whose memory is full, still answers PING.
         probe = f"{self._prefix}:probe"
-        await self._ask(lambda _: self._client.set(probe, 1, px=_PROBE_LIFETIME_MS))
+        await self._ask(lambda _: self.servers.probe(probe, _PROBE_LIFETIME_MS))
 
     async def has_our_mark(self, *, leave: bool = True) -> bool:
         """Return whether the nodes that were here before seal by a key that is ours, too.
@@ -474,6 +482,9 @@ class RedisStore:
         own = self._seals.seal(_MARKED, "mark", self.mark_key)
         args: list[Any] = [own if leave else b""]
         found: bytes | None = await self._ask(lambda _: self._mark([self.mark_key], args))
+        if found is None and self._is_marked:
+            self.emptied += 1
+        self._is_marked = found is not None or leave
         if found is None or found == own:
             return True
         try:
@@ -487,7 +498,7 @@ class RedisStore:
     async def close(self) -> None:
         """Release the connections; whatever is asked afterwards is refused."""
         self._closed = True
-        await self._disconnect()
+        await self.servers.disconnect()
 
     def _index(self, transaction_id: bytes) -> str:
         if len(transaction_id) > _PLAIN_ID_BYTES:
@@ -513,7 +524,7 @@ class RedisStore:
         octets = packed(transaction.to_fields())
         record = self._seals.seal(octets, "transaction", hash_key, version)
         if len(record) > scripts.RECORD_LIMIT:
-            raise StoreUnavailable(f"{self._name}: a transaction of {len(record)} octets")
+            raise StoreUnavailable(f"{self.name}: a transaction of {len(record)} octets")
         return [version, record]
 
     def _read(
@@ -567,7 +578,7 @@ class RedisStore:
             return Transaction.from_fields(unpacked(octets))
         except (ValueError, TypeError) as error:
             raise StoreUnavailable(
-                f"{self._name}: a stored transaction cannot be read: {error}"
+                f"{self.name}: a stored transaction cannot be read: {error}"
             ) from error
 
     def _note(self, hash_key: str, transaction: Transaction) -> None:
@@ -600,7 +611,7 @@ class RedisStore:
         if now - self._reported_at >= _REPORT_SECONDS:
             log.error(
                 "store.not_believed",
-                store=self._name,
+                store=self.name,
                 key=name[:200],
                 detail=what,
                 count=self._unreported,
@@ -615,7 +626,7 @@ class RedisStore:
         """
         try:
             if self._closed:
-                raise StoreUnavailable(f"{self._name}: the store is closed", rule="R95")
+                raise StoreUnavailable(f"{self.name}: the store is closed", rule="R95")
             started, durations = perf_counter(), self.answered
             try:
                 async with asyncio.timeout(self._timeout_seconds / 2):
@@ -629,24 +640,16 @@ class RedisStore:
             return done
         # RuntimeError: so uvloop refuses to write to a connection that the peer has reset.
         except (RedisError, OSError, RuntimeError) as error:
-            # Redis before 7 wraps what a command in a script says into the script's own error.
-            demoted = isinstance(error, ReadOnlyError) or " -READONLY " in str(error)
-            if again or (isinstance(error, ResponseError) and not demoted):
+            if again or (isinstance(error, ResponseError) and not is_passing(error)):
                 what = f"{type(error).__name__}: {error}"
                 if isinstance(error, TimeoutError):
                     what = f"no answer within {self._timeout_seconds} seconds"
-                self._watch.failed(f"{self._name}: {what}")
-                raise StoreUnavailable(f"{self._name}: {what}", rule="R95") from error
-            if demoted:  # idle connections lead to the same server: it is no longer the primary
-                await self._disconnect(inuse_connections=False)
+                self._watch.failed(f"{self.name}: {what}")
+                raise StoreUnavailable(f"{self.name}: {what}", rule="R95") from error
         finally:
             if self._closed:  # what was just being connected when the store was closed
-                await self._disconnect()
+                await self.servers.disconnect()
         return await self._ask(attempt, again=True)
-
-    async def _disconnect(self, *, inuse_connections: bool = True) -> None:
-        with contextlib.suppress(RedisError):  # a connection that cannot be closed in order is gone
-            await self._pool.disconnect(inuse_connections)
 
 
 def _age(transaction: Transaction) -> _Age:

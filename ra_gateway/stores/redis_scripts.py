@@ -45,7 +45,9 @@ redis.call('PEXPIRE', KEYS[1], ttl)
 cleared(KEYS[2], 'set')
 if redis.call('SCARD', KEYS[2]) >= {FIND_LIMIT} then
   for _, key in ipairs(redis.call('SMEMBERS', KEYS[2])) do
-    if redis.call('EXISTS', key) == 0 then redis.call('SREM', KEYS[2], key) end
+    if string.sub(key, 1, #KEYS[2] + 1) ~= KEYS[2] .. ':' or redis.call('EXISTS', key) == 0 then
+      redis.call('SREM', KEYS[2], key)
+    end
   end
 end
 if redis.call('SCARD', KEYS[2]) < {FIND_LIMIT} then redis.call('SADD', KEYS[2], KEYS[1]) end
@@ -69,11 +71,11 @@ return 1
 
 LOAD: Final = f"{READING} return read(KEYS[1])"
 
-# A record that is not ours must not hold its key for longer than ours would.
+# A record that is not ours must not hold its key for longer than ours would. It always writes: WAIT waits for writes.
 BOUND: Final = """
 local left = redis.call('PTTL', KEYS[1])
-if left < 0 or left > tonumber(ARGV[1]) then redis.call('PEXPIRE', KEYS[1], ARGV[1]) end
-return 1
+if left < 0 or left > tonumber(ARGV[1]) then left = ARGV[1] end
+return redis.call('PEXPIRE', KEYS[1], left)
 """
 
 # The hash is written anew so that a field which the new version no longer has does not survive.
@@ -174,6 +176,11 @@ local kind = redis.call('TYPE', KEYS[1]).ok
 if kind == 'none' then return false end
 if kind ~= 'string' or redis.call('STRLEN', KEYS[1]) > {MEMBER_LIMIT} then return '' end
 return redis.call('GET', KEYS[1])
+"""
+
+PUT: Final = """
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return 1
 """
 
 # Only in the place of what was read before: what is to be written was made of that.

@@ -19,9 +19,10 @@ import structlog
 from ra_gateway.cmp.bodies import error_msg_content, nested_body, nested_messages
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import BodyType
-from ra_gateway.cmp.header_checks import NONCE_OCTETS, HeaderRules, Strictness, check_answer_header
+from ra_gateway.cmp.header_checks import NONCE_OCTETS, HeaderRules, check_answer_header
 from ra_gateway.cmp.messages import ANYONE, CMP2000, PKIHeader, PKIMessage
 from ra_gateway.cmp.protection import Credential, protect
+from ra_gateway.cmp.quirks import Strictness
 from ra_gateway.cmp.trust import TrustDomain
 from ra_gateway.cmp.verification import authenticate_answer, check_authority
 from ra_gateway.errors import (

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ClassVar, Final, Literal, get_args
 
 from pydantic import Field
 
-from ra_gateway.ra.endpoints import CertConf, IssuingSettings, Unconfirmed, UpstreamSettings
+from ra_gateway.ra.settings import CertConf, IssuingSettings, Unconfirmed, UpstreamSettings
 from ra_gateway.settings.files import PublicPath, SecretPath
 from ra_gateway.settings.values import APIURL, CMPURL, PathSegments, Seconds
 from ra_gateway.upstream.tables import AnswerTrust, CASecretConfig, IssuingCAs, OverHTTP

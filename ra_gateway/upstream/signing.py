@@ -36,12 +36,13 @@ from ra_gateway.cmp.bodies import (
 from ra_gateway.cmp.certificates import Certificate, load_certificate
 from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType, PKIStatus
 from ra_gateway.cmp.crmf import Extension
-from ra_gateway.cmp.header_checks import NONCE_OCTETS, RELAYED, HeaderRules, Strictness
+from ra_gateway.cmp.header_checks import NONCE_OCTETS, RELAYED, HeaderRules
 from ra_gateway.cmp.malformed import refusal_of
 from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.cmp.names import NULL_DN, general_names, same_name
 from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.protection import Credential
+from ra_gateway.cmp.quirks import Strictness
 from ra_gateway.cmp.requests import (
     REMOVE_FROM_CRL,
     AuthenticatedRequest,

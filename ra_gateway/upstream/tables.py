@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from ra_gateway.cmp.mac import MACKind
+from ra_gateway.cmp.codes import MACKind
 from ra_gateway.settings.files import PublicPath, SecretPath
 from ra_gateway.settings.values import ProxyURL, Seconds, Table
 

@@ -30,14 +30,15 @@ from ra_gateway.cmp.bodies import (
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType, PKIStatus
 from ra_gateway.cmp.crmf import Extension, SignaturePOP, cert_req_messages, cert_request_der
-from ra_gateway.cmp.header_checks import HeaderRules, Quirk, Strictness, relaxed_algorithms
+from ra_gateway.cmp.header_checks import HeaderRules, relaxed_algorithms
 from ra_gateway.cmp.messages import IMPLICIT_CONFIRM, PKIMessage, body
 from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.protection import Credential
+from ra_gateway.cmp.quirks import Quirk, Strictness
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
 from ra_gateway.keys import KeySigner
-from ra_gateway.ra.endpoints import CaPubs, CertConf, ImplicitConfirm, Variant
 from ra_gateway.ra.policy import IdentityRules
+from ra_gateway.ra.settings import CaPubs, CertConf, ImplicitConfirm, Variant
 from tests.support import pki, requests
 from tests.support.answers import fail_names
 from tests.support.asserts import (

@@ -26,10 +26,11 @@ from ra_gateway.cmp.algorithms import SignatureAlgorithm
 from ra_gateway.cmp.bodies import CertStatus, cert_confirm_body, cert_rep_message, error_msg_content
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import BodyType, PKIStatus
-from ra_gateway.cmp.header_checks import HeaderRules, Strictness
+from ra_gateway.cmp.header_checks import HeaderRules
 from ra_gateway.cmp.messages import PKIMessage, assemble, body
 from ra_gateway.cmp.protection import Credential as CMPCredential
 from ra_gateway.cmp.protection import protect
+from ra_gateway.cmp.quirks import Strictness
 from ra_gateway.cmp.verification import authenticate_answer
 from ra_gateway.device.enrollment import Enrollment
 from ra_gateway.device.values import Done, Send, operator_trust

@@ -13,7 +13,7 @@ from ra_gateway.cmp.codes import BodyType, PKIStatus
 from ra_gateway.cmp.messages import ANYONE, PKIHeader, PKIMessage, assemble, body
 from ra_gateway.cmp.protection import protect
 from ra_gateway.errors import PKIFailureInfo
-from ra_gateway.ra.endpoints import Unconfirmed, Variant
+from ra_gateway.ra.settings import Unconfirmed, Variant
 from ra_gateway.ra.transaction import State
 from tests.support import requests
 from tests.support.answers import fail_names, follow

@@ -11,11 +11,13 @@ import pytest
 
 from ra_gateway.cmp.codes import RESPONSE_TO, BodyType
 from ra_gateway.cmp.messages import PKIMessage
-from ra_gateway.ra.approval import NotHeld, decide, waiting
-from ra_gateway.ra.endpoints import Approval, Route, Variant
-from ra_gateway.ra.policy import IdentityRules, InventoryUse
+from ra_gateway.ra.approval import NotHeld, decide
+from ra_gateway.ra.endpoints import Route
+from ra_gateway.ra.policy import IdentityRules
 from ra_gateway.ra.ports import InventoryEntry
+from ra_gateway.ra.settings import Approval, InventoryUse, Variant
 from ra_gateway.ra.transaction import State
+from ra_gateway.ra.waiting import waiting
 from ra_gateway.stores.memory import MemoryStore
 from ra_gateway.stores.redis import RedisStore
 from tests.support import requests

@@ -42,7 +42,8 @@ from ra_gateway.cmp.messages import IMPLICIT_CONFIRM, InfoTypeAndValue, body
 from ra_gateway.cmp.names import directory_name, from_rfc4514, rfc4514
 from ra_gateway.cmp.oids import OID
 from ra_gateway.errors import PKIFailureInfo
-from ra_gateway.ra.policy import IdentityRules, InventoryUse, SubjectRule
+from ra_gateway.ra.policy import IdentityRules
+from ra_gateway.ra.settings import InventoryUse, SubjectRule
 from tests.support import pki, requests
 from tests.support.answers import fail_names, follow, status_of
 from tests.support.asserts import assert_refused, assert_served

@@ -17,11 +17,11 @@ from ra_gateway.cmp.asn1 import oid_der, tlv
 from ra_gateway.cmp.bodies import PKICONF_BODY, cert_rep_message
 from ra_gateway.cmp.certificates import Certificate, load_certificate
 from ra_gateway.cmp.codes import BodyType
-from ra_gateway.cmp.header_checks import Quirk
 from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.cmp.names import general_names
 from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.protection import Credential
+from ra_gateway.cmp.quirks import Quirk
 from ra_gateway.config.tables import VendorConfig
 from ra_gateway.errors import ConfigError, MalformedMessage, SignerNotTrusted
 from ra_gateway.keys import KeySigner, load_certificates

@@ -36,11 +36,12 @@ from ra_gateway.cmp.crmf import (
     Control,
     Extension,
 )
-from ra_gateway.cmp.header_checks import HeaderRules, Strictness
+from ra_gateway.cmp.header_checks import HeaderRules
 from ra_gateway.cmp.messages import IMPLICIT_CONFIRM, PKIMessage, assemble, body, confirm_wait_time
 from ra_gateway.cmp.names import directory_name, from_rfc4514, general_names_der
 from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.protection import Credential, protect
+from ra_gateway.cmp.quirks import Strictness
 from ra_gateway.errors import (
     PKIFailureInfo,
     StoreUnavailable,

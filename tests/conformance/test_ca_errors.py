@@ -11,7 +11,7 @@ from ra_gateway.cmp.bodies import cert_rep_message
 from ra_gateway.cmp.codes import RESPONSE_TO, BodyType, PKIStatus
 from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.errors import PKIFailureInfo, UpstreamBroken
-from ra_gateway.ra.endpoints import Variant
+from ra_gateway.ra.settings import Variant
 from ra_gateway.ra.transaction import State
 from tests.support.answers import fail_names, status_of
 from tests.support.asserts import assert_answers

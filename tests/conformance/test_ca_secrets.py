@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 
 from ra_gateway.cmp import asn1, structures
-from ra_gateway.cmp.codes import RESPONSE_TO, BodyType
-from ra_gateway.cmp.mac import MACKind
+from ra_gateway.cmp.codes import RESPONSE_TO, BodyType, MACKind
 from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.cmp.oids import OID
 from ra_gateway.errors import ConfigError
-from ra_gateway.ra.endpoints import CertConf, Upstream, Variant
+from ra_gateway.ra.endpoints import Upstream
 from ra_gateway.ra.forwarding import revocation_for_ca
 from ra_gateway.ra.services import MappedIDs
+from ra_gateway.ra.settings import CertConf, Variant
 from ra_gateway.upstream.shared_secret import SecretOfCA
 from ra_gateway.upstream.tables import CASecretConfig
 from tests.support.answers import fail_names, status_of

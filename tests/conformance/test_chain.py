@@ -29,7 +29,7 @@ from ra_gateway.cmp.polling import poll_req_body
 from ra_gateway.device.enrollment import Enrollment
 from ra_gateway.device.values import Done, Send
 from ra_gateway.errors import PKIFailureInfo
-from ra_gateway.ra.endpoints import Variant
+from ra_gateway.ra.settings import Variant
 from tests.support import desk as desks
 from tests.support import requests
 from tests.support.answers import fail_names, follow, status_of

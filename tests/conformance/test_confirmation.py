@@ -31,7 +31,7 @@ from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.verification import authenticate_answer
 from ra_gateway.device.values import Send, operator_trust
 from ra_gateway.errors import PKIFailureInfo, UpstreamBroken, UpstreamUnavailable
-from ra_gateway.ra.endpoints import CertConf, ImplicitConfirm
+from ra_gateway.ra.settings import CertConf, ImplicitConfirm
 from ra_gateway.ra.transaction import State
 from tests.support.answers import fail_names, follow, status_of
 from tests.support.credentials import cmp_certificate

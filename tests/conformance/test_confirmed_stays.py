@@ -22,7 +22,7 @@ from ra_gateway.ra.confirmation_records import (
     ConfirmationStatus,
     certificate_key,
 )
-from ra_gateway.ra.endpoints import CertConf, Unconfirmed
+from ra_gateway.ra.settings import CertConf, Unconfirmed
 from ra_gateway.ra.transaction import Event, State
 from ra_gateway.ra.unconfirmed import schedule
 from ra_gateway.stores.memory import MemoryStore

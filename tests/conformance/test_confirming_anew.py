@@ -12,8 +12,8 @@ from ra_gateway.cmp.bodies import PKICONF_BODY
 from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.errors import UpstreamUnavailable
-from ra_gateway.ra.endpoints import CertConf, Unconfirmed, Variant
 from ra_gateway.ra.pipeline import Gateway
+from ra_gateway.ra.settings import CertConf, Unconfirmed, Variant
 from ra_gateway.ra.transaction import State
 from tests.support.answers import fail_names
 from tests.support.faults import Faults, fail, faulty_gateway

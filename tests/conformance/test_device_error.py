@@ -10,7 +10,7 @@ from ra_gateway.cmp.bodies import PKICONF_BODY, PKIStatusInfo, error_body
 from ra_gateway.cmp.codes import BodyType, PKIStatus
 from ra_gateway.cmp.messages import PKIMessage, body
 from ra_gateway.errors import PKIFailureInfo, UpstreamUnavailable
-from ra_gateway.ra.endpoints import Unconfirmed
+from ra_gateway.ra.settings import Unconfirmed
 from ra_gateway.ra.transaction import State
 from tests.support.answers import fail_names, follow
 from tests.support.asserts import assert_answers

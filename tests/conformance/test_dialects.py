@@ -20,16 +20,25 @@ from ra_gateway.cmp.bodies import (
 )
 from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType, PKIStatus
 from ra_gateway.cmp.crmf import cert_req_messages, certification_request, popo_signing_key_input
-from ra_gateway.cmp.header_checks import HeaderRules, Strictness
+from ra_gateway.cmp.header_checks import HeaderRules
 from ra_gateway.cmp.messages import CMP2000, CMP2021, PKIMessage
 from ra_gateway.cmp.names import directory_name, from_rfc4514
 from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.protection import Credential
+from ra_gateway.cmp.quirks import Strictness
 from ra_gateway.device.values import Done, Send
 from ra_gateway.errors import PKIFailureInfo, UpstreamBroken, UpstreamUnavailable
-from ra_gateway.ra.endpoints import POP, CAQuirk, CertConf, ImplicitConfirm, Variant
-from ra_gateway.ra.general_messages import Information, Informing
-from ra_gateway.ra.policy import IdentityRules, SubjectRule
+from ra_gateway.ra.general_messages import Information
+from ra_gateway.ra.policy import IdentityRules
+from ra_gateway.ra.settings import (
+    POP,
+    CAQuirk,
+    CertConf,
+    ImplicitConfirm,
+    Informing,
+    SubjectRule,
+    Variant,
+)
 from ra_gateway.ra.transaction import State
 from tests.support import requests
 from tests.support.answers import fail_names, follow, status_of

@@ -58,8 +58,8 @@ from ra_gateway.device.errors import EnrollmentRefused
 from ra_gateway.device.values import Done, RequestOptions, Send
 from ra_gateway.errors import PKIFailureInfo, UpstreamBroken, UpstreamUnavailable
 from ra_gateway.keys import KeySigner
-from ra_gateway.ra.endpoints import Variant
-from ra_gateway.ra.policy import IdentityRules, SubjectRule
+from ra_gateway.ra.policy import IdentityRules
+from ra_gateway.ra.settings import SubjectRule, Variant
 from ra_gateway.upstream.http import HttpCA
 from tests.support import pki
 from tests.support.answers import fail_names, status_of

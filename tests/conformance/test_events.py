@@ -53,7 +53,7 @@ from ra_gateway.events import (
     UpstreamFailed,
 )
 from ra_gateway.logs import fan_out
-from ra_gateway.ra.endpoints import CertConf, Unconfirmed
+from ra_gateway.ra.settings import CertConf, Unconfirmed
 from ra_gateway.ra.transaction import State
 from ra_gateway.stores.redis import RedisStore
 from tests.support.desk import CONFIRM_WAIT_SECONDS, Desk, open_desk

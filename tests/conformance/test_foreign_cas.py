@@ -18,9 +18,9 @@ from ra_gateway.cmp.bodies import (
 from ra_gateway.cmp.codes import CERT_RESPONSE_TO, RESPONSE_TO, BodyType, PKIStatus
 from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.errors import PKIFailureInfo
-from ra_gateway.ra.endpoints import Approval, CaPubs, CertConf, Variant
 from ra_gateway.ra.forwarding import revocation_for_ca
 from ra_gateway.ra.services import MappedIDs
+from ra_gateway.ra.settings import Approval, CaPubs, CertConf, Variant
 from ra_gateway.ra.transaction import State, Transaction
 from tests.support.answers import fail_names, status_of
 from tests.support.chain import ALL_TYPES, local_ra, nest, registered

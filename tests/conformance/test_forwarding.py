@@ -34,8 +34,8 @@ from ra_gateway.cmp.verification import authenticate_answer
 from ra_gateway.device.enrollment import Enrollment
 from ra_gateway.device.values import Done, Send, operator_trust
 from ra_gateway.errors import PKIFailureInfo, UpstreamBroken, UpstreamUnavailable
-from ra_gateway.ra.endpoints import CaPubs, ImplicitConfirm, Variant
-from ra_gateway.ra.policy import IdentityRules, SubjectRule
+from ra_gateway.ra.policy import IdentityRules
+from ra_gateway.ra.settings import CaPubs, ImplicitConfirm, SubjectRule, Variant
 from tests.support.answers import fail_names, status_of
 from tests.support.credentials import cmp_certificate, cmp_credential
 from tests.support.harness import Answer, MakeWorld, Script, World, changed

@@ -23,7 +23,8 @@ from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
 from ra_gateway.config.tables import GenmConfig
 from ra_gateway.errors import PKIFailureInfo, UpstreamUnavailable
-from ra_gateway.ra.general_messages import INFO_TYPES, Information, Informing
+from ra_gateway.ra.general_messages import INFO_TYPES, Information
+from ra_gateway.ra.settings import Informing
 from tests.support import requests
 from tests.support.answers import fail_names, status_of
 from tests.support.asserts import assert_answers, assert_refused

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from ra_gateway.cmp import asn1
 from ra_gateway.cmp.bodies import CertStatus, cert_confirm_body, error_body, nested_body
 from ra_gateway.cmp.codes import RESPONSE_TO, BodyType
-from ra_gateway.cmp.header_checks import HeaderRules, Quirk, Strictness
+from ra_gateway.cmp.header_checks import HeaderRules
 from ra_gateway.cmp.malformed import header_of
 from ra_gateway.cmp.messages import (
     ANYONE,
@@ -26,11 +26,12 @@ from ra_gateway.cmp.messages import (
 )
 from ra_gateway.cmp.names import directory_name, from_rfc4514
 from ra_gateway.cmp.oids import OID
+from ra_gateway.cmp.quirks import Quirk, Strictness
 from ra_gateway.cmp.responder import status_of
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
 from ra_gateway.device.values import Done, Send
 from ra_gateway.errors import MalformedMessage
-from ra_gateway.ra.endpoints import ImplicitConfirm, Variant
+from ra_gateway.ra.settings import ImplicitConfirm, Variant
 from tests.support.answers import fail_names
 from tests.support.asserts import assert_refused, assert_served, signed_again, unsigned
 from tests.support.credentials import cmp_certificate

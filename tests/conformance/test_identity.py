@@ -34,9 +34,9 @@ from ra_gateway.cmp.names import (
 )
 from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.protection import Credential
-from ra_gateway.ra.endpoints import Variant
-from ra_gateway.ra.policy import IdentityRules, InventoryUse, SubjectRule
+from ra_gateway.ra.policy import IdentityRules
 from ra_gateway.ra.ports import InventoryEntry
+from ra_gateway.ra.settings import InventoryUse, SubjectRule, Variant
 from tests.support import pki, requests
 from tests.support.asserts import assert_refused, assert_served
 from tests.support.credentials import cmp_credential

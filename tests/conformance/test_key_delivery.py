@@ -16,12 +16,12 @@ from ra_gateway.ca.key_generation import KeyGeneration
 from ra_gateway.ca.profiles import ENCRYPTION, Profile
 from ra_gateway.ca.records import CertificateStatus
 from ra_gateway.cmp.bodies import cert_rep_message, nested_messages
-from ra_gateway.cmp.codes import BodyType
-from ra_gateway.cmp.header_checks import HeaderRules, Strictness
+from ra_gateway.cmp.codes import BodyType, Possession
+from ra_gateway.cmp.header_checks import HeaderRules
 from ra_gateway.cmp.messages import PKIMessage
-from ra_gateway.cmp.requests import Possession
+from ra_gateway.cmp.quirks import Strictness
 from ra_gateway.device.values import Done
-from ra_gateway.ra.endpoints import CertConf, ImplicitConfirm
+from ra_gateway.ra.settings import CertConf, ImplicitConfirm
 from ra_gateway.ra.transaction import State
 from tests.support import pki
 from tests.support.answers import fail_names

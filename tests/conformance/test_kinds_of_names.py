@@ -21,7 +21,8 @@ from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.protection import Credential
 from ra_gateway.config.values import _san_pattern, _san_template
 from ra_gateway.errors import ConfigError
-from ra_gateway.ra.policy import IdentityRules, InventoryUse, SubjectRule
+from ra_gateway.ra.policy import IdentityRules
+from ra_gateway.ra.settings import InventoryUse, SubjectRule
 from ra_gateway.stores.inventory import CSVInventory
 from tests.support import pki, requests
 from tests.support.asserts import assert_served

@@ -16,10 +16,10 @@ from ra_gateway.cmp.codes import BodyType, PKIStatus
 from ra_gateway.cmp.messages import IMPLICIT_CONFIRM, PKIMessage
 from ra_gateway.errors import PKIFailureInfo, UpstreamBroken, UpstreamUnavailable
 from ra_gateway.ra.confirmation_records import certificate_key
-from ra_gateway.ra.endpoints import CertConf, ImplicitConfirm, Unconfirmed
 from ra_gateway.ra.pipeline import Gateway
 from ra_gateway.ra.ports import CACore
 from ra_gateway.ra.response_checks import CheckedResponse, validate
+from ra_gateway.ra.settings import CertConf, ImplicitConfirm, Unconfirmed
 from ra_gateway.ra.transaction import State
 from ra_gateway.stores.memory import MemoryStore
 from tests.support import requests

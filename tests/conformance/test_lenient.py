@@ -12,13 +12,14 @@ from ra_gateway.cmp import asn1
 from ra_gateway.cmp.bodies import cert_confirm_content, gen_msg_content
 from ra_gateway.cmp.codes import BodyType, PKIStatus
 from ra_gateway.cmp.crmf import CertTemplate, cert_req_msg_der
-from ra_gateway.cmp.header_checks import HeaderRules, Strictness
+from ra_gateway.cmp.header_checks import HeaderRules
 from ra_gateway.cmp.messages import PKIMessage, body
 from ra_gateway.cmp.names import from_rfc4514
 from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.protection import Credential
-from ra_gateway.ra.endpoints import Approval, Variant
-from ra_gateway.ra.general_messages import Information, Informing
+from ra_gateway.cmp.quirks import Strictness
+from ra_gateway.ra.general_messages import Information
+from ra_gateway.ra.settings import Approval, Informing, Variant
 from tests.support import requests
 from tests.support.answers import fail_names, follow, status_of
 from tests.support.asserts import assert_refused, assert_served

@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 
 from ra_gateway.cmp.codes import BodyType
-from ra_gateway.cmp.header_checks import HeaderRules, Strictness
+from ra_gateway.cmp.header_checks import HeaderRules
 from ra_gateway.cmp.mac import MACBounds, MACParameters
 from ra_gateway.cmp.messages import (
     ANYONE,
     PKIMessage,
     assemble,
 )
+from ra_gateway.cmp.quirks import Strictness
 from ra_gateway.cmp.verification import authenticate_answer
 from ra_gateway.errors import ConfigError, UpstreamUnavailable
 from ra_gateway.ra.endpoints import Endpoint

@@ -13,10 +13,10 @@ import pytest
 from ra_gateway.cmp import asn1
 from ra_gateway.cmp.bodies import error_body
 from ra_gateway.cmp.codes import BodyType
-from ra_gateway.cmp.header_checks import Strictness
 from ra_gateway.cmp.mac import MACBounds, MACParameters
 from ra_gateway.cmp.messages import PKIMessage, assemble
 from ra_gateway.cmp.polling import poll_req_body
+from ra_gateway.cmp.quirks import Strictness
 from ra_gateway.cmp.responder import status_of
 from ra_gateway.errors import HeaderRefused
 from ra_gateway.ra import mac_keys

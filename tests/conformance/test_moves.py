@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ra_gateway.cmp.codes import BodyType
-from ra_gateway.ra.endpoints import Approval
+from ra_gateway.ra.settings import Approval
 from tests.support.harness import World
 from tests.support.moves import counted_moves
 from tests.support.pki import OperatorPKI, VendorPKI

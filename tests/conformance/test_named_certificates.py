@@ -23,12 +23,13 @@ from ra_gateway.cmp.crmf import (
     cert_id_der,
     cert_req_messages,
 )
-from ra_gateway.cmp.header_checks import HeaderRules, Strictness
+from ra_gateway.cmp.header_checks import HeaderRules
 from ra_gateway.cmp.names import directory_name, from_rfc4514
 from ra_gateway.cmp.oids import OID
+from ra_gateway.cmp.quirks import Strictness
 from ra_gateway.errors import PKIFailureInfo, RequestRefused, SignerNotTrusted
-from ra_gateway.ra.endpoints import POP
 from ra_gateway.ra.policy import IdentityRules
+from ra_gateway.ra.settings import POP
 from ra_gateway.ra.signer_status import SignerStatus
 from tests.support import pki, requests
 from tests.support.answers import status_of

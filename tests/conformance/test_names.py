@@ -42,8 +42,8 @@ from ra_gateway.cmp.names import (
 from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.x520 import ATTRIBUTE_FORMS
 from ra_gateway.errors import PKIFailureInfo
-from ra_gateway.ra.endpoints import Variant
-from ra_gateway.ra.policy import IdentityRules, SubjectRule
+from ra_gateway.ra.policy import IdentityRules
+from ra_gateway.ra.settings import SubjectRule, Variant
 from tests.support import pki, requests
 from tests.support.answers import fail_names, status_of
 from tests.support.asserts import assert_refused, assert_served

@@ -10,7 +10,7 @@ import pytest
 from ra_gateway.cmp.bodies import PKICONF_BODY
 from ra_gateway.cmp.codes import BodyType
 from ra_gateway.errors import PKIFailureInfo
-from ra_gateway.ra.endpoints import Approval
+from ra_gateway.ra.settings import Approval
 from tests.support import requests
 from tests.support.chain import local_ra, nest, registered
 from tests.support.credentials import cmp_credential

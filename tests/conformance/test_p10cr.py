@@ -26,7 +26,8 @@ from ra_gateway.cmp.codes import BodyType, PKIStatus
 from ra_gateway.cmp.messages import PKIMessage, body
 from ra_gateway.cmp.oids import OID
 from ra_gateway.errors import PKIFailureInfo
-from ra_gateway.ra.policy import IdentityRules, SubjectRule
+from ra_gateway.ra.policy import IdentityRules
+from ra_gateway.ra.settings import SubjectRule
 from ra_gateway.ra.transaction import State
 from tests.support import requests
 from tests.support.answers import fail_names, follow, status_of

@@ -18,7 +18,8 @@ from ra_gateway.cmp.codes import CERT_RESPONSE_TO, RESPONSE_TO, BodyType, PKISta
 from ra_gateway.cmp.messages import ANYONE, PKIHeader, PKIMessage, body, confirm_wait_time_of
 from ra_gateway.cmp.polling import poll_req_body
 from ra_gateway.errors import PKIFailureInfo, UpstreamUnavailable
-from ra_gateway.ra.endpoints import Approval, Endpoint, Variant
+from ra_gateway.ra.endpoints import Endpoint
+from ra_gateway.ra.settings import Approval, Variant
 from ra_gateway.ra.transaction import State
 from tests.support.answers import fail_names, follow, status_of
 from tests.support.credentials import cmp_certificate, cmp_credential

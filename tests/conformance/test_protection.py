@@ -23,11 +23,12 @@ from ra_gateway.cmp.algorithms import (
 )
 from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.crmf import cert_req_messages, cert_req_msg_der, signature_popo_der
-from ra_gateway.cmp.header_checks import HeaderRules, Strictness
+from ra_gateway.cmp.header_checks import HeaderRules
 from ra_gateway.cmp.messages import ANYONE, PKIMessage, assemble, body
 from ra_gateway.cmp.names import directory_name, from_rfc4514
 from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.protection import protected_part
+from ra_gateway.cmp.quirks import Strictness
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
 from ra_gateway.device.values import Done, Send
 from ra_gateway.keys import KeySigner

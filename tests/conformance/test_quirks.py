@@ -24,7 +24,7 @@ from ra_gateway.cmp.bodies import (
 )
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import BodyType, PKIStatus
-from ra_gateway.cmp.header_checks import HeaderRules, Quirk, Strictness, relaxed_algorithms
+from ra_gateway.cmp.header_checks import HeaderRules, relaxed_algorithms
 from ra_gateway.cmp.messages import (
     ANYONE,
     InfoTypeAndValue,
@@ -35,11 +35,12 @@ from ra_gateway.cmp.messages import (
 )
 from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.protection import protect
+from ra_gateway.cmp.quirks import Quirk, Strictness
 from ra_gateway.cmp.trust import TrustDomain
 from ra_gateway.errors import StoreUnavailable
 from ra_gateway.ra import forgiveness
-from ra_gateway.ra.endpoints import Approval
 from ra_gateway.ra.ports import DeviceRecord
+from ra_gateway.ra.settings import Approval
 from ra_gateway.stores.memory import MemoryStore
 from tests.support import mac, pki, requests
 from tests.support.answers import fail_names

@@ -14,14 +14,15 @@ from ra_gateway.cmp.bodies import cert_rep_message, rev_req_body
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import BodyType, PKIStatus
 from ra_gateway.cmp.crmf import CertId, Control, cert_id_der
-from ra_gateway.cmp.header_checks import Strictness
 from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.cmp.names import directory_name, from_rfc4514
 from ra_gateway.cmp.oids import OID
+from ra_gateway.cmp.quirks import Strictness
 from ra_gateway.errors import SignerNotTrusted
-from ra_gateway.ra.policy import IdentityRules, InventoryUse, SubjectRule
+from ra_gateway.ra.policy import IdentityRules
 from ra_gateway.ra.ports import InventoryEntry
 from ra_gateway.ra.registration import RARights, RegisteredName
+from ra_gateway.ra.settings import InventoryUse, SubjectRule
 from ra_gateway.ra.signer_status import SignerStatus
 from tests.support import mac, requests
 from tests.support.answers import fail_names, status_of

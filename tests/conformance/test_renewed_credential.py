@@ -9,7 +9,7 @@ import pytest
 
 from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.messages import PKIMessage
-from ra_gateway.ra.endpoints import Approval
+from ra_gateway.ra.settings import Approval
 from tests.support.answers import status_of
 from tests.support.credentials import cmp_credential
 from tests.support.harness import Answer, MakeWorld, World

@@ -21,12 +21,14 @@ from ra_gateway.cmp.crmf import (
     popo_signing_key_input,
     signature_popo_der,
 )
-from ra_gateway.cmp.header_checks import HeaderRules, Strictness
+from ra_gateway.cmp.header_checks import HeaderRules
 from ra_gateway.cmp.messages import InfoTypeAndValue, PKIMessage, body
 from ra_gateway.cmp.names import NULL_DN, directory_name, from_rfc4514
 from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.protection import Credential
-from ra_gateway.ra.policy import IdentityRules, SubjectRule
+from ra_gateway.cmp.quirks import Strictness
+from ra_gateway.ra.policy import IdentityRules
+from ra_gateway.ra.settings import SubjectRule
 from tests.support import requests
 from tests.support.asserts import assert_refused
 from tests.support.credentials import cmp_credential

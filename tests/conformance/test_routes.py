@@ -16,9 +16,10 @@ from ra_gateway.cmp.trust import DomainKind, TrustDomain
 from ra_gateway.device.client import run
 from ra_gateway.device.values import Done, Send
 from ra_gateway.errors import UpstreamUnavailable
-from ra_gateway.ra.approval import waiting
-from ra_gateway.ra.endpoints import Approval, Route
-from ra_gateway.ra.policy import IdentityRules, SubjectRule
+from ra_gateway.ra.endpoints import Route
+from ra_gateway.ra.policy import IdentityRules
+from ra_gateway.ra.settings import Approval, SubjectRule
+from ra_gateway.ra.waiting import waiting
 from ra_gateway.server.cmp import CMPListener
 from ra_gateway.stores.memory import MemoryStore
 from tests.support.answers import fail_names, status_of

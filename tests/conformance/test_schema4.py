@@ -11,7 +11,7 @@ import pytest
 from ra_gateway.cmp.bodies import cert_rep_message
 from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.messages import PKIMessage
-from ra_gateway.ra.endpoints import ImplicitConfirm
+from ra_gateway.ra.settings import ImplicitConfirm
 from ra_gateway.ra.transaction import Transaction
 from ra_gateway.stores.memory import MemoryStore
 from tests.support.answers import fail_names

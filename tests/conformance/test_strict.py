@@ -19,12 +19,13 @@ from ra_gateway.cmp.crmf import (
     cert_req_msg_der,
     cert_request_der,
 )
-from ra_gateway.cmp.header_checks import HeaderRules, Strictness
+from ra_gateway.cmp.header_checks import HeaderRules
 from ra_gateway.cmp.messages import InfoTypeAndValue, PKIMessage
 from ra_gateway.cmp.names import from_rfc4514
 from ra_gateway.cmp.oids import OID
+from ra_gateway.cmp.quirks import Strictness
 from ra_gateway.errors import PKIFailureInfo
-from ra_gateway.ra.endpoints import Approval
+from ra_gateway.ra.settings import Approval
 from tests.support import pki, requests
 from tests.support.answers import fail_names, follow
 from tests.support.asserts import assert_refused, assert_served, signed_again

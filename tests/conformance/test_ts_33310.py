@@ -24,15 +24,16 @@ from ra_gateway.cmp.bodies import (
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType, PKIStatus
 from ra_gateway.cmp.crmf import CertId, CertTemplate, SignaturePOP, cert_req_messages
-from ra_gateway.cmp.header_checks import HeaderRules, Strictness
+from ra_gateway.cmp.header_checks import HeaderRules
 from ra_gateway.cmp.messages import ANYONE, CMP2021, IMPLICIT_CONFIRM, PKIMessage
 from ra_gateway.cmp.names import directory_name, from_rfc4514
 from ra_gateway.cmp.polling import poll_rep_content, poll_req_body
 from ra_gateway.cmp.protection import verify_protection
+from ra_gateway.cmp.quirks import Strictness
 from ra_gateway.device.enrollment import Enrollment
 from ra_gateway.device.values import Done, RequestOptions, Send
-from ra_gateway.ra.endpoints import ImplicitConfirm
 from ra_gateway.ra.response_checks import chain_for
+from ra_gateway.ra.settings import ImplicitConfirm
 from ra_gateway.ra.transaction import Transaction
 from tests.support import pki, requests
 from tests.support.answers import fail_names, follow

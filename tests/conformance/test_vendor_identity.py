@@ -22,8 +22,9 @@ from ra_gateway.cmp.names import attributes, general_names
 from ra_gateway.cmp.protection import Credential
 from ra_gateway.device.factory import Vendor
 from ra_gateway.errors import ConfigError, NotAuthorized, PKIFailureInfo
-from ra_gateway.ra.policy import IdentityRules, InventoryUse, SubjectRule
+from ra_gateway.ra.policy import IdentityRules
 from ra_gateway.ra.ports import InventoryEntry
+from ra_gateway.ra.settings import InventoryUse, SubjectRule
 from ra_gateway.stores.inventory import CSVInventory
 from tests.support import pki, requests
 from tests.support.asserts import assert_served

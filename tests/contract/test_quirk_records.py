@@ -28,18 +28,16 @@ FIRST, SECOND = b"\x01" * 32, b"\x02" * 32
 NAME = f"ra:quirks:{FIRST.hex()}"
 
 
-@pytest.fixture(params=["memory", "redis"])
-async def store(request: pytest.FixtureRequest) -> AsyncIterator[Any]:
-    redis_url = request.getfixturevalue("redis_url") if request.param == "redis" else None
-    async with nodes(redis_url, system_clock) as node:
+@pytest.fixture
+async def store(store_url: str | None) -> AsyncIterator[Any]:
+    async with nodes(store_url, system_clock) as node:
         yield node()
 
 
-@pytest.fixture(params=["memory", "redis"])
-async def pair(request: pytest.FixtureRequest) -> AsyncIterator[tuple[Any, Any]]:
+@pytest.fixture
+async def pair(store_url: str | None) -> AsyncIterator[tuple[Any, Any]]:
     """One store as two nodes have it."""
-    redis_url = request.getfixturevalue("redis_url") if request.param == "redis" else None
-    async with nodes(redis_url, system_clock) as node:
+    async with nodes(store_url, system_clock) as node:
         yield node(), node()
 
 

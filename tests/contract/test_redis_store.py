@@ -368,8 +368,9 @@ class Cutter:
         finally:
             for pump in pumps:
                 pump.cancel()
+            writer.close()
+            redis_writer.close()  # before anything is waited for: it may be cancelled
             for each in (writer, redis_writer):
-                each.close()
                 with contextlib.suppress(OSError):
                     await each.wait_closed()
 

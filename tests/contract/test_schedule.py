@@ -28,10 +28,9 @@ def clock() -> ManualClock:
     return ManualClock(system_clock())
 
 
-@pytest.fixture(params=["memory", "redis"])
-async def node(request: pytest.FixtureRequest, clock: ManualClock) -> AsyncIterator[Node]:
-    redis_url = request.getfixturevalue("redis_url") if request.param == "redis" else None
-    async with nodes(redis_url, clock, max_held=MAX_HELD) as node:
+@pytest.fixture
+async def node(store_url: str | None, clock: ManualClock) -> AsyncIterator[Node]:
+    async with nodes(store_url, clock, max_held=MAX_HELD) as node:
         yield node
 
 

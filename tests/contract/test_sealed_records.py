@@ -13,9 +13,10 @@ import structlog
 from redis.asyncio import Redis
 
 from ra_gateway.errors import ConfigError, PKIFailureInfo, StoreUnavailable, TransactionInUse
-from ra_gateway.ra.approval import NotHeld, decide, request_digest, waiting
+from ra_gateway.ra.approval import NotHeld, decide
 from ra_gateway.ra.confirmation_records import ConfirmationNote, ConfirmationStatus
 from ra_gateway.ra.transaction import Event, State, Transaction, TransactionKey, advance
+from ra_gateway.ra.waiting import request_digest, waiting
 from ra_gateway.stores.redis import RedisStore
 from ra_gateway.stores.sealing import NotSealed, Seals, load_seal_keys, packed, unpacked
 from tests.support.redis_server import SEAL_KEY

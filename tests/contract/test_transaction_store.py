@@ -23,10 +23,9 @@ from tests.support.transactions import Node, new_transaction, nodes, system_cloc
 PER_SIGNER = 12
 
 
-@pytest.fixture(params=["memory", "redis"])
-async def node(request: pytest.FixtureRequest) -> AsyncIterator[Node]:
-    redis_url = request.getfixturevalue("redis_url") if request.param == "redis" else None
-    async with nodes(redis_url, system_clock, max_per_signer=PER_SIGNER) as node:
+@pytest.fixture
+async def node(store_url: str | None) -> AsyncIterator[Node]:
+    async with nodes(store_url, system_clock, max_per_signer=PER_SIGNER) as node:
         yield node
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import gc
 import sys
 import time
 from collections import Counter
@@ -24,7 +23,7 @@ from ra_gateway.cmp.remembering import Memory
 from ra_gateway.cmp.trust import TrustDomain
 from tests.fuzz.mutation import mutated, seeds, swollen
 from tests.fuzz.target import ENDPOINTS, Pipeline
-from tests.support.counting import profiled
+from tests.support.counting import all_objects, profiled
 from tests.support.der import parse
 from tests.support.hostile import SHAPES, Facing, Sending
 from tests.vectors import dear
@@ -133,7 +132,7 @@ class Meter:
 def _memories() -> list[Callable[[], None]]:
     """Return what empties everything of the product's that remembers results."""
     found: list[Callable[[], None]] = []
-    for item in gc.get_objects():
+    for item in all_objects():
         if isinstance(item, _lru_cache_wrapper) and str(item.__module__).startswith("ra_gateway."):
             found.append(item.cache_clear)
         elif isinstance(item, TrustDomain):

@@ -16,7 +16,7 @@ from ra_gateway.app.store import transaction_store
 from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.names import from_rfc4514
 from ra_gateway.config.reading import load
-from ra_gateway.ra.approval import NotHeld, decide, request_digest
+from ra_gateway.ra.approval import NotHeld, decide
 from ra_gateway.ra.transaction import (
     Event,
     Exchange,
@@ -25,6 +25,7 @@ from ra_gateway.ra.transaction import (
     TransactionKey,
     advance,
 )
+from ra_gateway.ra.waiting import request_digest
 from ra_gateway.stores.redis import RedisStore
 from tests.support.commandline import run
 from tests.support.pki import VendorPKI, certificate_der

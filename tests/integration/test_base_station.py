@@ -307,6 +307,7 @@ WRONG = {
     Fault.short_ids: "badSenderNonce",
     Fault.no_chain: "signerNotTrusted",
     Fault.request_id: "",
+    Fault.unknown_vendor: "signerNotTrusted",
 }
 """What a lenient gateway says of each; "" where it bears it."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.bench import capacity
+from tests.bench.servers import ROOT
 from tests.support.capacity import figure
 from tests.support.patience import PATIENCE_SECONDS
 from tests.support.redis_server import RedisServer
@@ -33,7 +35,31 @@ def test_the_benchmark_prints_its_table_and_writes_the_same_as_json(tmp_path: Pa
         assert (row["store"], row["enrolments"]) == ("memory", 12)
         assert row["floor_us"] > 0
         assert row["gateway_cpu_us"] > row["floor_us"]
+        assert row["gateway_cpu_us"] > row["inside_floor_us"] > 0
         assert f"{row['ratio']:.2f}" in result.stdout
+
+
+def test_two_versions_are_compared_in_one_run(tmp_path: Path) -> None:
+    """This version with itself, in another place; the store is the one that both share a server of."""
+    shutil.copytree(ROOT / "ra_gateway", tmp_path / "old" / "ra_gateway")
+    target = tmp_path / "bench.json"
+    few = ["--rounds", "2", "--enrolments", "4", "--store", "redis"]
+    result = subprocess.run(
+        [
+            *(sys.executable, "-m", "tests.bench.versions", "--against", str(tmp_path / "old")),
+            *(*few, "--json", str(target)),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    (row,) = json.loads(target.read_text())["figures"]
+    assert (row["store"], row["rounds"]) == ("redis", 2)
+    assert row["ratio"] == pytest.approx(row["new_us"] / row["old_us"])
+    assert min(row["old_us"], row["new_us"]) > row["inside_floor_us"] > 0
+    assert f"{row['ratio']:.3f}" in result.stdout
 
 
 def test_the_cas_benchmark_prints_a_row_for_each_database() -> None:

@@ -545,6 +545,26 @@ def test_findings_are_told_and_fail(config: Path) -> None:
     assert told[0].startswith(f"certificate {serial}: its row has another end of validity")
     assert told[1].startswith(f"certificate {serial}: its row has another validity than the cert")
     assert told[2:] == ["2 finding(s)."]
+    ended = run("ca", "verify", "--json", "--config", config)
+    found = json.loads(ended.stdout)
+    assert (ended.exit_code, ended.stderr, found["good"]) == (1, "", False)
+    assert [list(finding) for finding in found["findings"]] == [["where", "what", "todo"]] * 2
+    assert found["findings"][0]["where"] == f"certificate {serial}"
+
+
+def test_a_good_ledger_is_told_to_programs(config: Path) -> None:
+    """How many checkpoints there are, and when the last one was made; a file that cannot be written is a note."""
+    none = {"good": True, "findings": [], "older_lines": 0}
+    before = json.loads(ca(config, "verify", "--json"))
+    assert before == none | {"checkpoints": 0, "last_checkpoint": None}
+    after = json.loads(ca(config, "verify", "--json"))
+    assert after["checkpoints"] == 1
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", after["last_checkpoint"])
+    ended = run(
+        "ca", "verify", "--json", "--config", config, "--set", "ca.checkpoints_path=/proc/none"
+    )
+    assert json.loads(ended.stdout)["good"] is True
+    assert "No checkpoint was written to /proc/none" in ended.stderr
 
 
 # --- keys and certificates of the CA ----------------------------------------------------------------------------

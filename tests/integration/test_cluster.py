@@ -264,6 +264,7 @@ async def test_a_crash_while_the_ca_is_told_of_the_confirmation(
     answer = b""
     while not answer or PKIMessage.from_der(answer).body_type is BodyType.error:
         answer = await post(session, gateway.url, confirmation)
+        await asyncio.sleep(0.1)
     done = await station.finish(answer)
     assert [der for _, der in hasty_cluster.ledger] == [done.certificate.der]
 

@@ -14,6 +14,7 @@ import pytest
 
 from ra_gateway.device import client
 from ra_gateway.device.errors import EnrollmentFailed
+from tests.support.commandline import succeeded
 from tests.support.patience import PATIENCE_SECONDS
 from tests.support.pki import VendorPKI
 from tests.support.ports import free_port
@@ -53,6 +54,7 @@ class Fleet:
 
     def start(self, stack: ExitStack) -> None:
         """Start all three."""
+        succeeded("ca", "backup", self._directory / "dump", "--config", self._config)
         ca = stack.enter_context(CAProcess(self._config))
         away = f"http://127.0.0.1:{free_port()}/cmp"
         text = self._config.read_text()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -768,6 +769,7 @@ async def test_a_redis_that_is_away_is_found(site: Site, own_redis_server: Redis
     site.store = (
         f'kind = "redis"\nredis_url = "{own_redis_server.url}"\nseal_key_paths = ["seal.key"]'
     )
+    own_redis_server.command("CONFIG SET appendonly yes")
     assert unwell(await site.results()) == []
     own_redis_server.stop()
     (fault,) = await site.faults()
@@ -775,18 +777,44 @@ async def test_a_redis_that_is_away_is_found(site: Site, own_redis_server: Redis
 
 
 async def test_a_redis_that_forgets_is_found(site: Site, own_redis_server: RedisServer) -> None:
-    """With a limit of memory an eviction policy is a fault, without one a warning."""
+    """No file and no replica is a fault; so is an eviction policy with a limit of memory, without one a warning."""
     site.store = (
         f'kind = "redis"\nredis_url = "{own_redis_server.url}"\nseal_key_paths = ["seal.key"]'
     )
+    (found,) = unwell(await site.results())
+    assert found.verdict is Verdict.fault
+    assert "appendonly is off, and it has no replica" in found.came_back
+    own_redis_server.command("CONFIG SET appendonly yes")
     own_redis_server.command("CONFIG SET maxmemory-policy allkeys-lru")
     (found,) = unwell(await site.results())
     assert found.verdict is Verdict.warning
     own_redis_server.command("CONFIG SET maxmemory 100mb")
     (found,) = unwell(await site.results())
     assert found.verdict is Verdict.fault
-    assert found.came_back.startswith("allkeys-lru")
-    assert found.setting == "redis.conf: maxmemory-policy noeviction"
+    assert found.came_back.endswith("maxmemory-policy is allkeys-lru")
+    assert found.setting.startswith("store: redis.conf: maxmemory-policy noeviction")
+
+
+async def test_a_redis_user_who_may_not_all_is_found(
+    site: Site, own_redis_server: RedisServer
+) -> None:
+    """The rights of docs/deployment.md are enough; without INFO or the keys it is said."""
+    text = Path("docs/deployment.md").read_text()
+    (rights,) = re.findall(r"(?m)^ +user gateway on >PASSWORD (.*)$", text)
+    own_redis_server.command("CONFIG SET appendonly yes")
+    own_redis_server.command(f"ACL SETUSER gateway on >horse {rights}")
+    port = own_redis_server.port
+    url = site.directory / "redis.url"
+    url.touch(0o600)
+    url.write_text(f"redis://gateway:horse@127.0.0.1:{port}/0")
+    site.store = 'kind = "redis"\nredis_url_path = "redis.url"\nseal_key_paths = ["seal.key"]'
+    assert unwell(await site.results()) == []
+    own_redis_server.command("ACL SETUSER gateway -info")
+    (found,) = unwell(await site.results())
+    assert (found.verdict, "may not ask INFO" in found.came_back) == (Verdict.warning, True)
+    own_redis_server.command("ACL SETUSER gateway resetkeys ~other:*")
+    (found,) = await site.faults()
+    assert found.subject == "store"
 
 
 # --- other CAs ------------------------------------------------------------------------------------------------

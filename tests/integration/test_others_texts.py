@@ -16,8 +16,8 @@ from ra_gateway.cmp import asn1
 from ra_gateway.cmp.bodies import PKIStatusInfo, error_body
 from ra_gateway.cmp.codes import PKIStatus
 from ra_gateway.cmp.names import escape_rfc4514, from_rfc4514
-from ra_gateway.ra.approval import request_digest
 from ra_gateway.ra.transaction import State
+from ra_gateway.ra.waiting import request_digest
 from tests.support.commandline import Ended, run
 from tests.support.dialogue import bare_message
 from tests.support.pki import VendorPKI

@@ -13,7 +13,7 @@ from tests.support.openssl import load_certificate
 from tests.support.ports import free_port
 from tests.support.printed import HELP, Prompt, to_run
 
-LAB: Final = r"ra-gateway (enroll|renew|replay|show) "
+LAB: Final = r"ra-gateway (enroll|renew|replay|show|simulate) "
 REQUEST: Final = (
     "-cmd ir -server 127.0.0.1:8080 -path /.well-known/cmp -cert device.pem -key device.key -extracerts sub.pem "
     "-trusted ../demo/operator/root.pem -subject /CN=enb-3.ran.example.net -sans enb-3.ran.example.net "
@@ -96,6 +96,15 @@ def test_a_base_station_of_the_command_line(demo: Prompt, page: str) -> None:
             assert (ended.exit_code, "badTime" in ended.output) == (1, True), ended.output
         else:
             demo.succeeds(command)
+
+
+def test_a_fleet(demo: Prompt) -> None:
+    """It enrols and renews as docs/simulating.md has it, and what one run keeps is renewed by the next."""
+    demo.here = demo.directory
+    printed = [line.text for line in to_run("docs/simulating.md") if "simulate" in line.text]
+    assert len(printed) == 3
+    for command in printed:
+        assert "failInfo" not in demo.succeeds(command)
 
 
 def test_metrics(demo: Prompt) -> None:

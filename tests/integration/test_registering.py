@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import shlex
+import sqlite3
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from textwrap import dedent
@@ -11,10 +14,13 @@ from typing import Final
 
 import pytest
 
+from ra_gateway.app.doctor.environment import examine_inventory
+from ra_gateway.app.doctor.results import Verdict
 from ra_gateway.cmp.names import rfc4514
+from ra_gateway.config.reading import load
 from ra_gateway.stores.inventory import CSVInventory
 from ra_gateway.stores.secrets import SecretFile
-from tests.support.commandline import succeeded
+from tests.support.commandline import run, succeeded
 from tests.support.page_site import make_page_site
 from tests.support.pki import VendorPKI
 from tests.support.setups import edit
@@ -97,6 +103,22 @@ ra_verified = true
 """
 
 
+def in_a_table(config: Path) -> None:
+    """Have the inventory's file replaced by a table of SQLite with the same devices."""
+    devices = CSVInventory(config.with_name("devices.csv"))
+    with closing(sqlite3.connect(config.with_name("devices.sqlite"))) as database, database:
+        database.execute(
+            "CREATE TABLE inventory (domain TEXT, identity TEXT, subject TEXT, san TEXT, enabled INTEGER)"
+        )
+        for item in devices:
+            row = (item.domain, item.identity, item.entry.subject, " ".join(item.entry.san))
+            database.execute(
+                "INSERT INTO inventory VALUES (?, ?, ?, ?, ?)", (*row, item.entry.enabled)
+            )
+    table = '[inventory.sql]\nsqlite_path = "devices.sqlite"'
+    edit(config, '[inventory]\ncsv_path = "devices.csv"', table)
+
+
 @pytest.mark.requirement("T1", "T53")
 def test_what_the_ca_is_going_to_refuse_is_told(tmp_path: Path, vendor_pki: VendorPKI) -> None:
     """Of end entities, of lines with names, and of another RA's patterns: with the domains of `init` alone, not with
@@ -130,7 +152,19 @@ def test_what_the_ca_is_going_to_refuse_is_told(tmp_path: Path, vendor_pki: Vend
     assert "O lies in no domain of the operator" in secret
     assert [line.split('"')[1][:5] for line in patterns] == ["uri:u", "dns:*", "CN=*."]
     edit(config, 'organisations = ["Example Operator"]', 'organisations = ["Another"]')
-    assert "devices.csv:2: has names that the bundled CA refuses" in "".join(told())
+    first = "devices.csv:2: has names that the bundled CA refuses"
+    assert first in "".join(told())
+    assert first in run("inventory", "check", "--config", config).stdout
+    in_a_table(config)
+    row = "warning: table inventory:enb-0001.acme-radio.example of acme: has names that the bundled CA refuses"
+    assert [line for line in told() if line.startswith(row)] != []
+    assert row in run("inventory", "check", "--config", config).stdout
+    *_, warned = asyncio.run(examine_inventory(load(config)))
+    assert "the bundled CA refuses" in warned.came_back
+    assert (warned.verdict, warned.tried) == (
+        Verdict.warning,
+        "table inventory:enb-0001.acme-radio.example of acme",
+    )
     rows = "name,subject,names,profile,vendor,identity\n"
     other = 'enb-2,"CN=enb2.ran.example.net,O=Example Operator",,,acme,2\n'
     csv = config.with_name("entities.csv")

@@ -489,18 +489,35 @@ def test_the_command_says_what_came_of_a_reload(config: Path) -> None:
         assert ended.exit_code == code, ended
         return ended.stdout + ended.stderr
 
+    def as_json(code: int) -> list[object]:
+        ended = run("reload", "--config", config, "--json")
+        assert (ended.exit_code, ended.stderr) == (code, "")
+        found = json.loads(ended.stdout)
+        assert list(found) == ["reloaded", "pid", "configuration", "problems"]
+        return list(found.values())
+
+    *before, problems = as_json(1)
+    assert before == [False, None, None]
+    assert "no service answers at" in str(problems)
     assert "no service answers at http://127.0.0.1:" in told(1)
     with GatewayProcess(config) as gateway:
         other_vendor(config, "rivet")
         assert f"Reloaded: the process {gateway.pid} goes by configuration " in told(0)
         edit(config, "[server]\n", "[server]\nmax_connections = 9\n")
+        reloaded, pid, goes_by, problems = as_json(1)
+        assert (reloaded, pid) == (False, gateway.pid)
+        assert "server.max_connections" in str(problems)
         refused = told(1)
         assert "server.max_connections: has changed" in refused
         assert "goes on with its old configuration" in refused
+        edit(config, "max_connections = 9\n", "")
+        assert as_json(0) == [True, gateway.pid, goes_by, []]
         unreadable(config)
         told(2)
+        assert as_json(2)[:3] == [False, None, None]
         reloads = [event for event in gateway.events if event["event"].startswith("config.reload")]
-    assert [event["event"] for event in reloads] == ["config.reloaded", "config.reload_refused"]
+    came = [event["event"].removeprefix("config.") for event in reloads]
+    assert came == ["reloaded", "reload_refused", "reload_refused", "reloaded"]
 
 
 class NamesAnother(BaseHTTPRequestHandler):

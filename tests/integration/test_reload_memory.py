@@ -15,7 +15,8 @@ from ra_gateway.config.reading import load_ca
 from ra_gateway.device import client
 from ra_gateway.device.errors import EnrollmentRefused
 from ra_gateway.device.values import Done
-from ra_gateway.ra.approval import decide, request_digest, waiting
+from ra_gateway.ra.approval import decide
+from ra_gateway.ra.waiting import request_digest, waiting
 from ra_gateway.stores.redis import RedisStore
 from tests.support.credentials import cmp_credential
 from tests.support.crls import make_crl

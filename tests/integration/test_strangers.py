@@ -21,7 +21,7 @@ import pytest
 
 from tests.bench import strangers
 from tests.bench.strangers import Flood, Listener, Row, peer_of
-from tests.support.counting import profiled
+from tests.support.counting import all_objects, profiled
 from tests.support.hostile import MAX_OCTETS, SHAPES
 
 pytestmark = pytest.mark.timeout(1200)
@@ -126,7 +126,7 @@ async def test_memory_is_flat(everyone: list[Listener]) -> None:
 def sizes() -> dict[str, int]:
     """Return how many entries everything has that remembers: functions, and containers of the product's modules."""
     found: dict[str, int] = {}
-    for item in gc.get_objects():
+    for item in all_objects():
         if isinstance(item, _lru_cache_wrapper) and str(item.__module__).startswith("ra_gateway"):
             found[f"{item.__module__}.{item.__name__}"] = item.cache_info().currsize
     for name, module in list(sys.modules.items()):

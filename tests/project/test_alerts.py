@@ -87,10 +87,25 @@ CASES: Final = {
     "RAGatewayReloadRefused": gauge(
         f'ra_gateway_last_reload_successful{{{AT},by="gateway"}}', 0, 1
     ),
+    # Two gateways beside a CA, whose configuration is another one rightly.
+    "RAGatewayConfigurationsDiffer": Case(
+        tuple(
+            f'ra_gateway_shared_configuration_info{{{at},by="{by}",digest="{digest}"}}'
+            for at, by, digest in (
+                (AT, "gateway", "1"),
+                (AT, "ca", "2"),
+                (f'{AT},host="b"', "gateway", "1"),
+                (f'{AT},host="b"', "gateway", "3"),
+            )
+        ),
+        (_always(1), _always(1), f"1x9 stale _x{HOURS * 60 - 11}", f"_x9 1x{HOURS * 60 - 10}"),
+        (_always(1), _always(1), f"1x{HOURS * 60 - 20} stale _x18", f"_x{HOURS * 60 - 20} 1x20"),
+    ),
     "RAGatewayInventoryRefused": gauge(f"ra_gateway_inventory_current{{{AT}}}", 0, 1),
     "RAGatewayCredentialRefused": gauge(
         f'ra_gateway_credential_files_current{{{AT},of="ra"}}', 0, 1
     ),
+    "RAGatewayClockStepped": gauge(f"ra_gateway_clock_steady{{{AT}}}", 0, 1),
     "RAGatewayOutOfFiles": gauge(
         f"process_open_fds{{{AT}}}", 0.9, 0.5, f"process_max_fds{{{AT}}}", BUILD
     ),
@@ -212,6 +227,9 @@ CASES: Final = {
         ),
         (_always(SOON + 1000), _always(SOON - 2000)),
         (_always(SOON + 3000), _always(SOON - 2000)),
+    ),
+    "RAGatewayBackupOld": gauge(
+        f"ra_gateway_ca_backup_due_timestamp_seconds{{{AT}}}", SOON - 1200, SOON + 60
     ),
     "RAGatewayLedgerSlow": slow(
         "ra_gateway_ca_ledger_write_duration_seconds", "1", f'{AT},durable="true"'

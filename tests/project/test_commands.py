@@ -34,6 +34,7 @@ RUN_BY: Final[dict[str, dict[str, str]]] = {
         "replay": "integration/test_printed_demo.py::test_a_base_station_of_the_command_line",
         "samples": "integration/test_printed_demo.py::test_a_base_station_of_the_command_line",
         "renew": "integration/test_printed_demo.py::test_a_base_station_of_the_command_line",
+        "simulate": "integration/test_printed_demo.py::test_a_base_station_of_the_command_line",
         "show": "integration/test_printed_demo.py::test_a_base_station_of_the_command_line",
         "approve": "integration/test_approvals_cli.py::test_what_is_printed",
         "deny": "integration/test_approvals_cli.py::test_what_is_printed",
@@ -85,6 +86,7 @@ RUN_BY: Final[dict[str, dict[str, str]]] = {
     },
     "docs/runbook.md": {EVERYWHERE: "integration/test_runbook.py::test_no_section_with_commands_is_left_out"},
     "docs/alerts.md": {EVERYWHERE: "integration/test_runbook.py::test_no_section_with_commands_is_left_out"},
+    "docs/simulating.md": {EVERYWHERE: "integration/test_printed_demo.py::test_a_fleet"},
     "docs/tutorial.md": {EVERYWHERE: "integration/test_tutorial.py::test_the_tutorial"},
 }  # fmt: skip
 """Which test runs the commands of a page, or of one of its sections; it takes their text from the page."""

@@ -235,8 +235,8 @@ def test_only_one_module_makes_messages_to_devices() -> None:
     assert mentions("reply_header", HEART) == {"ra/responses.py"}
 
 
-def test_a_new_quirk_touches_one_file() -> None:
-    """All of a device's stands in one; a CA's is named in a second one, and doctor knows what to say of one."""
+def test_a_new_quirk_touches_two_files() -> None:
+    """One with its name and meaning, which tables read, one with its check; doctor knows what to say of a CA's."""
     text_of = {
         path.relative_to(PACKAGE).as_posix(): path.read_text() for path in PACKAGE.rglob("*.py")
     }
@@ -244,7 +244,7 @@ def test_a_new_quirk_touches_one_file() -> None:
         kind: {path for path, text in text_of.items() if re.search(rf"\b{kind}\.[a-z]", text)}
         for kind in ("Quirk", "CAQuirk")
     }
-    assert users["Quirk"] == {"cmp/header_checks.py"}
+    assert users["Quirk"] == {"cmp/quirks.py", "cmp/header_checks.py"}
     assert users["CAQuirk"] == {"ra/response_checks.py", "app/doctor/responses.py"}
 
 

@@ -42,9 +42,10 @@ from ra_gateway.cmp.bodies import (
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import BodyType, PKIStatus
 from ra_gateway.cmp.crmf import cert_req_messages
-from ra_gateway.cmp.header_checks import HeaderRules, Strictness
+from ra_gateway.cmp.header_checks import HeaderRules
 from ra_gateway.cmp.messages import PKIHeader, PKIMessage, body
 from ra_gateway.cmp.protection import Credential
+from ra_gateway.cmp.quirks import Strictness
 from ra_gateway.cmp.requests import AuthenticatedRequest, read_request
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
 from ra_gateway.cmp.verification import authenticate, authenticate_answer

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import typer.main
+import typer.testing
 from typer.testing import CliRunner
 
 from ra_gateway.cli.main import app
 
 PASSWORD: Final = "correct-horse-battery-staple"
+
+
+def remember_program() -> None:
+    """Have Typer put the program together once in a process: it takes longer than most commands do."""
+    remembered = functools.cache(typer.main.get_command)
+    typer.main.get_command = remembered
+    typer.testing._get_command = remembered
+    remembered(app)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Counting calls of functions, the same every time."""
+"""Counting calls of functions, the same every time; and all objects."""
 
 from __future__ import annotations
 
@@ -25,3 +25,11 @@ def profiled(profile: Callable[[FrameType, str, Any], None]) -> Iterator[None]:
         sys.setprofile(None)
         if collects:
             gc.enable()
+
+
+def all_objects() -> list[Any]:
+    """Return every container there is: `gc.get_objects` leaves out what was frozen before the first test."""
+    gc.unfreeze()
+    found = gc.get_objects()
+    gc.freeze()
+    return found

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import gc
 import os
 import pickle
 import signal
@@ -393,6 +394,8 @@ def main(directory: Path, delivery: str) -> None:
     operator = _load_operator(directory)
     asyncio.run(_warm_up(operator, directory))
     assert threading.active_count() == 1  # a child would lack the others
+    gc.collect()
+    gc.freeze()  # children look through what they make alone
     _serve(operator, jobs, outcomes)
 
 

@@ -14,12 +14,13 @@ from ra_gateway.cmp.algorithms import digest
 from ra_gateway.cmp.bodies import CertStatus, cert_confirm_body, cert_rep_message
 from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.crmf import cert_request_der
-from ra_gateway.cmp.header_checks import HeaderRules, Strictness
+from ra_gateway.cmp.header_checks import HeaderRules
 from ra_gateway.cmp.mac import MACBounds
 from ra_gateway.cmp.messages import ANYONE, PKIHeader, PKIMessage, assemble
 from ra_gateway.cmp.names import directory_name, from_rfc4514
 from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.protection import protected_part
+from ra_gateway.cmp.quirks import Strictness
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
 from ra_gateway.ra.endpoints import MACAccess
 from ra_gateway.stores.secrets import SecretFile

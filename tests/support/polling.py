@@ -32,9 +32,10 @@ from ra_gateway.cmp.polling import (
 )
 from ra_gateway.cmp.protection import protect
 from ra_gateway.cmp.responder import reply_header
-from ra_gateway.ra.approval import decide, request_digest, waiting
+from ra_gateway.ra.approval import decide
 from ra_gateway.ra.pipeline import Gateway
 from ra_gateway.ra.transaction import Transaction
+from ra_gateway.ra.waiting import request_digest, waiting
 from ra_gateway.stores.memory import MemoryStore
 from ra_gateway.stores.redis import RedisStore
 from tests.support import requests

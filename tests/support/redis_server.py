@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.support.patience import PATIENCE_SECONDS
@@ -34,13 +35,24 @@ class RedisServer:
         directory: An existing directory for its log file.
         password: What clients must log in with; none if empty.
         persistent: Whether it knows after a restart what it knew before, as docs/deployment.md has it.
+        options: Further ones of redis-server.
+        arguments: In the place of all options.
     """
 
-    def __init__(self, directory: Path, *, password: str = "", persistent: bool = False) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        password: str = "",
+        persistent: bool = False,
+        options: Sequence[str] = (),
+        arguments: Sequence[str] = (),
+    ) -> None:
         self.port = 0
         self._directory = directory
         self._password = password
         self._appends = "yes" if persistent else "no"
+        self._options, self._arguments = options, arguments
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -97,12 +109,15 @@ class RedisServer:
     def _spawn(self, port: int) -> subprocess.Popen[bytes]:
         program = redis_path()
         options = ["--port", str(port), "--bind", "127.0.0.1", "--save", ""]
-        options += ["--appendonly", self._appends]
+        options += ["--appendonly", self._appends, *self._options]
         if self._password:
             options += ["--requirepass", self._password]
         with self._log.open("wb") as log:
             return subprocess.Popen(
-                [program, *options], cwd=self._directory, stdout=log, stderr=subprocess.STDOUT
+                [program, *(self._arguments or options)],
+                cwd=self._directory,
+                stdout=log,
+                stderr=subprocess.STDOUT,
             )
 
     def _answers(self, port: int) -> bool:

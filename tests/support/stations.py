@@ -81,7 +81,7 @@ class Station:
                 answer = await self.request(session, server)
                 if issued(answer):
                     return answer
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.1)
         raise AssertionError(f"no certificate within {PATIENCE_SECONDS} s:\n{server.log[-4000:]}")
 
 

@@ -12,12 +12,13 @@ from typing import Any, Final
 
 from ra_gateway.cmp.algorithms import DEFAULT_ALGORITHMS, AlgorithmPolicy
 from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType, PKIStatus
-from ra_gateway.cmp.header_checks import HeaderRules, Strictness
+from ra_gateway.cmp.header_checks import HeaderRules
 from ra_gateway.cmp.mac import MACBounds
 from ra_gateway.cmp.messages import PKIMessage
+from ra_gateway.cmp.quirks import Strictness
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
 from ra_gateway.ra.endpoints import MACAccess
-from ra_gateway.ra.policy import SubjectRule
+from ra_gateway.ra.settings import SubjectRule
 from ra_gateway.stores.secrets import SecretFile
 from tests.support.answers import status_of
 from tests.support.chain import registered

@@ -13,7 +13,7 @@ from ra_gateway.app.doctor.directory import examine_directory
 from ra_gateway.app.doctor.environment import examine_codec, examine_safety
 from ra_gateway.app.doctor.ledger import examine_ledger
 from ra_gateway.app.doctor.registered import examine_registered
-from ra_gateway.app.doctor.results import Check, Result, Verdict
+from ra_gateway.app.doctor.results import Check, Result, Verdict, not_told
 from ra_gateway.app.doctor.revocation import examine_vendors
 from ra_gateway.app.listener_tls import tls_tables
 from ra_gateway.app.unused import unused_at_the_ca
@@ -36,12 +36,13 @@ async def examine_ca(
     """
     client = config.ca.client
     vendors = {} if client is None else {name: config.vendors[name] for name in client.vendors}
+    ledger = await examine_ledger(config.ca, clock())
     return [
-        *await _loaded(config),
+        *not_told(await _loaded(config), ledger),
         *_certificates(config, clock()),
         *examine_tls(tls_tables(config), clock()),
         *await examine_vendors(vendors, clock()),
-        *await examine_ledger(config.ca, clock()),
+        *ledger,
         *await examine_registered(config.ca, clock()),
         *await examine_directory(config.ca),
         *examine_safety([*ca_warnings(config, clock()), *unused_at_the_ca(config)]),

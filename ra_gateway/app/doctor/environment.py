@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Iterable
-from typing import Any, Final
+from collections.abc import Iterable, Iterator
+from typing import Final
 
 import cryptography
-from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
-from ra_gateway.app.doctor.results import Check, Result, Verdict
+from ra_gateway.app.doctor.results import Check, Result
 from ra_gateway.app.inventory import listed, name_of, open_inventory, summary
-from ra_gateway.app.store import OTHER_SEAL_KEY, transaction_store
+from ra_gateway.app.name_warnings import of_devices
+from ra_gateway.app.store import FORGETS_TODO, OTHER_SEAL_KEY, transaction_store
 from ra_gateway.app.unused import of_whole_list
 from ra_gateway.cmp.selfcheck import require_codec
 from ra_gateway.config.service_tables import StoreConfig
@@ -20,6 +18,7 @@ from ra_gateway.config.tables import GatewayConfig
 from ra_gateway.errors import ConfigError, Problem, ServiceFailure, StoreUnavailable
 from ra_gateway.stores.memory import MemoryStore
 from ra_gateway.stores.redis import RedisStore
+from ra_gateway.stores.redis_servers import ServerState
 
 _STORE: Final = "store"
 _KEEPS: Final = "noeviction"
@@ -33,6 +32,7 @@ async def examine_store(config: StoreConfig) -> list[Result]:
         try:
             await store.ping()
             same = await _same_seal_key(store)
+            kept = list(_keeping(store))
         finally:
             await store.close()
     except ConfigError as error:
@@ -47,7 +47,7 @@ async def examine_store(config: StoreConfig) -> list[Result]:
         ]
     if config.kind == "memory":
         return [check.ok("written; for one process, and forgotten at its end")]
-    return [check.ok("written"), *same, await _eviction(config)]
+    return [check.ok("written"), *same, *kept]
 
 
 async def _same_seal_key(store: MemoryStore | RedisStore) -> list[Result]:
@@ -66,38 +66,45 @@ async def _same_seal_key(store: MemoryStore | RedisStore) -> list[Result]:
     ]
 
 
-async def _eviction(config: StoreConfig) -> Result:
-    check = Check(_STORE, "maxmemory-policy of Redis")
-    try:
-        memory = await _memory(config)
-    except (RedisError, OSError, TimeoutError) as error:
-        return check.warning(
-            f"not told: {type(error).__name__}",
-            "this Redis user may not ask INFO",
-            "Redis ACL: +info; and see that maxmemory-policy is noeviction",
-        )
-    policy, limit = str(memory.get("maxmemory_policy", "")), memory.get("maxmemory", 0)
-    if policy == _KEEPS:
-        return check.ok(policy)
-    return check.result(
-        Verdict.fault if limit else Verdict.warning,
-        f"{policy or 'not told'}, maxmemory {limit or 'unlimited'}",
-        "Redis throws transactions away when memory is short: a repeat could then issue twice",
-        f"redis.conf: maxmemory-policy {_KEEPS}",
-    )
-
-
-async def _memory(config: StoreConfig) -> dict[str, Any]:
-    url = config.redis_url or ""
-    if config.redis_url_path is not None:
-        url = config.redis_url_path.read_text(encoding="utf-8-sig").strip()
-    client = Redis.from_url(url, socket_connect_timeout=config.redis_timeout_seconds)
-    try:
-        async with asyncio.timeout(config.redis_timeout_seconds):
-            answer: dict[str, Any] = await client.info("memory")
-            return answer
-    finally:
-        await client.aclose()
+def _keeping(store: MemoryStore | RedisStore) -> Iterator[Result]:
+    """Say of each master whether what it is told stays."""
+    if not isinstance(store, RedisStore):
+        return
+    for node in store.servers.known:
+        check = Check(_STORE, f"what Redis keeps, at {node.address}")
+        state = node.state or ServerState("it was not asked")
+        if state.problem:
+            yield check.warning(
+                f"not told: {state.problem}",
+                "whether it forgets transactions, and whether replicas have them, is not known",
+                "Redis ACL: +info; and see that maxmemory-policy is noeviction, and appendonly yes",
+            )
+        elif state.forgets:
+            yield check.fault(
+                state.forgets,
+                "what Redis forgets may be issued twice, when a base station repeats its request",
+                f"store: {FORGETS_TODO}",
+            )
+        elif state.policy != _KEEPS:
+            yield check.warning(
+                f"maxmemory-policy {state.policy or 'not told'}, without a limit",
+                "with a maxmemory Redis would throw transactions away",
+                f"redis.conf: maxmemory-policy {_KEEPS}",
+            )
+        elif not state.appends:
+            yield check.warning(
+                f"appendonly is off; {state.replicas} replicas",
+                "a master that is restarted before it is replaced comes back empty, and empties its replicas",
+                "redis.conf: appendonly yes",
+            )
+        elif not state.can_wait:
+            yield check.warning(
+                "this Redis user may not use WAIT",
+                "a failover may forget the newest transactions",
+                "Redis ACL: +wait",
+            )
+        else:
+            yield check.ok(f"all of it: {state.policy}, appendonly; {state.replicas} replicas")
 
 
 def examine_codec() -> list[Result]:
@@ -137,12 +144,21 @@ async def examine_inventory(config: GatewayConfig) -> list[Result]:
         setting = "inventory.sql.table; inventory.sql.sqlite_path or url_path"
         return [check.fault(error.detail, _NOBODY, setting)]
     idle = "no device is served by it, or two are by one name"
-    return [check.ok(summary(devices))] + [
+    found = [
         Check("inventory", problem.path).warning(problem.what, idle, problem.todo)
         for problem in of_whole_list(config, devices)
     ]
+    if (
+        config.inventory.sql is not None
+    ):  # lines of a file are told with what is less safe than it looks
+        found += [
+            Check("inventory", problem.path).warning(problem.what, _REFUSED, problem.todo)
+            for problem in of_devices(config, devices)
+        ]
+    return [check.ok(summary(devices)), *found]
 
 
+_REFUSED: Final = "its request comes to the CA and no further (badCertTemplate)"
 _NOBODY: Final = "no device whose vendor goes by the inventory is admitted (systemUnavail)"
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from datetime import datetime
 
 from ra_gateway.app.doctor.certificates import examine_certificates
@@ -13,7 +13,7 @@ from ra_gateway.app.doctor.environment import (
     examine_store,
 )
 from ra_gateway.app.doctor.probes import SUBJECT
-from ra_gateway.app.doctor.results import Check, Result, Verdict
+from ra_gateway.app.doctor.results import Check, Result, not_told
 from ra_gateway.app.doctor.revocation import examine_revocation
 from ra_gateway.app.doctor.upstreams import UpstreamExaminer
 from ra_gateway.app.warnings import of_safety
@@ -47,14 +47,8 @@ async def examine(
     found += examine_codec()
     examiner = UpstreamExaminer(config, subject=subject, san=san, clock=clock)
     for name in config.upstreams:
-        found += _not_told(await examiner.examine(name), found)
+        found += not_told(await examiner.examine(name), found)
     return found
-
-
-def _not_told(rows: Iterable[Result], before: Iterable[Result]) -> list[Result]:
-    """Leave out what kept probes from being sent where it is told as what it is: a file of TLS, say."""
-    told = {(row.setting, row.came_back) for row in before if row.verdict is Verdict.fault}
-    return [row for row in rows if (row.setting, row.came_back) not in told]
 
 
 async def _examine_bundled_ca(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import ssl
+from collections.abc import Collection
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
@@ -12,6 +13,8 @@ from sqlalchemy import text
 
 from ra_gateway.app.doctor.results import Check, Result
 from ra_gateway.app.ledger import ca_checkpoints
+from ra_gateway.ca.keys import issuing_certificates
+from ra_gateway.ca.ledger.belonging import require_own_file, require_own_ledger
 from ra_gateway.ca.ledger.database import side_files
 from ra_gateway.ca.ledger.ledger import open_ledger
 from ra_gateway.config.ca_tables import CAConfig
@@ -56,11 +59,21 @@ async def examine_ledger(config: CAConfig, now: datetime) -> list[Result]:
         return [
             Check(_LEDGER, "read its URL").fault(what, "the CA cannot start", "ca.ledger_url_path")
         ]
-    found = _files(where) if isinstance(where, Path) else await _server(where)
+    try:
+        issuers = issuing_certificates(config.directory_path)
+    except ConfigError:
+        issuers = {}  # which has a row of its own
+    found = _files(where, issuers) if isinstance(where, Path) else await _server(where, issuers)
     return [*found, *_checkpoints(config, now)]
 
 
-def _files(path: Path) -> list[Result]:
+def _files(path: Path, issuers: Collection[str]) -> list[Result]:
+    check = Check(_LEDGER, "whose it is")
+    try:
+        if issuers:
+            require_own_file(path, issuers)
+    except ConfigError as error:
+        return check.problems(error)
     check = Check(_LEDGER, f"who may read {path}")
     for file in (path, *side_files(path)):
         try:
@@ -70,13 +83,15 @@ def _files(path: Path) -> list[Result]:
     return [check.ok("its owner" if path.exists() else "it is not made yet")]
 
 
-async def _server(where: str) -> list[Result]:
+async def _server(where: str, issuers: Collection[str]) -> list[Result]:
     check = Check(_LEDGER, "connect to PostgreSQL")
     try:
         url = parse_postgres_url(where)
         ledger = open_ledger(where)
         await ledger.open()
         try:
+            if issuers:
+                await require_own_ledger(ledger, issuers)
             spoken = await ledger.database.read(lambda connection: connection.scalar(_TLS))
         finally:
             await ledger.close()

@@ -19,17 +19,19 @@ from ra_gateway.cmp.bodies import (
 )
 from ra_gateway.cmp.certificates import Certificate, readable_certificates
 from ra_gateway.cmp.codes import CERT_RESPONSE_TO, RESPONSE_TO, BodyType, PKIStatus
-from ra_gateway.cmp.header_checks import HeaderRules, Strictness, check_answer_header
+from ra_gateway.cmp.header_checks import HeaderRules, check_answer_header
 from ra_gateway.cmp.mac import MACCredential, mac_protected
 from ra_gateway.cmp.mac_verification import authenticate_answer_by_secret
 from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.cmp.names import name_of, readable, same_name
+from ra_gateway.cmp.quirks import Strictness
 from ra_gateway.cmp.verification import (
     authenticate_answer,
     check_authority,
 )
 from ra_gateway.errors import CMPError, MalformedMessage, PKIFailureInfo, printable
-from ra_gateway.ra.endpoints import CAQuirk, Upstream
+from ra_gateway.ra.endpoints import Upstream
+from ra_gateway.ra.settings import CAQuirk
 
 SKEW_NOTICED: Final = timedelta(seconds=60)
 """Less is what a message's way and a lazy clock make."""

@@ -65,6 +65,12 @@ class Check:
         return [self.fault(item.what, item.todo, item.path) for item in error.problems]
 
 
+def not_told(rows: Iterable[Result], before: Iterable[Result]) -> list[Result]:
+    """Leave out what kept something from being tried where it is told as what it is: a file of TLS, say."""
+    told = {(row.setting, row.came_back) for row in before if row.verdict is Verdict.fault}
+    return [row for row in rows if (row.setting, row.came_back) not in told]
+
+
 def worst(results: Iterable[Result]) -> Verdict:
     """Return the worst verdict of some results."""
     found = {item.verdict for item in results}

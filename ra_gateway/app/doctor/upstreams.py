@@ -40,7 +40,8 @@ from ra_gateway.errors import (
     ServiceFailure,
     UpstreamUnavailable,
 )
-from ra_gateway.ra.endpoints import CertConf, Upstream, Variant
+from ra_gateway.ra.endpoints import Upstream
+from ra_gateway.ra.settings import CertConf, Variant
 from ra_gateway.upstream.kinds import (
     BundledUpstream,
     CMPHTTPUpstream,

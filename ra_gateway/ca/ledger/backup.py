@@ -15,7 +15,7 @@ import json
 import os
 import secrets
 import zlib
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -209,7 +209,7 @@ async def restore(
     path: Path,
     ledger: Ledger,
     progress: Progress | None = None,
-    issuers: Container[str] | None = None,
+    issuers: Collection[str] | None = None,
 ) -> Dumped:
     """Fill an empty ledger from a dump: with all that it holds, or nothing.
 
@@ -299,7 +299,7 @@ def _header(path: Path, line: bytes) -> Dumped:
 
 
 def _restore(
-    connection: Connection, path: Path, progress: Progress | None, issuers: Container[str] | None
+    connection: Connection, path: Path, progress: Progress | None, issuers: Collection[str] | None
 ) -> None:
     _require_empty(connection)
     done = 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import sys
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -32,20 +33,13 @@ An item whose result is an exception has left nothing in the database.
 
 Run: TypeAlias = "Callable[[Connection, Sequence[Work]], None]"
 
-try:
-    import asyncpg
 
-    _OF_POSTGRES: tuple[type[Exception], ...] = (asyncpg.PostgresError, asyncpg.InterfaceError)
-except ModuleNotFoundError:  # the extra `postgres`
-    _OF_POSTGRES = ()
-
-FAILURES: Final[tuple[type[Exception], ...]] = (
-    SQLAlchemyError,
-    sqlite3.Error,
-    OSError,
-    *_OF_POSTGRES,
-)
-"""What a database fails with; OSError covers TimeoutError."""
+def failures() -> tuple[type[Exception], ...]:
+    """Return what a database fails with; OSError covers TimeoutError."""
+    # What the driver of PostgreSQL raises exists where it was loaded; for SQLite alone it never is.
+    driver: Any = sys.modules.get("asyncpg")
+    of_postgres = (driver.PostgresError, driver.InterfaceError) if driver else ()
+    return (SQLAlchemyError, sqlite3.Error, OSError, *of_postgres)
 
 
 @dataclass(slots=True, eq=False)
@@ -62,7 +56,7 @@ class Work:
         """Give the outcome to who waits for it."""
         if self.future.done():  # whoever asked was cancelled
             return
-        if isinstance(self.outcome, FAILURES):
+        if isinstance(self.outcome, failures()):
             self.future.set_exception(unavailable(self.outcome))
         elif isinstance(self.outcome, Exception):
             self.future.set_exception(self.outcome)
@@ -155,14 +149,14 @@ def is_refusal(error: Exception) -> bool:
     """Tell whether a statement or an item was refused, over a connection that works."""
     if isinstance(error, DBAPIError):
         return not error.connection_invalidated and not _is_busy(error)
-    return not isinstance(error, FAILURES)
+    return not isinstance(error, failures())
 
 
 def is_lost(error: Exception) -> bool:
     """Tell whether a connection was lost, or none was had, without a wait."""
     if isinstance(error, DBAPIError):
         return error.connection_invalidated
-    return isinstance(error, FAILURES) and not isinstance(error, TimeoutError | SQLAlchemyError)
+    return isinstance(error, failures()) and not isinstance(error, TimeoutError | SQLAlchemyError)
 
 
 def _is_busy(error: DBAPIError) -> bool:

@@ -35,12 +35,12 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from ra_gateway.ca.ledger.batches import (
-    FAILURES,
     Batch,
     Queue,
     Run,
     Work,
     each,
+    failures,
     is_lost,
     is_refusal,
     run_apart,
@@ -202,7 +202,7 @@ class SQLiteDatabase:
             raise _closed()
         try:
             return await asyncio.to_thread(self._read_state, function)
-        except FAILURES as error:
+        except failures() as error:
             raise unavailable(error) from error
 
     async def require_room(self) -> None:
@@ -383,7 +383,7 @@ class PostgresDatabase:
         try:
             async with engine.connect() as connection:
                 await connection.run_sync(_require_current)
-        except FAILURES as error:
+        except failures() as error:
             await engine.dispose()
             raise unavailable(error) from error
         except BaseException:
@@ -399,7 +399,7 @@ class PostgresDatabase:
             async with engine.connect() as connection, connection.begin():
                 await connection.run_sync(_begin_migration)
                 await connection.run_sync(_require_or_migrate, _unusable_server)
-        except FAILURES as error:
+        except failures() as error:
             raise await _locked(engine, error) from error
         finally:
             MIGRATING.release()
@@ -438,14 +438,14 @@ class PostgresDatabase:
         try:
             try:
                 return await read(self._engine, function)
-            except FAILURES as error:
+            except failures() as error:
                 if not is_lost(error):
                     raise
             # The server was restarted, perhaps; reading may be repeated, over a new connection.
             while self._idle:
                 await self._idle.pop().close()
             return await read(self._engine, function)
-        except FAILURES as error:
+        except failures() as error:
             raise unavailable(error) from error
 
     async def _read_idle(self, engine: AsyncEngine, function: Callable[[Connection], T]) -> T:
@@ -543,7 +543,7 @@ async def _locked(engine: AsyncEngine, error: Exception) -> Exception:
     if getattr(orig, "sqlstate", None) != _LOCK_NOT_AVAILABLE:
         return error if isinstance(error, StoreUnavailable) else unavailable(error)
     holders: list[str] = []
-    with suppress(*FAILURES):
+    with suppress(*failures()):
         async with engine.connect() as connection:
             found = await connection.execute(_HOLDERS, {"key": MIGRATION_LOCK})
             holders = [f"{row.usename} (process {row.pid})" for row in found]
@@ -589,9 +589,9 @@ async def _postgres_read_state(engine: AsyncEngine, function: Callable[[Connecti
 
 
 async def _abandon(connection: AsyncConnection) -> None:
-    with suppress(*FAILURES):
+    with suppress(*failures()):
         await connection.invalidate()
-    with suppress(*FAILURES):
+    with suppress(*failures()):
         await connection.close()
 
 

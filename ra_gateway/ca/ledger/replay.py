@@ -12,6 +12,7 @@ from datetime import datetime
 from functools import partial
 from typing import Any, Final, TypeAlias, TypeVar
 
+from ra_gateway.ca.ledger.backups import BACKUP
 from ra_gateway.ca.ledger.sql import operation_key
 from ra_gateway.ca.records import CertificateStatus, EntityStatus, Reason
 
@@ -131,6 +132,9 @@ class Replay:
                 raise Contradiction(f"{action!r} is no act that is known")
         except (KeyError, TypeError, ValueError, AttributeError):
             raise Contradiction(f"its details are not those of {action!r}") from None
+
+    def _change_nothing(self, at: int, actor: str, subject: str, said: Said) -> None:
+        """Take a line that tells of something that is not in the tables."""
 
     # --- certificates -----------------------------------------------------------------------------------------
 
@@ -341,4 +345,5 @@ _ACTS: Final[dict[str, Any]] = {
     "authority.certificate.remove": Replay._remove_certificate,
     "crl": Replay._publish,
     "migrate": Replay._migrate,
+    BACKUP: Replay._change_nothing,
 }

@@ -50,7 +50,7 @@ MOST_FINDINGS: Final = 1000
 
 _NOT_CONFIRMED: Final = confirmation_digest(b"", b"")
 _ISSUING: Final = frozenset(CERT_RESPONSE_TO)
-_RESTORE: Final = (
+RESTORE: Final = (
     "Find out who wrote to the database; restore the last good backup beside it and compare"
 )
 
@@ -148,13 +148,13 @@ class _Verification:
             self._check_withheld()
             self._check_crls()
         except _TooMany:
-            self._findings.append(Finding("ledger", "there are more findings than these", _RESTORE))
+            self._findings.append(Finding("ledger", "there are more findings than these", RESTORE))
         return Verified(self._findings, self._trail.open_lines)
 
     def _count(self, table: Any) -> int:
         return self._connection.scalar(select(func.count()).select_from(table)) or 0
 
-    def _find(self, where: str, what: str, todo: str = _RESTORE) -> None:
+    def _find(self, where: str, what: str, todo: str = RESTORE) -> None:
         if len(self._findings) == MOST_FINDINGS:
             raise _TooMany
         self._findings.append(Finding(where, what, todo))

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from ra_gateway.cmp.certificates import Certificate
-from ra_gateway.ra.endpoints import CertConf
+from ra_gateway.ra.settings import CertConf
 from tests.support.ejbca.configuration import (
     CA,
     EMPTY,

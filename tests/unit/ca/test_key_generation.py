@@ -15,9 +15,9 @@ from ra_gateway.ca.keys import create_operator_pki, expiries, load_ca
 from ra_gateway.ca.rollover import renew_signers, roll_issuing
 from ra_gateway.cmp import asn1
 from ra_gateway.cmp.bodies import CertResponse, PKIStatusInfo, enveloped_data
-from ra_gateway.cmp.codes import PKIStatus
+from ra_gateway.cmp.codes import PKIStatus, Possession
 from ra_gateway.cmp.oids import OID
-from ra_gateway.cmp.requests import Possession, require_delivery
+from ra_gateway.cmp.requests import require_delivery
 from ra_gateway.config.reading import load_ca as load_config
 from ra_gateway.errors import CMPError, ConfigError, MalformedMessage, TemplateRefused
 from ra_gateway.events import unheard

@@ -108,12 +108,17 @@ _CLIENTS: Final = frozenset(
 """Of other machines and of databases, what they are watched with, and what lints certificates."""
 
 _NO_LEDGER: Final = _CLIENTS | {"structlog", "uvloop"}
-_LEDGER: Final = _CLIENTS - {"asyncpg", "sqlalchemy"}
+_LEDGER: Final = _CLIENTS - {"sqlalchemy"}
+
+_JUDGES: Final = frozenset(
+    f"ra_gateway.{name}" for name in ("cmp.requests", "cmp.trust", "ra.endpoints", "ra.machine")
+)
+"""What judges messages; `approvals approve` changes a transaction by the machine that judged it."""
 
 LOADS_NONE_OF: Final[dict[str, frozenset[str]]] = {
-    "approvals list": _NO_LEDGER,
+    "approvals list": _NO_LEDGER | _JUDGES,
     "approvals approve 0123456789": _NO_LEDGER,
-    "inventory check devices.csv": _NO_LEDGER,
+    "inventory check devices.csv": _NO_LEDGER | _JUDGES,
     "revocation": _CLIENTS - {"aiohttp"},
     "why enb-1": _LEDGER,
     "ca list": _LEDGER,

@@ -7,14 +7,9 @@ from functools import partial
 import pytest
 
 from ra_gateway.cmp.crmf import CertTemplate
-from ra_gateway.cmp.header_checks import (
-    HeaderRules,
-    Quirk,
-    Strictness,
-    check_subject,
-    quirks_needed,
-)
+from ra_gateway.cmp.header_checks import HeaderRules, check_subject, quirks_needed
 from ra_gateway.cmp.names import NULL_DN
+from ra_gateway.cmp.quirks import Quirk, Strictness
 from ra_gateway.errors import TemplateRefused
 
 

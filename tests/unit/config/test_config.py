@@ -11,7 +11,7 @@ from typing import Any, get_args
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from ra_gateway.cmp import algorithms, header_checks
+from ra_gateway.cmp import algorithms, quirks
 from ra_gateway.cmp.codes import BodyType
 from ra_gateway.config.reading import load, load_ca, parse
 from ra_gateway.config.tables import EndpointConfig, GatewayConfig
@@ -21,6 +21,7 @@ from ra_gateway.config.values import (
     SignatureName,
 )
 from ra_gateway.errors import ConfigError, Problem
+from ra_gateway.settings.meanings import meaning
 from tests.support.configurations import TABLES, written
 
 ROOT = Path(__file__).parents[3]
@@ -117,7 +118,7 @@ def test_names_are_those_of_the_cmp_core() -> None:
     assert set(get_args(SignatureName)) == known
     assert set(DEFAULT_SIGNATURES) == algorithms.DEFAULT_ALGORITHMS
     assert set(get_args(CurveName)) == algorithms.DEFAULT_CURVES
-    assert set(header_checks.QUIRKS) == set(header_checks.Quirk)
+    assert set(quirks.QUIRKS) == set(quirks.Quirk)
 
 
 # --- The documents --------------------------------------------------------------------------------
@@ -127,7 +128,7 @@ def all_fields(model: type[BaseModel]) -> set[tuple[str, str]]:
     """Return (key, description) of every field of a model and of the models in it."""
     found: set[tuple[str, str]] = set()
     for name, field in model.model_fields.items():
-        found.add((name, field.description or ""))
+        found.add((name, meaning(model, name)))
         todo = [field.annotation]
         while todo:
             annotation = todo.pop()
@@ -440,7 +441,9 @@ WRONG = {
         written(endpoint='[endpoints.ran]\npaths = ["/cmp/../ca"]\nvendors = ["acme"]\nupstream = "main"'),
         "endpoints.ran.paths[0]", "not the path part of a URL", "a slash first"),
     "no Redis URL": (adding("store", 'redis_url = "http://h"'),
-        "store.redis_url", "not a usable URL", "redis://host:port/path"),
+        "store.redis_url", "not the URL of a Redis", "redis+cluster://host:port,host:port"),
+    "Sentinels without a master": (adding("store", 'redis_url = "redis+sentinel://h,h"'),
+        "store.redis_url", "does not name what the Sentinels watch", "redis+sentinel://host:port,host:port/master"),
     "no CA URL": (written(upstream='[upstreams.main]\nkind = "cmp_http"\nurl = "ca.example.net:80"'),
         "upstreams.main.url", "not a usable URL", "http://host:port/path"),
     "no recipient": (adding("upstream", 'recipient = "CN=a,b"'),
@@ -686,6 +689,8 @@ INLINE = {
         "ca.ledger_url"),
     "password in the Redis URL's query": (adding("store", f'redis_url = "redis://h:6379/0?password={SECRET}"'),
         "store.redis_url"),
+    "password of Sentinels in the Redis URL": (adding("store",
+        f'redis_url = "redis+sentinel://h,h/m?sentinel_password={SECRET}"'), "store.redis_url"),
     "Redis URL that is none": (adding("store", f'redis_url = "redis//:{SECRET}@h"'),
         "store.redis_url"),
     "Redis URL where its file belongs": (adding("store", f'redis_url_path = "redis://:{SECRET}@h"'),

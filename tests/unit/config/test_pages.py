@@ -9,7 +9,7 @@ import pytest
 
 from ra_gateway.cmp.codes import BodyType
 from ra_gateway.config.reading import parse
-from ra_gateway.ra.endpoints import CertConf
+from ra_gateway.ra.settings import CertConf
 from ra_gateway.upstream.kinds import CMPHTTPUpstream
 from tests.support.configurations import written
 

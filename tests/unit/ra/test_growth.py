@@ -9,7 +9,8 @@ import pytest
 
 from ra_gateway.cmp import codes
 from ra_gateway.cmp.codes import BodyType
-from ra_gateway.ra.endpoints import Endpoint, EndpointSettings, Upstream, UpstreamSettings
+from ra_gateway.ra.endpoints import Endpoint, Upstream
+from ra_gateway.ra.settings import EndpointSettings, UpstreamSettings
 from ra_gateway.settings.values import Table
 from tests.support import requests
 from tests.support.answers import status_of

@@ -32,15 +32,9 @@ from ra_gateway.cmp.verification import AuthenticatedMessage, authenticate
 from ra_gateway.cmp.x520 import require_certifiable
 from ra_gateway.errors import CMPError, MalformedMessage, NotAuthorized, TemplateRefused
 from ra_gateway.ra.patterns import check_allowed, san_from
-from ra_gateway.ra.policy import (
-    AuthorizedRequest,
-    IdentityRules,
-    InventoryUse,
-    SubjectRule,
-    authorize,
-    vendor_identity,
-)
+from ra_gateway.ra.policy import AuthorizedRequest, IdentityRules, authorize, vendor_identity
 from ra_gateway.ra.ports import InventoryEntry
+from ra_gateway.ra.settings import InventoryUse, SubjectRule
 from tests.support import pki, requests
 from tests.support.credentials import cmp_certificate, cmp_credential
 from tests.support.harness import World

@@ -1,0 +1,1 @@
+"""A fleet of simulated base stations: how many come when, what they do, and what came of it."""
