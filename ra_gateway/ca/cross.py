@@ -114,22 +114,7 @@ def cross_certify(
             raise ConfigError.of("request", "has no subject", "A CA needs a name")
         require_living(root, now)
         look, identity = looks(subject_der), canonical_spki(spki_der)
-        for own in own_certificates(change.files):
-            if look == looks(own.subject_der) or identity == canonical_spki(own.spki_der):
-                raise ConfigError.of(
-                    "request",
-                    f"has the name or the key of {own.subject}, or a name that looks like it",
-                    "Ask the peer again",
-                )
-        _, revoked = _listed(change.files, root_crl_names(change.files), now)
-        for name, item in peers_certificates(change.files):
-            entry = revoked.get(item.serial_number)
-            if entry and entry.reason in _COMPROMISED and canonical_spki(item.spki_der) == identity:
-                raise ConfigError.of(
-                    "request",
-                    f"has the key of {name}, revoked for {entry.reason.name}",
-                    "Ask the peer for one with another key",
-                )
+        _require_a_peers(change.files, look, identity, now)
         require_key(spki_der, root)
         allowed = root.basic_constraints[1]
         if allowed is not None and allowed <= path_length:
@@ -163,6 +148,32 @@ def cross_certify(
         change.write(f"{CROSS}/{certificate.serial_number:x}", (certificate,))
         change.commit()
     return certificate, living
+
+
+def _require_a_peers(
+    files: CAFiles, look: list[tuple[str, str]], identity: bytes, now: datetime
+) -> None:
+    """Refuse a name or a key of ours, and a key of a peer's that was compromised.
+
+    Args:
+        look, identity: What `looks` says of the name, and `canonical_spki` of the key.
+    """
+    for own in own_certificates(files):
+        if look == looks(own.subject_der) or identity == canonical_spki(own.spki_der):
+            raise ConfigError.of(
+                "request",
+                f"has the name or the key of {own.subject}, or a name that looks like it",
+                "Ask the peer again",
+            )
+    _, revoked = _listed(files, root_crl_names(files), now)
+    for name, item in peers_certificates(files):
+        entry = revoked.get(item.serial_number)
+        if entry and entry.reason in _COMPROMISED and canonical_spki(item.spki_der) == identity:
+            raise ConfigError.of(
+                "request",
+                f"has the key of {name}, revoked for {entry.reason.name}",
+                "Ask the peer for one with another key",
+            )
 
 
 def _subtree(text: str) -> x509.GeneralName:
@@ -236,11 +247,7 @@ def make_root_crl(
             next_update,
             encode_entries(entries.values()),
         )
-        private_key = key.load(change.files, root)
-        algorithm = default_algorithm(private_key.public_key())
-        tbs_der = content.tbs_der(root, algorithm.der)
-        signature = private_key.sign(tbs_der, *signing_arguments(algorithm))
-        der = asn1.tlv(0x30, tbs_der, algorithm.der, asn1.tlv(0x03, b"\x00", signature))
+        der = _signed(content, root, key.load(change.files, root))
         place = change.archive
         if _lacks_copy(change.files, names):  # it was put there by hand, and is kept in that place
             place = f"{COPIES}/{int(place.rpartition('/')[2]) + 1}"
@@ -248,6 +255,13 @@ def make_root_crl(
         change.write_octets(ROOT_CRL, der)
         change.commit()
     return content.number, next_update, len(entries)
+
+
+def _signed(content: CRLContent, root: Certificate, private_key: Any) -> bytes:
+    algorithm = default_algorithm(private_key.public_key())
+    tbs_der = content.tbs_der(root, algorithm.der)
+    signature = private_key.sign(tbs_der, *signing_arguments(algorithm))
+    return asn1.tlv(0x30, tbs_der, algorithm.der, asn1.tlv(0x03, b"\x00", signature))
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -67,9 +67,7 @@ def ca_sign(
     from ra_gateway.app.ca import ca_keys
     from ra_gateway.app.profiles import ca_profiles, grantable
     from ra_gateway.ca.by_hand import issue, template_of
-    from ra_gateway.ca.clauses import nf_types_of
     from ra_gateway.ca.files import require_absent
-    from ra_gateway.ca.profiles import PURPOSES
     from ra_gateway.clocks import now
     from ra_gateway.keys import write_certificates
 
@@ -123,7 +121,15 @@ def ca_sign(
             ) from error
         return certificate, changes, chosen.name
 
-    certificate, changes, name = with_ledger(config, sign)
+    _say_what_was_issued(out, *with_ledger(config, sign))
+
+
+def _say_what_was_issued(
+    out: Path, certificate: Certificate, changes: Sequence[str], profile: str
+) -> None:
+    from ra_gateway.ca.clauses import nf_types_of
+    from ra_gateway.ca.profiles import PURPOSES
+
     say(
         f"Wrote {out}: {certificate.subject}, serial {certificate.serial_number:x}, "
         f"until {day(certificate.not_after)} UTC."
@@ -131,7 +137,7 @@ def ca_sign(
     say(f"Names besides: {', '.join(_names_of(certificate.subject_alt_name_der)) or 'none'}.")
     known = {oid: name for name, oid in PURPOSES.items()}
     purposes = sorted(known.get(oid, oid) for oid in certificate.extended_key_usage)
-    say(f"By {name}, for {', '.join(purposes) or 'any purpose'}.")
+    say(f"By {profile}, for {', '.join(purposes) or 'any purpose'}.")
     if nf_types := nf_types_of(certificate):
         say(f"nfTypes: {', '.join(nf_types)}.")
     if changes:
@@ -256,9 +262,16 @@ def ca_cross_sign(
         )
     if is_named_for(certificate, certificate_of(CAFiles(directory), "root")):
         say("Its organisation is, or looks like, your own: revoke it unless it is a CA of yours.")
+    _say_what_it_may(certificate, permit or (), crl_url)
+    say(
+        f"Publish {directory / ROOT_CRL} at {crl_url}; make it by: ra-gateway ca root-crl {directory}"
+        + ("" if root_crl_names(CAFiles(directory)) else " --first")
+    )
+
+
+def _say_what_it_may(certificate: Certificate, permitted: Sequence[str], crl_url: str) -> None:
     if not certificate.subject.isascii():
         say(f"Its subject has letters beyond ASCII: {certificate.subject!a}")
-    permitted = permit or []
     if not any(item.startswith("dn:") for item in permitted):
         say("It may certify any subject. --permit dn:O=... bounds it to the peer's.")
     if all(item.startswith("dn:") for item in permitted):
@@ -269,10 +282,6 @@ def ca_cross_sign(
         say(
             f"[ca.ldap] writes it to the entry of ca.ldap.entry with {root_id.hex()} for {{issuer}}."
         )
-    say(
-        f"Publish {directory / ROOT_CRL} at {crl_url}; make it by: ra-gateway ca root-crl {directory}"
-        + ("" if root_crl_names(CAFiles(directory)) else " --first")
-    )
 
 
 def ca_root_crl(

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from ra_gateway.cli.asn1_text import Branch, add_dump, lines_of
+from ra_gateway.cli.asn1_text import Branch, add_cut_dump, add_dump, lines_of
 from ra_gateway.cli.show import CannotShow, describe, described, read_message
 from ra_gateway.cmp import asn1, structures
 from ra_gateway.cmp.algorithms import digest
@@ -497,3 +497,19 @@ def test_a_dump_of_very_many_elements_ends() -> None:
         lines = [line.plain for line in lines_of(tree)]
         assert 10_000 < len(lines) < 10_200
         assert "the rest is not taken apart: " in lines[-1]
+
+
+def test_what_there_is_of_nested_elements_is_shown() -> None:
+    """Whole ones on the way to the cut, however deep they stand, and the octets at it."""
+    inner = asn1.tlv(0x30, asn1.tlv(0x02, b"\x07"), asn1.tlv(0x04, b"\xaa\xbb\xcc"))
+    der = asn1.tlv(0x30, asn1.tlv(0x02, b"\x05"), inner)
+    tree = Branch("top", "")
+    add_cut_dump(tree, "part", der[:-1])
+    assert [line.plain for line in lines_of(tree)] == [
+        "top",
+        "└── part: SEQUENCE, cut off",
+        "    ├── ·: INTEGER 5",
+        "    └── ·: SEQUENCE, cut off",
+        "        ├── ·: INTEGER 7",
+        "        └── ·: 0403aabb, cut off",
+    ]
