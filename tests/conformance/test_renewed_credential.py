@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from ra_gateway.cmp.codes import BodyType
-from ra_gateway.cmp.header_checks import HeaderRules, Strictness
+from ra_gateway.cmp.header_checks import HeaderRules
 from ra_gateway.cmp.messages import PKIMessage
+from ra_gateway.cmp.quirks import Strictness
 from ra_gateway.device.values import Send
 from ra_gateway.ra.settings import Approval
 from tests.support.answers import status_of

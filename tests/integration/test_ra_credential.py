@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -36,8 +37,7 @@ class Pair:
         self.configs, self._vendor = configs, vendor
         self._directory = configs[0].parent
         self.gateways = [
-            Application(load(path), sink=unheard, read=lambda path=path: load(path))
-            for path in configs
+            Application(load(path), sink=unheard, read=partial(load, path)) for path in configs
         ]
 
     async def enrol(self, first: int, second: int) -> bytes:

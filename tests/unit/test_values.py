@@ -63,5 +63,5 @@ def test_dataclasses_knows_the_fields() -> None:
     """Whoever shows values or compares them field by field does so with these, too."""
     assert [field.name for field in dataclasses.fields(_Point)] == ["x", "y"]
     point: Any = _Point(1, (2,))
-    assert dataclasses.is_dataclass(point)
     assert dataclasses.asdict(point) == {"x": 1, "y": (2,)}
+    assert dataclasses.is_dataclass(point)
