@@ -283,7 +283,7 @@ def test_check_names_rows_that_have_no_name(config: Path, tables: Tables) -> Non
         said.append("is no text, or a very long one")
     for command in (("check",), ("export",)):
         ended = run("inventory", *command, "--config", config)
-        assert ended.exit_code == 2, ended.output
+        assert ended.exit_code == 2, ended.stderr
         lines = ended.stderr.splitlines()
         assert len(lines) == len(said)
         assert all(sum(text in line for line in lines) == said.count(text) for text in said)

@@ -31,7 +31,7 @@ READERS: dict[str, Callable[[Path], object]] = {
     "PIN": read_pin,
     "inventory": CSVInventory,
     "inventory rewritten": lambda path: rewritten(path, {}),
-    "secrets": lambda path: SecretFile(path, clock=lambda: None),  # type: ignore[arg-type, return-value]
+    "secrets": lambda path: SecretFile(path, clock=lambda: None),  # type: ignore[arg-type]
     "seal key": lambda path: load_seal_keys([path]),
     "webhook": webhook_secret,
     "token": lambda path: asyncio.run(read_token(path)),
