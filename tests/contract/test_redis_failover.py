@@ -38,19 +38,18 @@ async def opened(url: str, *, timeout_seconds: float = 20.0) -> AsyncIterator[Re
 
 
 async def stored(store: RedisStore, number: int) -> Transaction:
-    """Store a transaction, and change it, as soon as somebody takes it."""
+    """Store a transaction, and change it, as soon as somebody takes its place."""
     transaction = new_transaction(b"%d" % number, signer=number + 1)
+    changed = advance(transaction, Event.issued, certificate_der=b"c")
     async with asyncio.timeout(PATIENCE_SECONDS):
         while True:
             try:
-                await store.create(transaction)
-                changed = advance(transaction, Event.issued, certificate_der=b"c")
-                await store.replace(changed)
+                # What failed may be stored, in either version.
+                if await store.create(transaction) in (None, transaction):
+                    await store.replace(changed)
                 return changed
             except StoreUnavailable:
                 await asyncio.sleep(0.05)
-                number += 10_000  # what failed may be stored: another one
-                transaction = new_transaction(b"%d" % number, signer=number + 1)
 
 
 async def loaded(store: RedisStore, transaction: Transaction) -> Transaction | None:
@@ -78,11 +77,14 @@ async def test_what_was_stored_is_there_after_a_master_was_killed(
             async with opened(group.url) as other:
                 for each in (*before, *after):
                     assert await loaded(other, each) == each
-            await store.ping()
-            masters = {node.address for node in store.servers.known}
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                # A server of a Cluster that has not heard of it yet may have been asked last.
+                while (masters := {node.address for node in store.servers.known}) == killed:
+                    await store.ping()
+                    await asyncio.sleep(0.05)
             assert killed - masters == {f"127.0.0.1:{group.servers[0].port}"}
             assert len(masters) == len(killed)
-            assert store.servers.changes == 1
+            assert store.servers.changes >= 1
 
 
 async def test_what_no_replica_has_is_not_told_to_be_stored(tmp_path: Path) -> None:
