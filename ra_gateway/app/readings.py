@@ -245,6 +245,7 @@ async def _backlog(store: MemoryStore | RedisStore, limit: int, most: int) -> li
     if isinstance(store, MemoryStore):
         states = store.states()
         found += [Reading(families.TRANSACTIONS, (item,), states.get(item, 0)) for item in State]
+        found.append(Reading(families.UNFINISHED, (), store.unfinished))
         found.append(Reading(families.TRANSACTIONS_LIMIT, (), most))
     return found
 

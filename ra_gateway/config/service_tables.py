@@ -170,8 +170,9 @@ class StoreConfig(Table):
     key_prefix: Name = "ra_gateway"
     """First part of every Redis key; gateways with the same prefix share their transactions."""
     max_transactions: int = Field(default=100_000, ge=1, le=10_000_000)
-    """Most transactions the memory store keeps; more are refused with systemUnavail. At some 10 kB each (request,
-    answer, certificates) the default is about 1 GB.
+    """Most transactions the memory store keeps; one more takes the place of the oldest that is finished, whose
+    transactionID stays taken, or is refused with systemUnavail. At some 10 kB each (request, answer, certificates) the
+    default is about 1 GB.
     """
     max_transactions_per_signer: int = Field(default=128, ge=8, le=100_000)
     """Most live transactions of one device (certificate or shared secret), in any store; one more is refused with

@@ -227,6 +227,11 @@ TRANSACTIONS: Final = Family(
     "Live transactions in the memory of this process, by state; of Redis, see the changes below.",
     ("state",),
 )
+UNFINISHED: Final = Family(
+    "ra_gateway_transactions_unfinished",
+    Kind.gauge,
+    "Those of them that make no room for new ones.",
+)
 TRANSACTIONS_LIMIT: Final = Family(
     "ra_gateway_transactions_limit",
     Kind.gauge,

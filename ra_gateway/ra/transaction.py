@@ -91,6 +91,16 @@ _ANSWERED: Final = tuple(state for state in State if state not in (State.HELD, *
 GIVEN_UP: Final = (State.WITHDRAWING, State.WITHDRAWN)
 """Nobody confirmed the certificate, and it is too late for that."""
 
+_FINISHED: Final = (
+    State.CONFIRMED,
+    State.GRANTED,
+    State.REVOKED,
+    State.INFORMED,
+    State.REFUSED,
+    State.WITHDRAWN,
+)
+"""Nothing is open; what failed or was rejected may be withdrawn yet."""
+
 TRANSITIONS: Final = MappingProxyType(
     {
         (State.HELD, Event.approved): State.REQUESTED,
@@ -313,6 +323,12 @@ class Transaction(Value, frozen=True):
     def current(self) -> Exchange:
         """The request that the CA is asked, or was asked last: certConf, once there is one."""
         return self.opening if self.confirmation is None else self.confirmation
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether nobody needs it but for a message that is sent again: the device was given its answer."""
+        current = self.current
+        return self.state in _FINISHED and (not current.waiting or current.delivered)
 
     @property
     def asked_type(self) -> BodyType:

@@ -1,24 +1,25 @@
 """The transaction store of a single process: nothing survives a restart, nothing is shared.
 
-No method awaits between looking and writing, so on one event loop each of them is atomic as it
-stands.
+No method awaits between looking and writing, so on one event loop each of them is atomic as it stands. None of them
+takes longer the more transactions there are: one that did would stop all devices at once.
 """
 
 from __future__ import annotations
 
 import asyncio
-import heapq
+import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from contextlib import suppress
 from datetime import datetime
-from itertools import count, islice
-from typing import Final
+from itertools import islice
+from typing import Final, TypeVar
 
-from ra_gateway.errors import StaleTransaction, StoreUnavailable
+from ra_gateway.errors import StaleTransaction, StoreUnavailable, TransactionInUse
 from ra_gateway.ra.confirmation_records import ConfirmationNote, ConfirmationRecord
 from ra_gateway.ra.ports import Backlog, Clock, DeviceRecord
 from ra_gateway.ra.transaction import State, Transaction, TransactionKey, too_many
+from ra_gateway.stores.timetable import Timetable
 
 FIND_LIMIT: Final = 8
 """How many signers' transactions `find` returns (the port's limit)."""
@@ -26,20 +27,14 @@ FIND_LIMIT: Final = 8
 _SWEEP_LIMIT: Final = 16
 """Expired transactions removed per `create`: more than the one it adds, so they cannot pile up."""
 
+_PING_SWEEP_LIMIT: Final = 1000
+"""The same of `ping`, which is called every few seconds; some milliseconds."""
 
-@dataclass(slots=True)
-class _Slot:
-    """A stored transaction, until when it lives, when the heap will look at it, and who waits for it to change."""
+_REMEMBERED_FOR_EACH: Final = 10
+"""So many transactions that were let go of are remembered for each one that may be kept, some 150 octets each."""
 
-    transaction: Transaction
-    ends_at: datetime
-    due_at: datetime
-    changed: asyncio.Event | None = None
 
-    def wake(self) -> None:
-        if self.changed is not None:
-            self.changed.set()
-            self.changed = None
+N = TypeVar("N", bytes, tuple[str, bytes])
 
 
 class MemoryStore:
@@ -49,8 +44,8 @@ class MemoryStore:
         clock: Turns `expires_at` and the like into a lifetime.
         lifetimes: Counts lifetimes down, and is never set (`unstepped`): a wall clock that jumps must not make the
             store forget what a captured request could have issued twice. By default the clock itself.
-        max_transactions: How many live transactions are kept (1 or more); one more is refused, not
-            traded for another, because a forgotten transaction could be issued twice.
+        max_transactions: How many transactions are kept (1 or more); one more takes the place of a finished one, or
+            is refused: another that is forgotten could be issued twice.
         max_per_signer: How many of them one signer may have, RAs apart.
         max_held: Most requests that wait for an operator (1 or more); one more is refused.
     """
@@ -68,13 +63,17 @@ class MemoryStore:
         self._lifetimes = lifetimes or clock
         self._max_transactions = max_transactions
         self._max_per_signer = max_per_signer
-        self._slots: dict[TransactionKey, _Slot] = {}
-        # The inner dict is used as an ordered set: the oldest transactions are found first.
-        self._by_transaction_id: dict[bytes, dict[TransactionKey, None]] = {}
-        self._by_signer: dict[tuple[str, bytes], dict[TransactionKey, None]] = {}
-        self._due: list[tuple[datetime, int, TransactionKey]] = []
-        self._ticket = count()  # keys have no order: it decides between equal times
-        self._schedule: dict[TransactionKey, datetime] = {}
+        self._transactions: dict[TransactionKey, Transaction] = {}
+        self._ends: Timetable[TransactionKey] = Timetable()
+        self._states: Counter[State] = Counter()
+        # A dict of keys is an ordered set: the oldest are found first.
+        self._finished: dict[TransactionKey, None] = {}
+        self._let_go: Timetable[bytes] = Timetable()
+        self._by_transaction_id: dict[bytes, tuple[TransactionKey, ...]] = {}
+        """Of each transactionID `FIND_LIMIT` at most, as in Redis: devices that all draw the same one are many."""
+        self._by_signer: dict[tuple[str, bytes], tuple[TransactionKey, ...]] = {}
+        self._changed: dict[TransactionKey, asyncio.Event] = {}
+        self._schedule: Timetable[TransactionKey] = Timetable()
         self._max_held = max_held
         self._confirmation_records: dict[bytes, tuple[ConfirmationRecord, datetime]] = {}
         self._device_records: dict[DeviceRecord, dict[bytes, tuple[str, datetime]]] = {
@@ -87,34 +86,41 @@ class MemoryStore:
     ) -> Transaction | None:
         """Store a new transaction unless its key is live, and return the live one if it is.
 
+        What is finished is let go of when there is no room otherwise, the oldest first, but not what it was: no
+        transaction begins anew under its key.
+
         Raises:
             TooManyTransactions: Its signer has as many as it may have.
+            TransactionInUse: The one under its key was let go of.
             StoreUnavailable: The store is full of live transactions.
         """
         now = self._lifetimes()
-        self._sweep(now)
+        self._sweep(now, _SWEEP_LIMIT)
         key = transaction.key
         live = self._live(key, now)
         if live is not None:
-            return live.transaction
+            return live
+        if not repeatable and len(self._let_go) and _digest(key) in self._let_go:
+            raise TransactionInUse(
+                "the transaction under this transactionID has ended, and its answer is no longer kept",
+                rule="R12",
+            )
         self._check_signer(key, now)
-        if len(self._slots) >= self._max_transactions:
-            raise StoreUnavailable(f"memory store: full, {len(self._slots)} transactions are live")
-        ends_at = self._end(transaction.expires_at)
-        self._slots[key] = _Slot(transaction, ends_at, ends_at)
-        self._by_transaction_id.setdefault(key.transaction_id, {})[key] = None
-        self._by_signer.setdefault(key.signer, {})[key] = None
-        self._expire(key, ends_at)
+        self._make_room()
+        self._keep(transaction)
+        if len(list(self._sharing(key.transaction_id))) < FIND_LIMIT:
+            _add(self._by_transaction_id, key.transaction_id, key)
+        if not key.speaks_for_many:
+            _add(self._by_signer, key.signer, key)
         return None
 
     async def load(self, key: TransactionKey) -> Transaction | None:
         """Return the live transaction under a key, or None."""
-        slot = self._live(key, self._lifetimes())
-        return None if slot is None else slot.transaction
+        return self._live(key, self._lifetimes())
 
     async def find(self, transaction_id: bytes) -> list[Transaction]:
         """Return live transactions with this transactionID, whoever signed them (at most 8)."""
-        return list(islice(self._sharing(transaction_id), FIND_LIMIT))
+        return list(self._sharing(transaction_id))
 
     async def replace(self, transaction: Transaction) -> None:
         """Replace the stored version `transaction.version - 1` by this one.
@@ -122,17 +128,23 @@ class MemoryStore:
         Raises:
             StaleTransaction: Another version is stored, or none.
         """
-        slot = self._live(transaction.key, self._lifetimes())
+        stored = self._live(transaction.key, self._lifetimes())
         expected = transaction.version - 1
-        if slot is None or slot.transaction.version != expected:
-            found = "none" if slot is None else f"version {slot.transaction.version}"
+        if stored is None or stored.version != expected:
+            found = "none" if stored is None else f"version {stored.version}"
             raise StaleTransaction(f"expected version {expected} in the store, found {found}")
-        slot.transaction, slot.ends_at = transaction, self._end(transaction.expires_at)
-        # A later expiry needs no heap entry now: the present one is moved on when it comes due.
-        if slot.ends_at < slot.due_at:
-            slot.due_at = slot.ends_at
-            self._expire(transaction.key, slot.ends_at)
-        slot.wake()
+        self._states[stored.state] -= 1
+        self._keep(transaction)
+        self._wake(transaction.key)
+
+    def _keep(self, transaction: Transaction) -> None:
+        key = transaction.key
+        self._transactions[key] = transaction
+        self._states[transaction.state] += 1
+        self._ends.put(key, self._end(transaction.expires_at))
+        self._finished.pop(key, None)
+        if transaction.is_finished:
+            self._finished[key] = None
 
     async def wait(
         self, key: TransactionKey, *, version: int, timeout_seconds: float
@@ -142,28 +154,30 @@ class MemoryStore:
         deadline = loop.time() + timeout_seconds
         while True:
             now = self._lifetimes()
-            slot = self._live(key, now)
-            if slot is None:
+            stored = self._live(key, now)
+            if stored is None:
                 return None
             left_seconds = deadline - loop.time()
-            if slot.transaction.version != version or left_seconds <= 0:
-                return slot.transaction
+            if stored.version != version or left_seconds <= 0:
+                return stored
             # Nobody calls when a transaction expires, so look again a moment after it does.
-            lives_seconds = (slot.ends_at - now).total_seconds() + 0.001
-            await _changed(slot, min(left_seconds, lives_seconds))
+            lives_seconds = (self._ends[key] - now).total_seconds() + 0.001
+            changed = self._changed.setdefault(key, asyncio.Event())
+            with suppress(TimeoutError):
+                async with asyncio.timeout(min(left_seconds, lives_seconds)):
+                    await changed.wait()
 
     async def add(self, key: TransactionKey, due_at: datetime) -> None:
         """Have a transaction looked at from a time on; a later call changes the time."""
-        self._schedule[key] = due_at
+        self._schedule.put(key, due_at)
 
     async def due(self, now: datetime, *, limit: int) -> list[TransactionKey]:
         """Return the transactions whose time has come, the longest due first."""
-        due = [(at, key) for key, at in self._schedule.items() if at <= now]
-        return [key for _, key in heapq.nsmallest(limit, due, key=lambda item: item[0])]
+        return self._schedule.due(now, limit)
 
     async def remove(self, key: TransactionKey) -> None:
         """Forget a transaction, if it is planned."""
-        self._schedule.pop(key, None)
+        self._schedule.discard(key)
 
     async def hold(self, key: TransactionKey, until: datetime) -> None:
         """List a request that waits for an operator, in the place of an earlier one by the same requester.
@@ -194,16 +208,17 @@ class MemoryStore:
 
     async def backlog(self) -> Backlog:
         """Return how much waits in the store (`Backlog`)."""
-        now = self._clock()
-        overdue = sum(due_at <= now for due_at in self._schedule.values())
+        overdue = self._schedule.due_count(self._clock())
         return Backlog(len(await self.held()), len(self._schedule), overdue)
 
     def states(self) -> Mapping[State, int]:
-        """Return how many live transactions have each state; takes a millisecond for some thousands of them."""
-        now = self._lifetimes()
-        return Counter(
-            slot.transaction.state for slot in self._slots.values() if slot.ends_at > now
-        )
+        """Return how many transactions have each state, those included that have expired and are yet to be swept."""
+        return self._states
+
+    @property
+    def unfinished(self) -> int:
+        """How many transactions may not be let go of."""
+        return len(self._transactions) - len(self._finished)
 
     async def note_confirmation(
         self, certificate: bytes, note: ConfirmationNote, keep_until: datetime
@@ -265,9 +280,8 @@ class MemoryStore:
         Raises:
             StoreUnavailable: The store is full of live transactions.
         """
-        self._sweep(self._lifetimes())
-        if len(self._slots) >= self._max_transactions:
-            raise StoreUnavailable(f"memory store: full, {len(self._slots)} transactions are live")
+        self._sweep(self._lifetimes(), _PING_SWEEP_LIMIT)
+        self._make_room()
 
     async def close(self) -> None:
         """Do nothing: there are no connections to release."""
@@ -279,61 +293,81 @@ class MemoryStore:
     def _check_signer(self, key: TransactionKey, now: datetime) -> None:
         if key.speaks_for_many:
             return
-        own = self._by_signer.get(key.signer, {})
+        own = self._by_signer.get(key.signer, ())
         if len(own) >= self._max_per_signer:
-            for other in tuple(own):
+            for other in own:
                 self._live(other, now)  # forgets it if it has expired
-            if len(own) >= self._max_per_signer:
+            if len(self._by_signer.get(key.signer, ())) >= self._max_per_signer:
                 raise too_many(self._max_per_signer)
 
-    def _live(self, key: TransactionKey, now: datetime) -> _Slot | None:
-        slot = self._slots.get(key)
-        if slot is not None and slot.ends_at <= now:
-            self._forget(key, slot)
+    def _live(self, key: TransactionKey, now: datetime) -> Transaction | None:
+        stored = self._transactions.get(key)
+        if stored is not None and self._ends[key] <= now:
+            self._forget(stored)
             return None
-        return slot
+        return stored
 
     def _sharing(self, transaction_id: bytes) -> Iterator[Transaction]:
         now = self._lifetimes()
-        for key in tuple(self._by_transaction_id.get(transaction_id, ())):
-            slot = self._live(key, now)
-            if slot is not None:
-                yield slot.transaction
+        for key in self._by_transaction_id.get(transaction_id, ()):
+            stored = self._live(key, now)
+            if stored is not None:
+                yield stored
 
-    def _forget(self, key: TransactionKey, slot: _Slot) -> None:
-        del self._slots[key]
-        sharing = self._by_transaction_id[key.transaction_id]
-        del sharing[key]
-        if not sharing:
-            del self._by_transaction_id[key.transaction_id]
-        own = self._by_signer[key.signer]
-        del own[key]
-        if not own:
-            del self._by_signer[key.signer]
-        slot.wake()
+    def _make_room(self) -> None:
+        """Let go of a finished transaction, if there is no room for one more.
 
-    def _expire(self, key: TransactionKey, due_at: datetime) -> None:
-        heapq.heappush(self._due, (due_at, next(self._ticket), key))
+        Raises:
+            StoreUnavailable: The store is full of live transactions.
+        """
+        count = len(self._transactions)
+        if count < self._max_transactions:
+            return
+        if len(self._let_go) < self._max_transactions * _REMEMBERED_FOR_EACH:
+            for key in list(islice(self._finished, _SWEEP_LIMIT)):
+                if key not in self._schedule:
+                    self._let_go.put(_digest(key), self._ends[key])
+                    self._forget(self._transactions[key])
+                    return
+                self._finished[key] = self._finished.pop(key)  # behind the others
+        raise StoreUnavailable(f"memory store: full, {count} transactions are live")
 
-    def _sweep(self, now: datetime) -> None:
-        for _ in range(_SWEEP_LIMIT):
-            if not self._due or self._due[0][0] > now:
-                return
-            due_at, _ticket, key = heapq.heappop(self._due)
-            slot = self._slots.get(key)
-            if slot is None or slot.due_at != due_at:
-                continue  # the transaction was forgotten on access, or has an earlier entry
-            if self._live(key, now) is not None:
-                slot.due_at = slot.ends_at
-                self._expire(key, slot.due_at)
+    def _forget(self, transaction: Transaction) -> None:
+        key = transaction.key
+        del self._transactions[key]
+        self._states[transaction.state] -= 1
+        self._ends.discard(key)
+        self._finished.pop(key, None)
+        _remove(self._by_transaction_id, key.transaction_id, key)
+        if not key.speaks_for_many:
+            _remove(self._by_signer, key.signer, key)
+        self._wake(key)
+
+    def _wake(self, key: TransactionKey) -> None:
+        changed = self._changed.pop(key, None)
+        if changed is not None:
+            changed.set()
+
+    def _sweep(self, now: datetime, limit: int) -> None:
+        for key in self._ends.due(now, limit):
+            self._forget(self._transactions[key])
+        for digest in self._let_go.due(now, limit):
+            self._let_go.discard(digest)
 
 
-async def _changed(slot: _Slot, timeout_seconds: float) -> None:
-    """Return when the slot changes or is forgotten, or after the timeout."""
-    if slot.changed is None:
-        slot.changed = asyncio.Event()
-    try:
-        async with asyncio.timeout(timeout_seconds):
-            await slot.changed.wait()
-    except TimeoutError:
-        return
+def _digest(key: TransactionKey) -> bytes:
+    named = f"{key.domain}\0{key.signer_digest.hex()}\0".encode()
+    return hashlib.blake2b(named + key.transaction_id, digest_size=16).digest()
+
+
+def _add(index: dict[N, tuple[TransactionKey, ...]], name: N, key: TransactionKey) -> None:
+    index[name] = (*index.get(name, ()), key)
+
+
+def _remove(index: dict[N, tuple[TransactionKey, ...]], name: N, key: TransactionKey) -> None:
+    """Take a key from those under a name, of which there are few: a tuple takes a fifth of a dict."""
+    left = tuple(each for each in index.get(name, ()) if each != key)
+    if left:
+        index[name] = left
+    else:
+        index.pop(name, None)

@@ -39,6 +39,7 @@ from ra_gateway.cmp.protection import protect
 from ra_gateway.errors import CMPError, GatewayError, MalformedMessage, UpstreamUnavailable
 from ra_gateway.events import RequestHandled
 from ra_gateway.stores.memory import MemoryStore
+from ra_gateway.stores.timetable import Timetable
 from tests.support.desk import Clock, open_desk
 from tests.support.harness import World
 from tests.vectors import cast
@@ -260,15 +261,13 @@ class ForkedStore(MemoryStore):
 
     def mark(self) -> None:
         """Remember the transactions as they are."""
-        self._marked = {key: slot.transaction for key, slot in self._slots.items()}
+        self._marked = dict(self._transactions)
 
     def reset(self, *, marked: bool = True) -> None:
         """Forget everything that happened since; what was there before too, unless `marked`."""
-        self._slots.clear()
-        self._by_transaction_id.clear()
-        self._by_signer.clear()
-        self._due.clear()
-        self._schedule.clear()
+        for transaction in tuple(self._transactions.values()):
+            self._forget(transaction)
+        self._schedule = Timetable()
         self._held.clear()
         for transaction in self._marked.values() if marked else ():
             # Nothing is awaited inside, so that no event loop is needed.
@@ -280,7 +279,7 @@ class ForkedStore(MemoryStore):
     @property
     def changed(self) -> bool:
         """Whether anything differs from what it was."""
-        return self._marked != {key: slot.transaction for key, slot in self._slots.items()}
+        return self._marked != self._transactions
 
 
 class Pipeline:

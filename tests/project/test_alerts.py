@@ -154,7 +154,7 @@ CASES: Final = {
         (f"ra_gateway_store_not_believed_total{{{AT}}}",), (_growing(1),), (_always(5),)
     ),
     "RAGatewayStoreFull": gauge(
-        f'ra_gateway_transactions{{{AT},state="issued"}}',
+        f"ra_gateway_transactions_unfinished{{{AT}}}",
         0.9,
         0.5,
         f"ra_gateway_transactions_limit{{{AT}}}",

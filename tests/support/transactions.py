@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -17,6 +16,7 @@ from ra_gateway.ra.ports import TransactionStore
 from ra_gateway.ra.transaction import Exchange, State, Transaction, TransactionKey
 from ra_gateway.stores.memory import MemoryStore
 from ra_gateway.stores.redis import RedisStore
+from ra_gateway.values import replace
 from tests.support.redis_server import SEAL_KEY
 
 Store = MemoryStore | RedisStore
@@ -73,7 +73,7 @@ def new_transaction(
         created_at=now,
         expires_at=now + lifetime,
     )
-    return dataclasses.replace(transaction, **changes)
+    return replace(transaction, **changes)
 
 
 async def winners(store: TransactionStore, rivals: list[Transaction]) -> list[Transaction]:
