@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import os
 import shlex
 import stat
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
@@ -63,8 +67,25 @@ def _pkcs11(setting: str) -> Any:
     return pkcs11
 
 
+_SIGNING: Final = ThreadPoolExecutor(max(2, os.cpu_count() or 2), thread_name_prefix="sign")
+"""Its threads sign at the same time: OpenSSL holds no lock of Python's meanwhile."""
+
+_RSA_BITS_IN_LOOP: Final = 2048
+_OCTETS_IN_LOOP: Final = 262_144
+
+
+def is_dear(private_key: Any) -> bool:
+    """Tell whether a signature with a key takes long enough to be worth a thread, half a millisecond or more.
+
+    A thread costs a tenth of one, which is more than a signature on P-256.
+    """
+    family = default_algorithm(private_key.public_key()).family
+    bits = getattr(private_key, "key_size", 0)
+    return family.startswith("ml-dsa") or (family == "rsa" and bits > _RSA_BITS_IN_LOOP)
+
+
 class KeySigner:
-    """Signs with a private key (`ra_gateway.cmp.protection.Signer`); in a thread if it is in an HSM.
+    """Signs with a private key (`ra_gateway.cmp.protection.Signer`), in a thread where that takes long.
 
     Args:
         private_key: Of `cryptography`: RSA, EC, Ed25519, Ed448 or ML-DSA; or from `ra_gateway.pkcs11`.
@@ -76,6 +97,7 @@ class KeySigner:
         self._algorithm = algorithm or default_algorithm(private_key.public_key())
         self._arguments = signing_arguments(self._algorithm)
         self._elsewhere = signs_elsewhere(private_key)
+        self._is_dear = is_dear(private_key)
 
     @property
     def algorithm(self) -> SignatureAlgorithm:
@@ -100,6 +122,9 @@ class KeySigner:
             signature = await pkcs11.in_thread(
                 self._key.sign, octets, *self._arguments, seconds=pkcs11.ANSWER_SECONDS
             )
+        elif self._is_dear or len(octets) > _OCTETS_IN_LOOP:  # a CRL is hashed for some time
+            work = partial(self._key.sign, octets, *self._arguments)
+            signature = await asyncio.get_running_loop().run_in_executor(_SIGNING, work)
         else:
             signature = self._key.sign(octets, *self._arguments)
         return signature
@@ -113,22 +138,6 @@ def signs_elsewhere(private_key: Any) -> bool:
     # Who has such a key has loaded that package: without an HSM it need not be there.
     package: Any = sys.modules.get("ra_gateway.pkcs11")
     return package is not None and isinstance(private_key, package.HSMKey)
-
-
-async def call_signing(private_key: Any, call: Callable[..., T], *arguments: Any) -> T:
-    """Call something that signs with a key, in a thread if the key is in an HSM.
-
-    Args:
-        private_key: The key that `call` uses; `call` gets only `arguments`.
-
-    Raises:
-        ServiceFailure: The HSM does not sign.
-    """
-    if signs_elsewhere(private_key):
-        from ra_gateway import pkcs11
-
-        return await pkcs11.in_thread(call, *arguments)
-    return call(*arguments)
 
 
 MAX_CERTIFICATES: Final = 1024

@@ -246,11 +246,6 @@ async def test_an_hsm_that_hangs_fails_the_request_only(
     assert await keys.KeySigner(p256).sign(b"octets")
 
 
-async def test_calls_that_sign_run_in_a_thread(p256: Any) -> None:
-    """For builders of CRLs and OCSP answers."""
-    assert (await keys.call_signing(p256, threading.current_thread)).name.startswith("hsm")
-
-
 def test_many_threads_share_a_few_sessions(p256: Any) -> None:
     """Sixteen threads at once get right signatures, and no more sessions are left than are allowed."""
 
