@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
+from time import perf_counter
 from typing import Final
 
 import structlog
 
 from ra_gateway.clocks import elapsed_seconds
+from ra_gateway.durations import Durations
 from ra_gateway.errors import GatewayError, ServiceFailure
 from ra_gateway.events import EventSink, UpstreamDown, UpstreamUp, unheard
 from ra_gateway.ra.ports import CACore, look
@@ -91,3 +93,33 @@ def none_of(probes: Iterable[UpstreamProbe]) -> str:
     if not problems or not all(problems.values()):
         return ""
     return "; ".join(f"{name}: {problem}" for name, problem in problems.items())
+
+
+BEAT_SECONDS: Final = 0.1
+
+
+class LoopWatch:
+    """Measures how late the event loop comes to what is due: as long as one step of it takes, all others wait.
+
+    Ten looks a second cost next to nothing, and are late as often, and by as much, as messages that arrive at any time.
+
+    Args:
+        clock: Seconds, never set; the loop's own time stands still within a step.
+        sleep: Between two looks.
+    """
+
+    def __init__(
+        self,
+        clock: Callable[[], float] = perf_counter,
+        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+    ) -> None:
+        self._clock, self._sleep = clock, sleep
+        self.late = Durations()
+        """By how much it was late, at each look."""
+
+    async def run(self) -> None:
+        """Look, until cancelled."""
+        while True:
+            due = self._clock() + BEAT_SECONDS
+            await self._sleep(BEAT_SECONDS)
+            self.late.add(max(0.0, self._clock() - due))

@@ -10,6 +10,7 @@ from contextlib import AsyncExitStack
 from typing import ClassVar, Generic, TypeVar
 
 from ra_gateway.app.configuration_changes import config_digest, require_no_restart
+from ra_gateway.app.health import LoopWatch
 from ra_gateway.app.listener_tls import ListenerTLS, cmp_server, tls_tables
 from ra_gateway.app.listener_tls import load as load_tls
 from ra_gateway.app.management import Management
@@ -19,7 +20,7 @@ from ra_gateway.app.running import cmp_listener, event_sink, listen, log_start
 from ra_gateway.cmp.selfcheck import require_codec
 from ra_gateway.config.tables import CAServiceConfig, GatewayConfig
 from ra_gateway.events import Component, EventSink
-from ra_gateway.metrics import Metrics
+from ra_gateway.metrics import Metrics, families
 from ra_gateway.metrics.families import Reading
 from ra_gateway.server.cmp import CMPHandler
 from ra_gateway.tasks import ended, supervised
@@ -60,6 +61,7 @@ class ServiceProcess(ABC, Generic[C]):
         self._sink = event_sink(self._metrics, sink)
         self._state = "starting"
         self._background: list[asyncio.Task[None]] = []
+        self._loop_watch = LoopWatch()
         handler, routes, profiles = self._wire()
         self._tls = ListenerTLS(tls_tables(config))
         setting, server = cmp_server(config)
@@ -113,6 +115,7 @@ class ServiceProcess(ABC, Generic[C]):
     def _readings(self) -> Iterator[Reading]:
         yield from of_listener("cmp", self.listener)
         yield from of_tls(self._tls)
+        yield Reading(families.LOOP_LAG, (), self._loop_watch.late)
 
     async def start(self) -> tuple[str, int]:
         """Open what is there, and listen; returns host and port.
@@ -125,7 +128,8 @@ class ServiceProcess(ABC, Generic[C]):
         """
         await self.management.start()
         await self._open()
-        self._background.append(asyncio.create_task(supervised("tls", self._tls.watch)))
+        for name, work in (("tls", self._tls.watch), ("loop", self._loop_watch.run)):
+            self._background.append(asyncio.create_task(supervised(name, work)))
         setting, server = cmp_server(self.config)
         where = await listen(self.listener, server.listen_host, server.listen_port, setting)
         self._state = ""

@@ -64,6 +64,7 @@ LABELS: Final = {
     "issuer": "key identifier (hex) of one of the CA's issuing CAs",
     "kind": "`CRL` or `OCSP`",
     "listener": "`cmp`, `management` or `status`",
+    "master": "host and port of a master of Redis",
     "of": "whose it is: a domain, an upstream or an endpoint of the configuration, a table of TLS, or `ra`",
     "outcome": "how it went: one of a fixed list",
     "part": "what has to work for a service to be ready, as in /readyz",
@@ -437,6 +438,11 @@ SHARED_CONFIGURATION: Final = Family(
     "Always 1; what several nodes should have in common of it: all but the tables `server`, `ca.server`, `management`, "
     "`log` and `ra`, how `ca.status` is reached, directories of files, and what stands in the files.",
     ("by", "digest"),
+)
+LOOP_LAG: Final = Family(
+    "ra_gateway_loop_lag_duration_seconds",
+    Kind.histogram,
+    "How late the process came to what was due, looked at ten times a second: so long everything in it stood still.",
 )
 CLOCK_STEADY: Final = Family(
     "ra_gateway_clock_steady",

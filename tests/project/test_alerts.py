@@ -106,6 +106,7 @@ CASES: Final = {
         f'ra_gateway_credential_files_current{{{AT},of="ra"}}', 0, 1
     ),
     "RAGatewayClockStepped": gauge(f"ra_gateway_clock_steady{{{AT}}}", 0, 1),
+    "RAGatewayStandsStill": slow("ra_gateway_loop_lag_duration_seconds", "0.1", AT),
     "RAGatewayOutOfFiles": gauge(
         f"process_open_fds{{{AT}}}", 0.9, 0.5, f"process_max_fds{{{AT}}}", BUILD
     ),
@@ -150,6 +151,7 @@ CASES: Final = {
     "RAGatewayStoreSlow": slow(
         "ra_gateway_store_round_trip_duration_seconds", "0.5", f'{AT},outcome="answered"'
     ),
+    "RAGatewayStoreForgets": gauge(f"ra_gateway_store_forgets{{{AT}}}", 1, 0),
     "RAGatewayStoreNotBelieved": Case(
         (f"ra_gateway_store_not_believed_total{{{AT}}}",), (_growing(1),), (_always(5),)
     ),
