@@ -6,6 +6,7 @@ import asyncio
 import errno
 import gc
 import signal
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from itertools import combinations
@@ -184,6 +185,12 @@ def catch_signals() -> asyncio.Event:
     return ended
 
 
+_SWITCH_SECONDS: Final = 0.001
+"""How long a thread may keep Python to itself while the event loop waits: by default five times as long, at each step of
+the loop, as long as a CRL is read.
+"""
+
+
 def _settle_memory() -> None:
     """Let the garbage collector forget what was loaded at the start, and run less often; put that on huge pages.
 
@@ -243,6 +250,7 @@ async def run_until_signalled(service: Service, started: Callable[[str, int], No
     Raises:
         ConfigError, StoreUnavailable, CannotListen: The service could not start.
     """
+    sys.setswitchinterval(_SWITCH_SECONDS)
     ended = catch_signals()  # before anybody can know that it is up, and end it
     asked = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, asked.set)
