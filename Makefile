@@ -20,7 +20,7 @@ WORKERS = $(shell expr $$(nproc) + 1)
 .DEFAULT_GOAL := help
 # The tests start hundreds of processes: compiled modules save each of them a second or more.
 unexport PYTHONDONTWRITEBYTECODE
-.PHONY: FORCE help setup lock dist sbom docs bench-ledger bench-strangers openssl newer-openssl softhsm slapd postgresql haproxy logrotate prometheus deploy-tools systemd under-load rolling-restarts install-check deploy-check lint-each fmt lint types contracts test coverage fuzz fuzz-cost demo bench clean
+.PHONY: FORCE help setup lock dist sbom docs bench-fleet bench-ledger bench-strangers openssl newer-openssl softhsm slapd postgresql haproxy logrotate prometheus deploy-tools systemd under-load rolling-restarts install-check deploy-check lint-each fmt lint types contracts test coverage fuzz fuzz-cost demo bench clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -160,6 +160,9 @@ endif
 
 bench-ledger: setup postgresql  ## Measure ledgers of 10,000, 100,000 and 1,000,000 certificates (some minutes)
 	@$(BIN)/python -m tests.bench.ledger --rows 10000,100000,1000000 --postgres
+
+bench-fleet: setup  ## Measure the memory store with 10^3, 10^5 and 10^6 live transactions (SIZES=1000,100000: some 8 GB for a million)
+	@$(BIN)/python -m tests.bench.fleet $(if $(SIZES),--sizes "$(SIZES)")
 
 bench-strangers: setup  ## Measure what hostile messages cost at every listener (SHAPES=regex, FLOOD=100000); fails above the goal
 	@$(BIN)/python -m tests.bench.strangers --flood $(or $(FLOOD),100000) $(if $(SHAPES),--shapes "$(SHAPES)") \

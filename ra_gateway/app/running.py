@@ -186,12 +186,12 @@ def catch_signals() -> asyncio.Event:
 
 
 _SWITCH_SECONDS: Final = 0.001
-"""How long a thread may keep Python to itself while the event loop waits: by default five times as long, at each step of
-the loop, as long as a CRL is read.
+"""How long a thread may keep Python to itself while the event loop waits, at each of its steps while a CRL is read; by
+default five times as long.
 """
 
 
-def _settle_memory() -> None:
+def settle_memory() -> None:
     """Let the garbage collector forget what was loaded at the start, and run less often; put that on huge pages.
 
     Messages make few cycles and many short-lived objects; by default their number alone would have all
@@ -260,7 +260,7 @@ async def run_until_signalled(service: Service, started: Callable[[str, int], No
     except (ConfigError, ServiceFailure, CannotListen):
         await service.stop()
         raise
-    _settle_memory()
+    settle_memory()
     started(host, port)
     notify(READY=1, STATUS=f"listening on {host}:{port}")
     alive = asyncio.create_task(supervised("watchdog", keep_alive))

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from datetime import datetime
 from itertools import islice
-from typing import Final, TypeVar
+from typing import Final, TypeAlias
 
 from ra_gateway.errors import StaleTransaction, StoreUnavailable, TransactionInUse
 from ra_gateway.ra.confirmation_records import ConfirmationNote, ConfirmationRecord
@@ -34,7 +34,8 @@ _REMEMBERED_FOR_EACH: Final = 10
 """So many transactions that were let go of are remembered for each one that may be kept, some 150 octets each."""
 
 
-N = TypeVar("N", bytes, tuple[str, bytes])
+_Index: TypeAlias = dict[bytes, "TransactionKey | tuple[TransactionKey, ...]"]
+"""The few keys under a name; mostly one, which then needs no tuple that the garbage collector walks over."""
 
 
 class MemoryStore:
@@ -69,9 +70,9 @@ class MemoryStore:
         # A dict of keys is an ordered set: the oldest are found first.
         self._finished: dict[TransactionKey, None] = {}
         self._let_go: Timetable[bytes] = Timetable()
-        self._by_transaction_id: dict[bytes, tuple[TransactionKey, ...]] = {}
+        self._by_transaction_id: _Index = {}
         """Of each transactionID `FIND_LIMIT` at most, as in Redis: devices that all draw the same one are many."""
-        self._by_signer: dict[tuple[str, bytes], tuple[TransactionKey, ...]] = {}
+        self._by_signer: _Index = {}
         self._changed: dict[TransactionKey, asyncio.Event] = {}
         self._schedule: Timetable[TransactionKey] = Timetable()
         self._max_held = max_held
@@ -111,7 +112,7 @@ class MemoryStore:
         if len(list(self._sharing(key.transaction_id))) < FIND_LIMIT:
             _add(self._by_transaction_id, key.transaction_id, key)
         if not key.speaks_for_many:
-            _add(self._by_signer, key.signer, key)
+            _add(self._by_signer, _signer(key), key)
         return None
 
     async def load(self, key: TransactionKey) -> Transaction | None:
@@ -293,11 +294,11 @@ class MemoryStore:
     def _check_signer(self, key: TransactionKey, now: datetime) -> None:
         if key.speaks_for_many:
             return
-        own = self._by_signer.get(key.signer, ())
+        own = _keys(self._by_signer, _signer(key))
         if len(own) >= self._max_per_signer:
             for other in own:
                 self._live(other, now)  # forgets it if it has expired
-            if len(self._by_signer.get(key.signer, ())) >= self._max_per_signer:
+            if len(_keys(self._by_signer, _signer(key))) >= self._max_per_signer:
                 raise too_many(self._max_per_signer)
 
     def _live(self, key: TransactionKey, now: datetime) -> Transaction | None:
@@ -309,7 +310,7 @@ class MemoryStore:
 
     def _sharing(self, transaction_id: bytes) -> Iterator[Transaction]:
         now = self._lifetimes()
-        for key in self._by_transaction_id.get(transaction_id, ()):
+        for key in _keys(self._by_transaction_id, transaction_id):
             stored = self._live(key, now)
             if stored is not None:
                 yield stored
@@ -340,7 +341,7 @@ class MemoryStore:
         self._finished.pop(key, None)
         _remove(self._by_transaction_id, key.transaction_id, key)
         if not key.speaks_for_many:
-            _remove(self._by_signer, key.signer, key)
+            _remove(self._by_signer, _signer(key), key)
         self._wake(key)
 
     def _wake(self, key: TransactionKey) -> None:
@@ -355,19 +356,29 @@ class MemoryStore:
             self._let_go.discard(digest)
 
 
+def _signer(key: TransactionKey) -> bytes:
+    return key.signer_digest + key.domain.encode()
+
+
 def _digest(key: TransactionKey) -> bytes:
-    named = f"{key.domain}\0{key.signer_digest.hex()}\0".encode()
-    return hashlib.blake2b(named + key.transaction_id, digest_size=16).digest()
+    named = _signer(key)
+    octets = b"%d %b%b" % (len(named), named, key.transaction_id)
+    return hashlib.blake2b(octets, digest_size=16).digest()
 
 
-def _add(index: dict[N, tuple[TransactionKey, ...]], name: N, key: TransactionKey) -> None:
-    index[name] = (*index.get(name, ()), key)
+def _keys(index: _Index, name: bytes) -> tuple[TransactionKey, ...]:
+    found = index.get(name, ())
+    return (found,) if isinstance(found, TransactionKey) else found
 
 
-def _remove(index: dict[N, tuple[TransactionKey, ...]], name: N, key: TransactionKey) -> None:
-    """Take a key from those under a name, of which there are few: a tuple takes a fifth of a dict."""
-    left = tuple(each for each in index.get(name, ()) if each != key)
+def _add(index: _Index, name: bytes, key: TransactionKey) -> None:
+    before = _keys(index, name)
+    index[name] = (*before, key) if before else key
+
+
+def _remove(index: _Index, name: bytes, key: TransactionKey) -> None:
+    left = tuple(each for each in _keys(index, name) if each != key)
     if left:
-        index[name] = left
+        index[name] = left if len(left) > 1 else left[0]
     else:
         index.pop(name, None)
