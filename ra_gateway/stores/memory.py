@@ -80,7 +80,8 @@ class MemoryStore:
         self._device_records: dict[DeviceRecord, dict[bytes, tuple[str, datetime]]] = {
             what: {} for what in DeviceRecord
         }
-        self._held: dict[tuple[str, bytes, bytes], tuple[TransactionKey, datetime]] = {}
+        self._held: dict[tuple[str, bytes, bytes], TransactionKey] = {}
+        self._held_until: Timetable[tuple[str, bytes, bytes]] = Timetable()
 
     async def create(
         self, transaction: Transaction, *, repeatable: bool = False
@@ -187,30 +188,34 @@ class MemoryStore:
             StoreUnavailable: Too many wait already.
         """
         requester = key.requester
+        for gone in self._held_until.due(self._lifetimes(), _SWEEP_LIMIT):
+            self._unhold(gone)
         if requester not in self._held and len(self._held) >= self._max_held:
-            now = self._lifetimes()
-            self._held = {who: entry for who, entry in self._held.items() if entry[1] > now}
-            if len(self._held) >= self._max_held:
-                raise StoreUnavailable(
-                    f"memory store: {self._max_held} requests wait for approval already"
-                )
-        self._held[requester] = key, self._end(until)
+            raise StoreUnavailable(
+                f"memory store: {self._max_held} requests wait for approval already"
+            )
+        self._held[requester] = key
+        self._held_until.put(requester, self._end(until))
 
     async def held(self) -> list[TransactionKey]:
         """Return the requests that are listed."""
         now = self._lifetimes()
-        return [key for key, until in self._held.values() if until > now]
+        return [key for who, key in self._held.items() if self._held_until[who] > now]
 
     async def unhold(self, key: TransactionKey) -> None:
         """Take a request off the list, unless another one took its place."""
-        listed = self._held.get(key.requester)
-        if listed is not None and listed[0] == key:
-            del self._held[key.requester]
+        if self._held.get(key.requester) == key:
+            self._unhold(key.requester)
+
+    def _unhold(self, requester: tuple[str, bytes, bytes]) -> None:
+        del self._held[requester]
+        self._held_until.discard(requester)
 
     async def backlog(self) -> Backlog:
         """Return how much waits in the store (`Backlog`)."""
+        held = len(self._held) - self._held_until.due_count(self._lifetimes())
         overdue = self._schedule.due_count(self._clock())
-        return Backlog(len(await self.held()), len(self._schedule), overdue)
+        return Backlog(held, len(self._schedule), overdue)
 
     def states(self) -> Mapping[State, int]:
         """Return how many transactions have each state, those included that have expired and are yet to be swept."""

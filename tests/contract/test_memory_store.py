@@ -202,7 +202,7 @@ async def test_no_step_takes_longer_with_many_transactions(same_id: bool) -> Non
 async def steps_of_each_call(count: int, *, same_id: bool) -> dict[str, int]:
     """Return how many lines of Python each method of a store runs through that has so many transactions."""
     clock = ManualClock(START)
-    store = MemoryStore(clock, max_transactions=count, max_per_signer=10)
+    store = MemoryStore(clock, max_transactions=count, max_held=count + 1)
     versions: list[Transaction] = []
     for number in range(count):
         ends = START + timedelta(seconds=60 + number // 10)
@@ -212,6 +212,7 @@ async def steps_of_each_call(count: int, *, same_id: bool) -> dict[str, int]:
         await store.add(versions[0].key, ends)
         await store.remove(versions[0].key)
         await store.add(versions[0].key, ends)
+        await store.hold(versions[0].key, ends)
     more = finished(count, START + MINUTE)
     await store.remove(next(iter(store._finished)))
     calls = {
@@ -220,6 +221,8 @@ async def steps_of_each_call(count: int, *, same_id: bool) -> dict[str, int]:
         "load": lambda: store.load(more[0].key),
         "find": lambda: store.find(versions[0].key.transaction_id),
         "add": lambda: store.add(more[0].key, START + MINUTE),
+        "hold": lambda: store.hold(more[0].key, START + MINUTE),
+        "unhold": lambda: store.unhold(more[0].key),
         "due": lambda: store.due(START + MINUTE, limit=2),
         "backlog": store.backlog,
         "remove": lambda: store.remove(more[0].key),

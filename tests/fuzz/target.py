@@ -268,7 +268,8 @@ class ForkedStore(MemoryStore):
         for transaction in tuple(self._transactions.values()):
             self._forget(transaction)
         self._schedule = Timetable()
-        self._held.clear()
+        for requester in tuple(self._held):
+            self._unhold(requester)
         for transaction in self._marked.values() if marked else ():
             # Nothing is awaited inside, so that no event loop is needed.
             try:
