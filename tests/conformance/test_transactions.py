@@ -617,6 +617,22 @@ async def test_a_full_store_refuses_new_work_and_finishes_the_old(make_world: Ma
     assert len(world.ca.issued) == 1
 
 
+@pytest.mark.requirement(94, 95)
+async def test_enrolments_one_after_the_other_never_fill_the_store(make_world: MakeWorld) -> None:
+    """What is finished leaves first, and is not issued anew when somebody sends it again."""
+    clock = make_world().clock
+    world = make_world(store=MemoryStore(clock, max_transactions=2), clock=clock)
+    sent = []
+    for number in range(8):
+        enrollment = world.enrollment(world.device(f"ENB-{number}"))
+        sent.append(await enrollment.request())
+        await finish(world, enrollment, await world.post(sent[-1]))
+    assert len(world.ca.issued) == 8
+    assert fail_names(await world.ask(sent[0])) == ["transactionIdInUse"]
+    assert (await world.ask(sent[-1])).body_type is BodyType.ip
+    assert len(world.ca.issued) == 8
+
+
 @pytest.mark.requirement(12)
 async def test_a_device_that_begins_again_and_again_keeps_nobody_else_out(
     make_world: MakeWorld,
