@@ -26,6 +26,7 @@ from ra_gateway.cmp.trust import TrustDomain
 from ra_gateway.config.tables import GatewayConfig
 from ra_gateway.errors import CMPError, ConfigError
 from ra_gateway.events import EventSink
+from ra_gateway.ra.begun import Begun
 from ra_gateway.ra.pipeline import Gateway
 from ra_gateway.ra.ports import CACore
 from ra_gateway.ra.services import Services
@@ -169,6 +170,7 @@ class Wiring:
             lifetime=timedelta(seconds=config.store.transaction_lifetime_seconds),
             act_lifetime=timedelta(seconds=config.store.act_lifetime_seconds),
             steady=STEADY,
+            begun=Begun() if before is None else before.services.begun,
         )
         self.gateway = Gateway(self.services)
         self.routes = {
@@ -230,6 +232,10 @@ class Wiring:
             return await self.gateway.handle(
                 der, endpoint=endpoint, profile=profile, operation=operation, peer=peer
             )
+
+    def has_begun(self, transaction_id: bytes) -> bool:
+        """Return whether a message under a transactionID goes before others (`KnowsBegun`)."""
+        return self.services.begun.ride(transaction_id)
 
     async def start(self) -> None:
         """Fetch CRLs, so that no device waits for them, and begin what goes on beside the messages."""

@@ -153,6 +153,9 @@ class Gateway:
             failure = ServiceFailure(f"{type(error).__name__}: {error}", rule="bug")
             response = await responses.refuse(services, context, failure)
         services.sink(event_of(context, self._elapsed_ms(context.started), bug))
+        report = context.report
+        if report.authenticated is not None and report.refusal is None:
+            services.begun.note(context.message.header.transaction_id or b"")
         return response
 
     def _elapsed_ms(self, started: float) -> float:
@@ -208,6 +211,7 @@ async def _open(services: Services, context: RequestContext) -> bytes:
         return await approval.hold(services, context, transaction, now)
     repeatable = ca_exchange.may_ask_again(context.upstream, transaction)
     live = await services.store.create(transaction, repeatable=repeatable)  # step 6
+    services.begun.note(key.transaction_id)  # before the CA has answered: its device may repeat it
     if live is not None:
         return await retransmission.respond(services, context, live)
     services.sink(transactions.changed(transaction))

@@ -15,6 +15,7 @@ from ra_gateway.cmp.header_checks import NONCE_OCTETS
 from ra_gateway.cmp.protection import Credential
 from ra_gateway.errors import CMPError, StoreUnavailable
 from ra_gateway.events import EventSink, UpstreamFailed
+from ra_gateway.ra.begun import Begun
 from ra_gateway.ra.confirmation_records import (
     ConfirmationNote,
     ConfirmationRecord,
@@ -68,6 +69,7 @@ class Services:
         act_lifetime: How long a certificate that nobody confirmed is tried to be revoked.
         steady: Whether the clock can be believed for what cannot be undone (`ra_gateway.clocks`).
         derivations: Verify MACs, a few at a time.
+        begun: Remembers which transactions were begun here.
         draining: Set when the process is to end.
     """
 
@@ -89,6 +91,7 @@ class Services:
     act_lifetime: timedelta = timedelta(days=7)
     steady: Callable[[], bool] = always_steady
     derivations: Derivations = field(default_factory=Derivations)
+    begun: Begun = field(default_factory=Begun)
     draining: asyncio.Event = field(default_factory=asyncio.Event)
     _tasks: set[asyncio.Task[Any]] = field(default_factory=set)
 

@@ -405,6 +405,10 @@ class Listener(ABC):
         finally:
             self._in_flight_count -= 1
 
+    def is_above(self, share: float) -> bool:
+        """Return whether requests in the handler take a share of their limit."""
+        return self._in_flight_count >= math.ceil(share * self._max_requests_in_flight)
+
     async def body(self, request: web.BaseRequest) -> bytes:
         """Return the body of a request.
 
