@@ -18,6 +18,7 @@ from typing import Final
 from ra_gateway.errors import StaleTransaction, StoreUnavailable
 from ra_gateway.ra.confirmation_records import ConfirmationNote, ConfirmationRecord
 from ra_gateway.ra.ports import Backlog, Clock, DeviceRecord
+from ra_gateway.ra.rates import Rate, Taken, drawn
 from ra_gateway.ra.transaction import State, Transaction, TransactionKey, too_many
 
 FIND_LIMIT: Final = 8
@@ -25,6 +26,10 @@ FIND_LIMIT: Final = 8
 
 _SWEEP_LIMIT: Final = 16
 """Expired transactions removed per `create`: more than the one it adds, so they cannot pile up."""
+
+
+_RATES_LIMIT: Final = 65_536
+"""Rates of which something may be missing: beyond it, those of which nothing is are forgotten at each new one."""
 
 
 @dataclass(slots=True)
@@ -80,6 +85,7 @@ class MemoryStore:
         self._device_records: dict[DeviceRecord, dict[bytes, tuple[str, datetime]]] = {
             what: {} for what in DeviceRecord
         }
+        self._rates: dict[str, float] = {}
         self._held: dict[tuple[str, bytes, bytes], tuple[TransactionKey, datetime]] = {}
 
     async def create(
@@ -133,6 +139,14 @@ class MemoryStore:
             slot.due_at = slot.ends_at
             self._expire(transaction.key, slot.ends_at)
         slot.wake()
+
+    async def take(self, name: str, rate: Rate, wanted: int, owed: int) -> Taken:
+        """Take of a rate (`SharedRates`)."""
+        now = self._lifetimes().timestamp()
+        if name not in self._rates and len(self._rates) >= _RATES_LIMIT:
+            self._rates = {key: full_at for key, full_at in self._rates.items() if full_at > now}
+        self._rates[name], taken = drawn(self._rates.get(name, now), now, rate, wanted, owed)
+        return taken
 
     async def wait(
         self, key: TransactionKey, *, version: int, timeout_seconds: float

@@ -118,7 +118,7 @@ PEAK = A_TURN / 2
 
 
 async def test_twice_what_can_be_done_is_finished_where_it_was_begun() -> None:
-    """Offered twice of what it can do, a listener finishes what was begun, at its peak, and answers the rest at once."""
+    """Offered twice what it can do, a listener finishes what was begun, at its peak, and answers the rest at once."""
     stations: list[Station] = []
     refused = 0
     async with (
