@@ -161,7 +161,7 @@ class Wiring:
         )
         self._inventory = open_inventory(config, sink)
         own = None if bundled is None else LedgerStatus(bundled.ledger, bundled.issuers)
-        self.services = Services(
+        self.services: Services = Services(
             endpoints=endpoints,
             credential=lambda: self._ra.current,
             other_credentials=self._ra.others,

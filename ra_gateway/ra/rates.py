@@ -44,11 +44,11 @@ class Taken(NamedTuple):
     """What a node got of a rate.
 
     Args:
-        count: At most what it asked for.
+        granted: At most what it asked for.
         wait_seconds: Until there is one again, where it got none.
     """
 
-    count: int
+    granted: int
     wait_seconds: float
 
 
@@ -133,10 +133,10 @@ class Allowance:
                 self._closed_until = self._monotonic() + _AFTER_FAILURE_SECONDS
                 raise
             now, self._failure = self._monotonic(), ""
-            if not taken.count:
+            if not taken.granted:
                 self._closed_until = now + taken.wait_seconds
                 return taken.wait_seconds
-            self._left, self._good_until = taken.count - 1, now + self._good_for_seconds
+            self._left, self._good_until = taken.granted - 1, now + self._good_for_seconds
             return 0.0
 
     def give_back(self) -> None:

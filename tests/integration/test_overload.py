@@ -93,6 +93,10 @@ class Station:
     def has_given_up(self) -> bool:
         return not self.tries_left
 
+    @property
+    def has_answer(self) -> bool:
+        return self.answer is not None and self.answer.done()
+
     def send(self, turn: int) -> None:
         self.sent_at = turn
         body_type = BodyType.certConf if self.is_begun else BodyType.ir
@@ -138,7 +142,7 @@ async def test_twice_what_can_be_done_is_finished_where_it_was_begun() -> None:
                 station.send(turn)
 
             def turned_away(among: list[Station] = sending) -> list[Station]:
-                return [item for item in among if item.answer is not None and item.answer.done()]
+                return [item for item in among if item.has_answer]
 
             # Nobody waits for a turn to be told that there is no room.
             await until(lambda: desk.entered - entered + len(turned_away()) == len(sending))  # noqa: B023
@@ -148,9 +152,9 @@ async def test_twice_what_can_be_done_is_finished_where_it_was_begun() -> None:
             assert len(desk.queue) <= LIMIT
             waiting = [item for item in stations if item.answer is not None]
             count = desk.turn(A_TURN)
-            await until(lambda: sum(item.answer.done() for item in waiting) == count)  # noqa: B023
+            await until(lambda: sum(item.has_answer for item in waiting) == count)  # noqa: B023
             for station in waiting:
-                if station.answer is not None and station.answer.done():
+                if station.has_answer:
                     assert station.take(turn) == 200
             if turn == TURNS - 1:
                 finished_in_time = sum(item.is_done for item in stations)
