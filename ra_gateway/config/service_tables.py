@@ -89,8 +89,9 @@ class ServerConfig(ListenerConfig):
     and covers the pause between ip and certConf.
     """
     max_requests_in_flight: int = Field(default=256, ge=1, le=100_000)
-    """Most requests worked on at a time; more are answered with 503. The default is four times the 64 connections to an
-    upstream: a short queue for the CA, not a long one.
+    """Most requests worked on at a time; more are answered with 503. The last quarter is for what was begun
+    (docs/capacity.md). The default is four times the 64 connections to an upstream: a short queue for the CA, not a
+    long one.
     """
     lame_duck_seconds: float = Field(default=0.0, ge=0, le=600, allow_inf_nan=False)
     """Time after SIGTERM for balancers to see that this process is not ready, in seconds; it serves on meanwhile. The
