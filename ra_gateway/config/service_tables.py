@@ -220,7 +220,9 @@ class LimitsConfig(Table):
     `server.trusted_proxies`, many devices have one address.
     """
     burst_seconds: float = Field(default=10.0, ge=1, le=3600, allow_inf_nan=False)
-    """As much as comes in so many seconds may come at once, after a time of calm; in seconds, and for each rate."""
+    """As much as comes in this time, in seconds, may come at once after a calm; for each rate. The default is
+    what a site's base stations take to come one after the other.
+    """
 
     def rate(self, per_second: float | None) -> Rate | None:
         """Return a limit of so many a second; None for none."""
