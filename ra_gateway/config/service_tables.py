@@ -89,7 +89,7 @@ class ServerConfig(ListenerConfig):
     and covers the pause between ip and certConf.
     """
     max_requests_in_flight: int = Field(default=256, ge=1, le=100_000)
-    """Most requests worked on at a time; more are answered with 503. The last quarter is for what was begun
+    """Most requests worked on at a time; more are answered with 503. What was begun before may be a quarter on top
     (docs/capacity.md). The default is four times the 64 connections to an upstream: a short queue for the CA, not a
     long one.
     """

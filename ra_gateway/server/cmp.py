@@ -64,10 +64,10 @@ class KnowsBegun(Protocol):
         """Return whether a message under a transactionID goes before others; a stranger may have copied the ID."""
 
 
-_SHARE_OF_NEW: Final = 3 / 4
-_SHARE_OF_FOLLOWERS: Final = 7 / 8
-"""Of the requests in flight. What is above is for what was begun: to finish it brings a certificate, to begin more of
-what cannot be finished brings none. Whoever merely says that a message is a certConf gets at most an eighth by it."""
+_WITH_FOLLOWERS: Final = 9 / 8
+_WITH_BEGUN: Final = 5 / 4
+"""Of the limit to requests in flight. What is on top is for what was begun: to finish it brings a certificate, to begin
+more of what cannot be finished brings none. Whoever merely says that a message is a certConf gets an eighth by it."""
 
 
 class Route(NamedTuple):
@@ -156,6 +156,7 @@ class CMPListener(Listener):
 
     name: ClassVar[str] = "cmp"
     serves: ClassVar[str] = "CMP messages"
+    most_of_limit: ClassVar[float] = _WITH_BEGUN
     refusals: ClassVar[Mapping[HTTPStatus, str]] = {
         HTTPStatus.BAD_REQUEST: "This is not an HTTP request with a CMP message.\n",
         HTTPStatus.NOT_FOUND: "No CMP endpoint has this path.\n",
@@ -205,7 +206,7 @@ class CMPListener(Listener):
         handler, routes = self._served  # others, maybe, than when the head came
         if (route := routes.resolve(request.raw_path)) is None:
             raise Refusal(HTTPStatus.NOT_FOUND)
-        if self.is_above(_SHARE_OF_NEW):
+        if self.is_above(1):
             self._require_room(handler, der)
         reply = await self.handled(
             handler.handle,
@@ -218,7 +219,7 @@ class CMPListener(Listener):
         return _answered(reply)
 
     def _require_room(self, handler: CMPHandler, der: bytes) -> None:
-        """Let through, of what comes when most of the room is taken, what belongs to something that was begun.
+        """Let through, of what comes when all of the room is taken, what belongs to something that was begun.
 
         Raises:
             Refusal: It is not of that kind, or there are too many of its kind.
@@ -226,7 +227,7 @@ class CMPListener(Listener):
         said = envelope_of(der)
         if isinstance(handler, KnowsBegun) and handler.has_begun(said.transaction_id):
             return
-        if not said.follows or self.is_above(_SHARE_OF_FOLLOWERS):
+        if not said.follows or self.is_above(_WITH_FOLLOWERS):
             raise Refusal(HTTPStatus.SERVICE_UNAVAILABLE, **RETRY)
 
 

@@ -157,7 +157,7 @@ async def test_twice_what_can_be_done_is_finished_where_it_was_begun() -> None:
             for station in turned_away():
                 assert station.take(turn) == 503
                 refused += 1
-            assert len(desk.queue) <= LIMIT
+            assert len(desk.queue) <= LIMIT * 5 / 4
             waiting = [item for item in stations if item.answer is not None]
             count = desk.turn(A_TURN)
             await until(lambda: sum(item.has_answer for item in waiting) == count)  # noqa: B023
@@ -170,11 +170,11 @@ async def test_twice_what_can_be_done_is_finished_where_it_was_begun() -> None:
     assert [item for item in begun if not item.is_done] == []
     assert finished_in_time >= 0.8 * PEAK * TURNS
     assert refused > 0
-    assert max(item.longest_turns for item in begun) <= LIMIT / A_TURN
+    assert max(item.longest_turns for item in begun) <= LIMIT * 5 / 4 / A_TURN
 
 
 async def test_whoever_says_certconf_takes_no_room_from_what_was_begun() -> None:
-    """Strangers' followers get an eighth of the room, and never the last one; a known transaction still gets in."""
+    """Strangers' followers get an eighth on top, and never all of it; a known transaction still gets in."""
     async with (
         asyncio.timeout(PATIENCE_SECONDS),
         serving(max_requests_in_flight=8) as (desk, _, connect),
@@ -182,7 +182,7 @@ async def test_whoever_says_certconf_takes_no_room_from_what_was_begun() -> None
         known = secrets.token_bytes(16)
         desk.begun.note(known)
         answers = []
-        for body_type, room in ((BodyType.ir, 6), (BodyType.certConf, 7)):
+        for body_type, room in ((BodyType.ir, 8), (BodyType.certConf, 9)):
             while len(desk.queue) < room:
                 client = await connect()
                 before = desk.entered
@@ -193,11 +193,12 @@ async def test_whoever_says_certconf_takes_no_room_from_what_was_begun() -> None
                 message(body_type, secrets.token_bytes(16)), path=PATH
             )
             assert turned_away.status == 503
-        posting = (await connect()).post(message(BodyType.ir, known), path=PATH)
-        answers.append(asyncio.create_task(posting))
-        await until(lambda: len(desk.queue) == 8)
+        for _ in range(10 - len(desk.queue)):
+            posting = (await connect()).post(message(BodyType.ir, known), path=PATH)
+            answers.append(asyncio.create_task(posting))
+        await until(lambda: len(desk.queue) == 10)
         assert (await (await connect()).post(message(BodyType.ir, known), path=PATH)).status == 503
-        desk.turn(8)
+        desk.turn(10)
         assert {(await answer).status for answer in answers} == {200}
 
 
