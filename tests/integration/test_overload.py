@@ -14,13 +14,18 @@ from typing import Any
 import aiohttp
 import pytest
 
+from ra_gateway.app.application import Application
 from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.envelope import envelope_of
 from ra_gateway.cmp.messages import ANYONE, PKIHeader, PKIMessage, assemble
 from ra_gateway.cmp.responder import Reply
+from ra_gateway.config.reading import load
 from ra_gateway.device.client import post
+from ra_gateway.errors import StoreUnavailable
 from ra_gateway.ra.begun import Begun
+from ra_gateway.ra.rates import Rate
 from ra_gateway.server.cmp import CMPListener
+from ra_gateway.server.listener import Refusal
 from tests.support.answers import fail_names
 from tests.support.patience import PATIENCE_SECONDS
 from tests.support.pki import VendorPKI
@@ -266,3 +271,49 @@ async def test_two_gateways_keep_to_limits_together(
         (refused,) = [item for item in other.handled if item["outcome"] == "refused"]
         assert "vendors.acme.requests_per_second" in refused["detail"]
         assert [item for item in one.handled if item["outcome"] == "confirmed"]
+
+
+async def test_nothing_is_begun_while_too_much_goes_on_in_the_background(
+    tmp_path: Path, vendor_pki: VendorPKI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With eight exchanges for each request in flight, new requests get 503, and certConf is answered."""
+    config = make_setup(tmp_path / "setup", vendors={"acme": vendor_pki})
+    edit(config, "[server]\n", "[server]\nmax_requests_in_flight = 1\n")
+    application = Application(load(config))
+    services, answered = application.services, asyncio.Event()
+
+    async def awaiting() -> bytes:
+        await answered.wait()
+        return b""
+
+    async def posted(body_type: BodyType) -> Reply:
+        return await application._wiring.handle(
+            message(body_type, b"t" * 16),
+            endpoint="ran",
+            profile="",
+            operation="",
+            peer="192.0.2.7",
+        )
+
+    try:
+        for _ in range(7):
+            services.spawn(awaiting())
+        assert (await posted(BodyType.ir)).der
+        services.spawn(awaiting())
+        with pytest.raises(Refusal) as turned_away:
+            await posted(BodyType.ir)
+        assert (turned_away.value.status, turned_away.value.headers) == (503, {"Retry-After": "1"})
+        assert (await posted(BodyType.certConf)).der
+        assert services.limits.turned_away == {"background": 1}
+        # Where the store does not answer, an address is told at once, and not let in uncounted.
+        services.limits.source = Rate(1.0, 1)
+        monkeypatch.setattr(services.limits, "wait_of_source", _unavailable)
+        with pytest.raises(Refusal):
+            await posted(BodyType.certConf)
+    finally:
+        answered.set()
+        await application.stop()
+
+
+async def _unavailable(_network: bytes) -> float:
+    raise StoreUnavailable("no answer")
