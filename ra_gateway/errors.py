@@ -244,6 +244,13 @@ class TooManyTransactions(CMPError):
     phrase = "Too many of your transactions are under way; try again later."
 
 
+class RateExceeded(CMPError):
+    """As many new requests come as are taken a second; nothing is kept of this one, and it may come again."""
+
+    fail_info = PKIFailureInfo.systemUnavail
+    phrase = "Too many requests at the moment; try again later."
+
+
 class ConfirmationRefused(CMPError):
     fail_info = PKIFailureInfo.badCertId
     phrase = "The confirmation does not fit the certificate that was issued."

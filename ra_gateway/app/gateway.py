@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import secrets
 import time
 from contextlib import AsyncExitStack
 from datetime import timedelta
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
 from ra_gateway.app.credential import CredentialFiles
@@ -20,18 +22,23 @@ from ra_gateway.app.trust import operator_domain, vendor_domains
 from ra_gateway.app.upstreams import Cores, batched, metered
 from ra_gateway.clocks import now
 from ra_gateway.cmp.certificates import Certificate
+from ra_gateway.cmp.envelope import envelope_of
 from ra_gateway.cmp.protection import Credential
 from ra_gateway.cmp.responder import Reply
 from ra_gateway.cmp.trust import TrustDomain
 from ra_gateway.config.tables import GatewayConfig
-from ra_gateway.errors import CMPError, ConfigError
+from ra_gateway.errors import CMPError, ConfigError, StoreUnavailable
 from ra_gateway.events import EventSink
+from ra_gateway.peers import network_of
+from ra_gateway.ra.begun import Begun
 from ra_gateway.ra.pipeline import Gateway
 from ra_gateway.ra.ports import CACore
+from ra_gateway.ra.rates import Limits
 from ra_gateway.ra.services import Services
 from ra_gateway.ra.signer_status import SignerStatus
 from ra_gateway.ra.unconfirmed import UnconfirmedCertificates
 from ra_gateway.revocation.refreshing import Revocation
+from ra_gateway.server.listener import RETRY, Refusal
 from ra_gateway.stores.inventory import InventoryFile
 from ra_gateway.stores.memory import MemoryStore
 from ra_gateway.stores.redis import RedisStore
@@ -45,6 +52,9 @@ if TYPE_CHECKING:
 
 _WITHDRAWING_SECONDS: Final = 10.0
 """Between two looks at certificates that await their confirmation: a small part of what devices have for that."""
+
+_BACKGROUND_FACTOR: Final = 8
+"""Exchanges whose devices were told to wait, for each request in flight: with more of them, nothing new is begun."""
 
 
 def _require_believed(ca: CAWiring, operator: TrustDomain) -> None:
@@ -151,7 +161,7 @@ class Wiring:
         )
         self._inventory = open_inventory(config, sink)
         own = None if bundled is None else LedgerStatus(bundled.ledger, bundled.issuers)
-        self.services = Services(
+        self.services: Services = Services(
             endpoints=endpoints,
             credential=lambda: self._ra.current,
             other_credentials=self._ra.others,
@@ -169,8 +179,22 @@ class Wiring:
             lifetime=timedelta(seconds=config.store.transaction_lifetime_seconds),
             act_lifetime=timedelta(seconds=config.store.act_lifetime_seconds),
             steady=STEADY,
+            limits=Limits(
+                store,
+                time.monotonic,
+                every=config.limits.rate(config.limits.requests_per_second),
+                vendors={
+                    name: rate
+                    for name, vendor in config.vendors.items()
+                    if (rate := config.limits.rate(vendor.requests_per_second)) is not None
+                },
+                source=config.limits.rate(config.limits.source_requests_per_second),
+                before=None if before is None else before.services.limits,
+            ),
+            begun=Begun() if before is None else before.services.begun,
         )
         self.gateway = Gateway(self.services)
+        self._most_in_background = _BACKGROUND_FACTOR * config.server.max_requests_in_flight
         self.routes = {
             path: name for name, endpoint in config.endpoints.items() for path in endpoint.paths
         }
@@ -225,11 +249,40 @@ class Wiring:
     async def handle(
         self, der: bytes, *, endpoint: str, profile: str, operation: str, peer: str
     ) -> Reply:
-        """Answer one message (`CMPHandler`)."""
+        """Answer one message (`CMPHandler`).
+
+        Raises:
+            Refusal: There are too many at the moment.
+        """
+        await self._require_room(der, peer)
         with self._in_flight:
             return await self.gateway.handle(
                 der, endpoint=endpoint, profile=profile, operation=operation, peer=peer
             )
+
+    async def _require_room(self, der: bytes, peer: str) -> None:
+        """Turn away what is too much before anything is computed for it, unless it belongs to what was begun."""
+        limits = self.services.limits
+        is_full = self.services.background_count >= self._most_in_background
+        if limits.source is None and not is_full:
+            return
+        said = envelope_of(der)
+        if self.has_begun(said.transaction_id):
+            return
+        if is_full and not said.follows:
+            limits.turned_away["background"] += 1
+            raise Refusal(HTTPStatus.SERVICE_UNAVAILABLE, **RETRY)
+        try:
+            wait_seconds = await limits.wait_of_source(network_of(peer))
+        except StoreUnavailable:  # without which nothing is begun or finished
+            wait_seconds = 1.0
+        if wait_seconds:
+            after = {"Retry-After": str(math.ceil(wait_seconds))}
+            raise Refusal(HTTPStatus.SERVICE_UNAVAILABLE, **after)
+
+    def has_begun(self, transaction_id: bytes) -> bool:
+        """Return whether a message under a transactionID goes before others (`KnowsBegun`)."""
+        return self.services.begun.ride(transaction_id)
 
     async def start(self) -> None:
         """Fetch CRLs, so that no device waits for them, and begin what goes on beside the messages."""

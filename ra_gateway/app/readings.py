@@ -173,6 +173,8 @@ def _of_wiring(wiring: Wiring) -> Iterator[Reading]:
     for name, problem in wiring.upstream_problems.items():
         yield Reading(families.UPSTREAM_UP, (name,), not problem)
     yield from _of_store(wiring.store)
+    for limit in ("source", "vendor", "all", "background"):
+        yield Reading(families.TURNED_AWAY, (limit,), wiring.services.limits.turned_away[limit])
     tables = [wiring.config.operator.revocation]
     tables += [vendor.revocation for vendor in wiring.config.vendors.values()]
     yield from of_revocation(wiring.revocation.states(), tables)

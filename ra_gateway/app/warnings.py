@@ -100,6 +100,7 @@ def of_safety(config: GatewayConfig) -> list[Problem]:
         public.append(("inventory.csv_path", (config.inventory.csv_path,)))
     return [
         *_of_names(config),
+        *_of_limits(config),
         *_of_shared_roots(config),
         *of_trust(config),
         *_of_revocation(config),
@@ -129,6 +130,22 @@ def _writable(setting: str, path: Path, mode: int, what: str) -> Problem:
         f"{path} has mode {stat.S_IMODE(mode):04o}: others than its owner can {what}",
         f"Run: chmod go-w {shlex.quote(str(path))}",
     )
+
+
+# --- limits ---------------------------------------------------------------------------------------------------
+
+
+def _of_limits(config: GatewayConfig) -> Iterator[Problem]:
+    most = config.limits.requests_per_second
+    for name, vendor in config.vendors.items():
+        of_vendor = vendor.requests_per_second
+        if most is not None and of_vendor is not None and of_vendor >= most:
+            yield Problem(
+                f"vendors.{name}.requests_per_second",
+                f"is {of_vendor:g}, and all together may have {most:g} (limits.requests_per_second): this vendor's "
+                "devices can use up what is everybody's",
+                "Set it below limits.requests_per_second, so that something is left to the others",
+            )
 
 
 # --- names ----------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 from pydantic import Field
@@ -14,6 +15,7 @@ from ra_gateway.config.values import (
     ServerName,
     SQLTable,
 )
+from ra_gateway.ra.rates import Rate
 from ra_gateway.settings.files import PublicPath, SecretPath, WrittenPath
 from ra_gateway.settings.values import APIURL, IPNetwork, Name, Seconds, Table, WholeSeconds
 from ra_gateway.upstream.tables import OverHTTP
@@ -87,8 +89,9 @@ class ServerConfig(ListenerConfig):
     and covers the pause between ip and certConf.
     """
     max_requests_in_flight: int = Field(default=256, ge=1, le=100_000)
-    """Most requests worked on at a time; more are answered with 503. The default is four times the 64 connections to an
-    upstream: a short queue for the CA, not a long one.
+    """Most requests worked on at a time; more are answered with 503. What was begun before may be a quarter on top
+    (docs/capacity.md). The default is four times the 64 connections to an upstream: a short queue for the CA, not a
+    long one.
     """
     lame_duck_seconds: float = Field(default=0.0, ge=0, le=600, allow_inf_nan=False)
     """Time after SIGTERM for balancers to see that this process is not ready, in seconds; it serves on meanwhile. The
@@ -199,6 +202,34 @@ class StoreConfig(Table):
     """Most connections to each Redis server; further commands wait for one within their time. A command takes a
     millisecond, so the default serves some 64,000 a second.
     """
+
+
+class LimitsConfig(Table):
+    """How many requests a second all gateways with the same store take together, so that the CA is asked for no more
+    than it can do (docs/capacity.md). Rates for one vendor's devices are in its table. By default there are none.
+    """
+
+    requests_per_second: float | None = Field(default=None, gt=0, le=100_000, allow_inf_nan=False)
+    """Most new requests a second (ir, cr, kur, p10cr, rr) of devices that are authentic; more are refused with
+    systemUnavail, and may come again. Repeats and what follows a request are not counted.
+    """
+    source_requests_per_second: float | None = Field(
+        default=None, gt=0, le=100_000, allow_inf_nan=False
+    )
+    """Most messages a second of one IPv4 address or IPv6 /64, before anything is verified; more get HTTP 503. What
+    belongs to a transaction that this gateway has begun is not counted. Behind a NAT, or a balancer that is not among
+    `server.trusted_proxies`, many devices have one address.
+    """
+    burst_seconds: float = Field(default=10.0, ge=1, le=3600, allow_inf_nan=False)
+    """As much as comes in this time, in seconds, may come at once after a calm; for each rate. The default is
+    what a site's base stations take to come one after the other.
+    """
+
+    def rate(self, per_second: float | None) -> Rate | None:
+        """Return a limit of so many a second; None for none."""
+        if per_second is None:
+            return None
+        return Rate(per_second, max(1, math.ceil(per_second * self.burst_seconds)))
 
 
 class InventoryHTTPConfig(OverHTTP):

@@ -13,6 +13,7 @@ from ra_gateway.config.dialects import DialectConfig
 from ra_gateway.config.service_tables import (
     InventoryHTTPConfig,
     InventorySQLConfig,
+    LimitsConfig,
     LogConfig,
     ManagementConfig,
     ServerConfig,
@@ -120,6 +121,11 @@ class VendorConfig(Table):
     to them, also where it is not remembered: where they enrolled before their quirks were listed, or elsewhere, or the
     store was lost. Where it is remembered, that counts: with such patterns, of every certificate, so that a device of
     another vendor has nothing of a name that fits.
+    """
+    requests_per_second: float | None = Field(default=None, gt=0, le=100_000, allow_inf_nan=False)
+    """Most new requests a second of this vendor's devices, at all gateways with the same store together; more are
+    refused with systemUnavail, and may come again. So one vendor's faulty devices leave the CA to the others. By
+    default there is no limit; `[limits]` has that of all.
     """
     revocation: RevocationConfig = RevocationConfig()
     """How it is known which of this vendor's certificates were revoked."""
@@ -404,6 +410,8 @@ class GatewayConfig(Table):
     """Logging."""
     store: StoreConfig = StoreConfig()
     """The transaction store."""
+    limits: LimitsConfig = LimitsConfig()
+    """Most requests a second."""
     ra: RAConfig
     """The gateway's own credential."""
     operator: OperatorConfig

@@ -63,6 +63,7 @@ LABELS: Final = {
     "form": "`full` or `delta`",
     "issuer": "key identifier (hex) of one of the CA's issuing CAs",
     "kind": "`CRL` or `OCSP`",
+    "limit": "`source` (of one address), `vendor`, `all`, or `background` (exchanges whose devices were told to wait)",
     "listener": "`cmp`, `management` or `status`",
     "master": "host and port of a master of Redis, as the Cluster or the Sentinels name it",
     "of": "whose it is: a domain, an upstream or an endpoint of the configuration, a table of TLS, or `ra`",
@@ -300,6 +301,12 @@ REFUSALS: Final = Family(
     Kind.counter,
     "Requests that were refused below CMP, by HTTP status.",
     ("listener", "status"),
+)
+TURNED_AWAY: Final = Family(
+    "ra_gateway_turned_away_total",
+    Kind.counter,
+    "Requests that were turned away because there were too many, by the limit.",
+    ("limit",),
 )
 
 # --- what ends --------------------------------------------------------------------------------------------------

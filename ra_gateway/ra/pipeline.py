@@ -4,7 +4,7 @@
      2 header         version, IDs, nonces, whether the type is taken here
      3 authenticate   signer, path to a trust domain
      4 authorize      proof of possession, which identity the device may have, which CA is asked; then what holds only
-                      for a while: messageTime, and that the signer is not revoked
+                      for a while: messageTime, that the signer is not revoked, and that there is room (`rates`)
      5 re-protect     under the RA's signature; the result is part of what step 6 stores
      6 open           the transaction is stored; a retransmission is answered from the store
      7 forward        to the CA
@@ -45,6 +45,7 @@ from ra_gateway.errors import (
     CMPError,
     HeaderRefused,
     MalformedMessage,
+    RateExceeded,
     ServiceFailure,
     SignerNotTrusted,
     StatusUnavailable,
@@ -153,6 +154,9 @@ class Gateway:
             failure = ServiceFailure(f"{type(error).__name__}: {error}", rule="bug")
             response = await responses.refuse(services, context, failure)
         services.sink(event_of(context, self._elapsed_ms(context.started), bug))
+        report = context.report
+        if report.authenticated is not None and report.refusal is None:
+            services.begun.note(context.message.header.transaction_id or b"")
         return response
 
     def _elapsed_ms(self, started: float) -> float:
@@ -200,6 +204,14 @@ async def _open(services: Services, context: RequestContext) -> bytes:
     if live is not None:
         return await retransmission.respond(services, context, live)
     context.report.passed.append((Stage.status, services.monotonic()))
+    domain = authenticated.domain.name
+    try:
+        await services.limits.admit(domain)
+    except RateExceeded:
+        live = await services.store.load(key)
+        if live is None or live.exchange_for(context.digest) is None:
+            raise
+        return await retransmission.respond(services, context, live)
     transaction = await _prepare(services, context, authenticated, key, operation, now)  # step 5
     context.report.passed.append((Stage.sign, services.monotonic()))
     if authenticated.domain.forgives:
@@ -208,7 +220,9 @@ async def _open(services: Services, context: RequestContext) -> bytes:
         return await approval.hold(services, context, transaction, now)
     repeatable = ca_exchange.may_ask_again(context.upstream, transaction)
     live = await services.store.create(transaction, repeatable=repeatable)  # step 6
+    services.begun.note(key.transaction_id)  # before the CA has answered: its device may repeat it
     if live is not None:
+        services.limits.give_back(domain)
         return await retransmission.respond(services, context, live)
     services.sink(transactions.changed(transaction))
     return await ca_exchange.ask(services, context, transaction)  # steps 7 to 10

@@ -15,6 +15,7 @@ from ra_gateway.cmp.header_checks import NONCE_OCTETS
 from ra_gateway.cmp.protection import Credential
 from ra_gateway.errors import CMPError, StoreUnavailable
 from ra_gateway.events import EventSink, UpstreamFailed
+from ra_gateway.ra.begun import Begun
 from ra_gateway.ra.confirmation_records import (
     ConfirmationNote,
     ConfirmationRecord,
@@ -33,6 +34,7 @@ from ra_gateway.ra.ports import (
     Schedule,
     TransactionStore,
 )
+from ra_gateway.ra.rates import Limits, Unlimited
 from ra_gateway.ra.signer_status import NOBODY_ASKED, SignerStatus
 from ra_gateway.ra.transaction import Transaction
 
@@ -68,6 +70,8 @@ class Services:
         act_lifetime: How long a certificate that nobody confirmed is tried to be revoked.
         steady: Whether the clock can be believed for what cannot be undone (`ra_gateway.clocks`).
         derivations: Verify MACs, a few at a time.
+        begun: Remembers which transactions were begun here.
+        limits: How many new requests are taken; by default as many as come.
         draining: Set when the process is to end.
     """
 
@@ -89,6 +93,8 @@ class Services:
     act_lifetime: timedelta = timedelta(days=7)
     steady: Callable[[], bool] = always_steady
     derivations: Derivations = field(default_factory=Derivations)
+    begun: Begun = field(default_factory=Begun)
+    limits: Limits = field(default_factory=lambda: Limits(Unlimited(), lambda: 0.0))
     draining: asyncio.Event = field(default_factory=asyncio.Event)
     _tasks: set[asyncio.Task[Any]] = field(default_factory=set)
 
@@ -143,6 +149,11 @@ class Services:
         """Return IDs for the next message of a transaction whose CA does not see the device's, else None."""
         known = transaction.ca_transaction_id
         return self.fresh_ids(known) if known else None
+
+    @property
+    def background_count(self) -> int:
+        """How many exchanges go on with nobody waiting for them."""
+        return len(self._tasks)
 
     def spawn(self, work: Coroutine[Any, Any, bytes]) -> asyncio.Task[bytes]:
         """Start work that goes on when whoever awaits it does not."""

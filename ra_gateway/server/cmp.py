@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from http import HTTPStatus
-from typing import ClassVar, Final, NamedTuple, Protocol, Unpack
+from typing import ClassVar, Final, NamedTuple, Protocol, Unpack, runtime_checkable
 
 from aiohttp import web
 
+from ra_gateway.cmp.envelope import envelope_of
 from ra_gateway.cmp.responder import Reply
 from ra_gateway.server.listener import (
     NOT_STORED,
+    RETRY,
     Listener,
     ListenerSettings,
     Refusal,
@@ -52,6 +54,20 @@ class CMPHandler(Protocol):
             operation: Operation label in the path (RFC 9483 6.1), or "".
             peer: The client's IP address.
         """
+
+
+@runtime_checkable
+class KnowsBegun(Protocol):
+    """A handler that knows which transactions were begun with it."""
+
+    def has_begun(self, transaction_id: bytes) -> bool:
+        """Return whether a message under a transactionID goes before others; a stranger may have copied the ID."""
+
+
+_WITH_FOLLOWERS: Final = 9 / 8
+_WITH_BEGUN: Final = 5 / 4
+"""Of the limit to requests in flight. What is on top is for what was begun: to finish it brings a certificate, to begin
+more of what cannot be finished brings none. Whoever merely says that a message is a certConf gets an eighth by it."""
 
 
 class Route(NamedTuple):
@@ -140,6 +156,7 @@ class CMPListener(Listener):
 
     name: ClassVar[str] = "cmp"
     serves: ClassVar[str] = "CMP messages"
+    most_of_limit: ClassVar[float] = _WITH_BEGUN
     refusals: ClassVar[Mapping[HTTPStatus, str]] = {
         HTTPStatus.BAD_REQUEST: "This is not an HTTP request with a CMP message.\n",
         HTTPStatus.NOT_FOUND: "No CMP endpoint has this path.\n",
@@ -189,6 +206,8 @@ class CMPListener(Listener):
         handler, routes = self._served  # others, maybe, than when the head came
         if (route := routes.resolve(request.raw_path)) is None:
             raise Refusal(HTTPStatus.NOT_FOUND)
+        if self.is_above(1):
+            self._require_room(handler, der)
         reply = await self.handled(
             handler.handle,
             der,
@@ -198,6 +217,18 @@ class CMPListener(Listener):
             peer=peer,
         )
         return _answered(reply)
+
+    def _require_room(self, handler: CMPHandler, der: bytes) -> None:
+        """Let through, of what comes when all of the room is taken, what belongs to something that was begun.
+
+        Raises:
+            Refusal: It is not of that kind, or there are too many of its kind.
+        """
+        said = envelope_of(der)
+        if isinstance(handler, KnowsBegun) and handler.has_begun(said.transaction_id):
+            return
+        if not said.follows or self.is_above(_WITH_FOLLOWERS):
+            raise Refusal(HTTPStatus.SERVICE_UNAVAILABLE, **RETRY)
 
 
 def _is_cmp(content_type: str) -> bool:

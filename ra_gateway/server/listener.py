@@ -316,6 +316,9 @@ class Listener(ABC):
     serves: ClassVar[str]
     """What is served, for the log."""
 
+    most_of_limit: ClassVar[float] = 1.0
+    """Of `max_requests_in_flight`, what is never exceeded; a subclass chooses what comes on top of 1."""
+
     refusals: ClassVar[Mapping[HTTPStatus, str]]
     """What a client is told, whatever it was that it sent."""
 
@@ -390,7 +393,7 @@ class Listener(ABC):
         Raises:
             Refusal: There are too many; or the handler failed, which goes to the log only.
         """
-        if self._in_flight_count >= self._max_requests_in_flight:
+        if self.is_above(self.most_of_limit):
             raise Refusal(HTTPStatus.SERVICE_UNAVAILABLE, **RETRY)
         self.counters.requests += 1
         self._in_flight_count += 1
@@ -404,6 +407,10 @@ class Listener(ABC):
             raise Refusal(HTTPStatus.INTERNAL_SERVER_ERROR) from None
         finally:
             self._in_flight_count -= 1
+
+    def is_above(self, share: float) -> bool:
+        """Return whether requests in the handler take a share of their limit."""
+        return self._in_flight_count >= math.ceil(share * self._max_requests_in_flight)
 
     async def body(self, request: web.BaseRequest) -> bytes:
         """Return the body of a request.

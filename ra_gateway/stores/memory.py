@@ -18,6 +18,7 @@ from typing import Final, TypeAlias
 from ra_gateway.errors import StaleTransaction, StoreUnavailable, TransactionInUse
 from ra_gateway.ra.confirmation_records import ConfirmationNote, ConfirmationRecord
 from ra_gateway.ra.ports import Backlog, Clock, DeviceRecord
+from ra_gateway.ra.rates import Rate, Taken, drawn
 from ra_gateway.ra.transaction import State, Transaction, TransactionKey, too_many
 from ra_gateway.stores.timetable import Timetable
 
@@ -32,6 +33,9 @@ _PING_SWEEP_LIMIT: Final = 1000
 
 _REMEMBERED_FOR_EACH: Final = 10
 """So many transactions that were let go of are remembered for each one that may be kept, some 150 octets each."""
+
+_RATES_LIMIT: Final = 65_536
+"""Rates of which something may be missing: beyond it, those of which nothing is are forgotten at each new one."""
 
 
 _Index: TypeAlias = dict[bytes, "TransactionKey | tuple[TransactionKey, ...]"]
@@ -82,6 +86,7 @@ class MemoryStore:
         }
         self._held: dict[tuple[str, bytes, bytes], TransactionKey] = {}
         self._held_until: Timetable[tuple[str, bytes, bytes]] = Timetable()
+        self._rates: dict[str, float] = {}
 
     async def create(
         self, transaction: Transaction, *, repeatable: bool = False
@@ -147,6 +152,14 @@ class MemoryStore:
         self._finished.pop(key, None)
         if transaction.is_finished:
             self._finished[key] = None
+
+    async def take(self, name: str, rate: Rate, wanted: int, owed: int) -> Taken:
+        """Take of a rate (`SharedRates`)."""
+        now = self._lifetimes().timestamp()
+        if name not in self._rates and len(self._rates) >= _RATES_LIMIT:
+            self._rates = {key: full_at for key, full_at in self._rates.items() if full_at > now}
+        self._rates[name], taken = drawn(self._rates.get(name, now), now, rate, wanted, owed)
+        return taken
 
     async def wait(
         self, key: TransactionKey, *, version: int, timeout_seconds: float

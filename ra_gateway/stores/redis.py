@@ -8,6 +8,7 @@
     {prefix}:{held}:until                                 sorted set: requesters by when their requests expire
     {prefix}:{certificate}:<digest>                       string: seal, version and what became of a certificate
     {prefix}:<kind>:<digest>                              string: seal and text, of each kind of `DeviceRecord`
+    {prefix}:rate:<name>                                  string: when nothing will be missing any more of a rate
     {prefix}:seal                                         string: a mark under the key by which the nodes seal
 
 The braces are a Redis hash tag: both keys of a transactionID live in one cluster slot, so that one
@@ -43,6 +44,7 @@ from ra_gateway.errors import StaleTransaction, StoreUnavailable, TransactionInU
 from ra_gateway.events import Component, EventSink, StoreWatch, unheard
 from ra_gateway.ra.confirmation_records import ConfirmationNote, ConfirmationRecord
 from ra_gateway.ra.ports import Backlog, Clock, DeviceRecord
+from ra_gateway.ra.rates import Rate, Taken
 from ra_gateway.ra.transaction import Transaction, TransactionKey, too_many
 from ra_gateway.stores import redis_scripts as scripts
 from ra_gateway.stores.redis_servers import Script, Servers, is_passing, open_servers
@@ -150,7 +152,7 @@ class RedisStore:
         self._put, self._mark, self._remark = writes(scripts.PUT, scripts.MARK, scripts.REMARK)
         # What these write may be lost.
         self._reserve, self._due, self._held = reads(scripts.RESERVE, scripts.DUE, scripts.HELD)
-        self._text, self._count = reads(scripts.TEXT, scripts.COUNT)
+        self._text, self._count, self._take = reads(scripts.TEXT, scripts.COUNT, scripts.TAKE)
         self.mark_key = f"{key_prefix}:seal"
         self._max_per_signer = max_per_signer
         self._max_held = max_held
@@ -444,6 +446,12 @@ class RedisStore:
 
     def _ms_until(self, at: datetime) -> int:
         return math.ceil((at - self._clock()) / timedelta(milliseconds=1))
+
+    async def take(self, name: str, rate: Rate, wanted: int, owed: int) -> Taken:
+        """Take of a rate that all nodes share (`SharedRates`)."""
+        args: list[Any] = [wanted, owed, 1_000_000 / rate.per_second, rate.burst]
+        count, wait = await self._ask(lambda _: self._take([f"{self._prefix}:rate:{name}"], args))
+        return Taken(count, wait / 1_000_000)
 
     async def wait(
         self, key: TransactionKey, *, version: int, timeout_seconds: float

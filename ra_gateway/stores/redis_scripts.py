@@ -171,6 +171,24 @@ end
 return strange
 """
 
+# What is left of a rate (`rates.drawn`): the time of Redis, in microseconds, when nothing will be missing any more.
+TAKE: Final = f"""{READING}
+cleared(KEYS[1], 'string')
+local wanted, owed, each, burst = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+local time = redis.call('TIME')
+local now = time[1] * 1000000 + time[2]
+local latest, full = now + burst * each, nil
+if redis.call('STRLEN', KEYS[1]) <= 20 then full = tonumber(redis.call('GET', KEYS[1]) or '') end
+if not (full and full >= now) then full = now end
+full = math.min(full + owed * each, latest)
+local count = math.max(0, math.min(wanted, math.floor((latest - full) / each + 0.05)))
+local wait = 0
+if count == 0 then wait = math.ceil(full + each - latest) end
+full = math.ceil(full + count * each)
+redis.call('SET', KEYS[1], string.format('%.0f', full), 'PX', math.ceil((full - now) / 1000) + 1000)
+return {{count, wait}}
+"""
+
 TEXT: Final = f"""
 local kind = redis.call('TYPE', KEYS[1]).ok
 if kind == 'none' then return false end

@@ -59,6 +59,16 @@ def warned_of(case: str, where: str, todo: str) -> Callable[[Change], Change]:
 
 
 @warned_of(
+    "a vendor may use up what is everybody's",
+    "vendors.acme.requests_per_second",
+    "Set it below limits.requests_per_second",
+)
+def a_vendor_as_fast_as_all(config: Path) -> None:
+    edit(config, "[vendors.acme]\n", "[vendors.acme]\nrequests_per_second = 50.0\n")
+    config.write_text(config.read_text() + "\n[limits]\nrequests_per_second = 50.0\n")
+
+
+@warned_of(
     "any subject for one RA",
     "endpoints.ran.registration_authorities.rights[0].allowed_subjects",
     ANY,

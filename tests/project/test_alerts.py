@@ -183,6 +183,11 @@ CASES: Final = {
         0.5,
         f'ra_gateway_http_requests_in_flight_limit{{{AT},listener="cmp"}}',
     ),
+    "RAGatewayTurningAway": Case(
+        (f'ra_gateway_turned_away_total{{{AT},limit="vendor"}}',),
+        (_growing(30),),
+        (_growing(2),),
+    ),
     "RAGatewayHTTPRefused": Case(
         (f'ra_gateway_http_refused_total{{{AT},listener="cmp",status="404"}}',),
         (_growing(90),),
