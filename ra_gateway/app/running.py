@@ -6,6 +6,7 @@ import asyncio
 import errno
 import gc
 import signal
+import socket
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from itertools import combinations
@@ -102,16 +103,46 @@ async def listen(listener: Listener, host: str, port: int, setting: str) -> tupl
     try:
         return await listener.start()
     except OSError as error:
-        where = f"{host}:{port}"
-        reason = str(error.strerror or error)
-        if error.errno == errno.EADDRINUSE:
-            reason = "another process listens there already"
-        elif error.errno == errno.EACCES:
-            reason = "this user may not listen there"
-        raise CannotListen(
-            f"cannot listen on {where}: {reason}. "
-            f"Change {setting}.listen_host or {setting}.listen_port, or stop what is in the way"
-        ) from error
+        raise _cannot_listen(error, host, port, setting) from error
+
+
+async def bound(host: str, port: int, setting: str) -> list[socket.socket]:
+    """Return sockets that are bound to an address, one for each that its name has, and do not listen yet.
+
+    Args:
+        setting: As of `listen`.
+
+    Raises:
+        CannotListen: The address or the port cannot be had.
+    """
+    sockets: list[socket.socket] = []
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+        for family, kind, protocol, _, address in dict.fromkeys(found):
+            sockets.append(socket.socket(family, kind, protocol))
+            sockets[-1].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:  # as asyncio has it
+                sockets[-1].setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            sockets[-1].bind(address)
+    except OSError as error:
+        for item in sockets:
+            item.close()
+        raise _cannot_listen(error, host, port, setting) from error
+    return sockets
+
+
+def _cannot_listen(error: OSError, host: str, port: int, setting: str) -> CannotListen:
+    reason = str(error.strerror or error)
+    if error.errno == errno.EADDRINUSE:
+        reason = "another process listens there already"
+    elif error.errno == errno.EACCES:
+        reason = "this user may not listen there"
+    return CannotListen(
+        f"cannot listen on {host}:{port}: {reason}. "
+        f"Change {setting}.listen_host or {setting}.listen_port, or stop what is in the way"
+    )
 
 
 def cmp_listener(
@@ -123,6 +154,7 @@ def cmp_listener(
     sink: EventSink,
     by: Component,
     tls: TLSContext | None,
+    sockets: Sequence[socket.socket] = (),
 ) -> CMPListener:
     """Return a listener with the limits of a configuration, which has them under the same names."""
     limits = {name: getattr(config, name) for name in ListenerLimits.__annotations__}
@@ -135,6 +167,7 @@ def cmp_listener(
         host=config.listen_host,
         port=config.listen_port,
         tls=tls,
+        sockets=sockets,
         **proxies(config),
         **cast(ListenerLimits, limits),
     )
@@ -156,6 +189,7 @@ def log_start(
     endpoints: Mapping[str, Sequence[str]],
     *,
     unready: Mapping[str, str],
+    workers: int = 1,
 ) -> None:
     """Write the line by which a log shows what began, and with which configuration.
 
@@ -163,6 +197,7 @@ def log_start(
         where: Host and port.
         endpoints: Name to its paths.
         unready: Parts that do not work yet, and why.
+        workers: Processes that serve.
     """
     structlog.get_logger().info(
         "started",
@@ -171,6 +206,7 @@ def log_start(
         listen="{}:{}".format(*where),
         management=management_url,
         endpoints=[f"{name} {' '.join(paths)}" for name, paths in endpoints.items()],
+        **({"workers": workers} if workers > 1 else {}),
         **({"unready": dict(unready)} if unready else {}),
     )
 
@@ -184,7 +220,7 @@ def catch_signals() -> asyncio.Event:
     return ended
 
 
-def _settle_memory() -> None:
+def settle_memory() -> None:
     """Let the garbage collector forget what was loaded at the start, and run less often; put that on huge pages.
 
     Messages make few cycles and many short-lived objects; by default their number alone would have all
@@ -207,6 +243,9 @@ class Service(Protocol):
 
     async def stop(self) -> None:
         """Answer what was accepted, then close everything."""
+
+    def is_alive(self) -> bool:
+        """Tell whether all works that a watchdog is to stand for, besides this event loop."""
 
 
 def check(make: Callable[[C], Service], config: C) -> None:
@@ -252,10 +291,10 @@ async def run_until_signalled(service: Service, started: Callable[[str, int], No
     except (ConfigError, ServiceFailure, CannotListen):
         await service.stop()
         raise
-    _settle_memory()
+    settle_memory()
     started(host, port)
     notify(READY=1, STATUS=f"listening on {host}:{port}")
-    alive = asyncio.create_task(supervised("watchdog", keep_alive))
+    alive = asyncio.create_task(supervised("watchdog", lambda: keep_alive(service.is_alive)))
     reloading = asyncio.create_task(supervised("reload", lambda: _reload_when(asked, service)))
     await ended.wait()
     notify(STOPPING=1)

@@ -77,10 +77,12 @@ class Source:
     Args:
         path: The TOML file; relative paths, of overrides too, start at its directory.
         overrides: Later ones stand above earlier ones.
+        text: In place of what the file has now.
     """
 
     path: Path
     overrides: tuple[Override, ...] = ()
+    text: str | None = field(default=None, repr=False)
 
     @classmethod
     def found(
@@ -117,13 +119,22 @@ class Source:
             self, overrides=(*self.overrides, Override(origin, tuple(key.split(".")), value))
         )
 
+    def kept(self) -> Source:
+        """Return it with what the file has now, whatever becomes of that.
+
+        Raises:
+            ConfigError: The file cannot be read.
+        """
+        return replace(self, text=_read(self.path))
+
     def tables(self) -> Tables:
         """Read the file and lay over it what stands above.
 
         Raises:
             ConfigError: The file cannot be read, or is not TOML, or has no place for a setting.
         """
-        return overlaid(parsed(_read(self.path), str(self.path)), self.overrides)
+        text = _read(self.path) if self.text is None else self.text
+        return overlaid(parsed(text, str(self.path)), self.overrides)
 
 
 def overlaid(raw: dict[str, Any], overrides: Iterable[Override]) -> Tables:

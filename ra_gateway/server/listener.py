@@ -21,8 +21,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import socket
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from http import HTTPStatus
 from typing import ClassVar, Final, NotRequired, ParamSpec, Required, TypedDict, TypeVar, cast
 
@@ -284,6 +285,7 @@ class ListenerSettings(ListenerLimits, ListenerProxies):
     sink: NotRequired[EventSink]
     by: NotRequired[Component]
     tls: NotRequired[TLSContext | None]
+    sockets: NotRequired[Sequence[socket.socket]]
 
 
 class Listener(ABC):
@@ -306,6 +308,7 @@ class Listener(ABC):
         trusted_proxies: Who is believed for whom it speaks.
         proxy_protocol: Whether they, and nobody else, connect, with a PROXY header first.
         forwarded_for: Whether X-Forwarded-For counts in their requests.
+        sockets: What to listen on in place of host and port: bound already, and maybe other processes' as well.
 
     The reasons for the numbers are in the configuration reference.
     """
@@ -337,8 +340,10 @@ class Listener(ABC):
         trusted_proxies: Networks = Networks(),  # noqa: B008  # cannot be changed
         proxy_protocol: bool = False,
         forwarded_for: bool = False,
+        sockets: Sequence[socket.socket] = (),
     ) -> None:
         self._tls = tls
+        self._sockets = sockets
         self._trusted_proxies = trusted_proxies
         self._proxy_protocol = proxy_protocol
         self._forwarded_for = forwarded_for
@@ -358,7 +363,7 @@ class Listener(ABC):
         self._tasks: set[asyncio.Task[object]] = set()
         self._in_flight_count = 0
         self._draining = False
-        self._server: asyncio.Server | None = None
+        self._servers: list[asyncio.Server] = []
         self._sweeping: asyncio.TimerHandle | None = None
         self._patience_seconds = (
             header_timeout_seconds,
@@ -472,14 +477,17 @@ class Listener(ABC):
         """
         loop = asyncio.get_running_loop()
         server = web.Server(self._serve)
-        self._server = await loop.create_server(
-            lambda: self._accepting(_Connection(self, server, loop)),
-            self._host,
-            self._port,
-            backlog=_BACKLOG,
-        )
+
+        def accepting() -> asyncio.BaseProtocol:
+            return self._accepting(_Connection(self, server, loop))
+
+        if not self._sockets:
+            listening = loop.create_server(accepting, self._host, self._port, backlog=_BACKLOG)
+            self._servers = [await listening]
+        for item in self._sockets:
+            self._servers.append(await loop.create_server(accepting, sock=item, backlog=_BACKLOG))
         self._sweep(loop)
-        host, port = self._server.sockets[0].getsockname()[:2]
+        host, port = self._servers[0].sockets[0].getsockname()[:2]
         return host, port
 
     def _accepting(self, connection: _Connection) -> asyncio.BaseProtocol:
@@ -497,10 +505,11 @@ class Listener(ABC):
         Args:
             seconds: Time for that; handlers that are still at work then are cancelled.
         """
-        if self._server is None or self._draining:
+        if not self._servers or self._draining:
             return
         self._draining = True
-        self._server.close()
+        for server in self._servers:
+            server.close()
         await asyncio.sleep(_GRACE_SECONDS)
         for connection in [c for c in self.room.connections if not _is_busy(c)]:
             connection.force_close()
