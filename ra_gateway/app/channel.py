@@ -102,7 +102,7 @@ class Asking:
                 if self._is_over:
                     raise WorkerGone("it has ended")
                 await self._channel.send({"number": number, "what": what, **more})
-                found = await answer
+                found: Message = await answer
         except TimeoutError:
             raise WorkerGone(f"it has not answered within {seconds:g} s") from None
         except OSError as error:

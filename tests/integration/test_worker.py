@@ -1,0 +1,85 @@
+"""What a worker does when its parent asks, in this process: it goes over when all do, and not before."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ra_gateway import __version__
+from ra_gateway.app import worker as workers
+from ra_gateway.app.running import bound
+from ra_gateway.app.worker import Worker, plain_source
+from ra_gateway.config.source import Source
+from tests.support.pki import VendorPKI
+from tests.support.reloading import other_vendor
+from tests.support.setups import make_setup
+
+
+def asked(config: Path, what: str, **more: Any) -> dict[str, Any]:
+    return {"what": what, "source": plain_source(Source(config).kept()), **more}
+
+
+@pytest.fixture
+async def serving(
+    tmp_path: Path, vendor_pki: VendorPKI, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[tuple[Worker, Path]]:
+    """A worker that serves."""
+    monkeypatch.setattr(workers, "settle_memory", lambda: None)  # of the tests' process
+    config = make_setup(tmp_path, vendors={"acme": vendor_pki})
+    worker = Worker()
+    sockets = await bound("127.0.0.1", 0, "server")
+    with sockets[0] as shared:
+        numbers = {"server": [shared.dup().detach()]}
+        begun = await worker.reply(asked(config, "start", version=__version__, sockets=numbers))
+        assert begun == {"host": "127.0.0.1", "port": shared.getsockname()[1]}
+    yield worker, config
+    await worker.reply({"what": "stop"})
+    assert worker.ended.is_set()
+
+
+def vendors(worker: Worker) -> set[str]:
+    assert worker._application is not None
+    return {domain.name for domain in worker._application._wiring.domains} - {"operator"}
+
+
+async def test_it_goes_over_at_the_second_word(serving: tuple[Worker, Path]) -> None:
+    worker, config = serving
+    other_vendor(config, "fresh")
+    assert await worker.reply(asked(config, "prepare")) == {}
+    assert vendors(worker) == {"acme"}
+    assert await worker.reply({"what": "take_up"}) == {}
+    assert vendors(worker) == {"acme", "fresh"}
+
+
+async def test_it_stays_where_another_one_cannot_go(serving: tuple[Worker, Path]) -> None:
+    worker, config = serving
+    other_vendor(config, "fresh")
+    for _ in range(2):
+        assert await worker.reply(asked(config, "prepare")) == {}
+        assert await worker.reply({"what": "leave"}) == {}
+        assert vendors(worker) == {"acme"}
+    # With a word outstanding it ends all the same, which the fixture does.
+    assert await worker.reply(asked(config, "prepare")) == {}
+
+
+async def test_it_says_what_keeps_it(serving: tuple[Worker, Path]) -> None:
+    worker, config = serving
+    (config.parent / "acme" / "root.pem").write_text("nothing")
+    refused = await worker.reply(asked(config, "prepare"))
+    assert [item["path"] for item in refused["refused"]] == ["vendors.acme.anchors_paths[0]"]
+    assert await worker.reply({"what": "leave"}) == {}
+    parts = (await worker.reply({"what": "look"}))["parts"]
+    assert parts["process"] == ""
+    metrics = (await worker.reply({"what": "metrics"}))["metrics"]
+    assert "ra_gateway_http_requests" in {item[0] for item in metrics}
+
+
+async def test_another_release_does_not_serve_beside_the_one_that_runs(
+    tmp_path: Path, vendor_pki: VendorPKI
+) -> None:
+    config = make_setup(tmp_path, vendors={"acme": vendor_pki})
+    refused = await Worker().reply(asked(config, "start", version="0.0.1", sockets={}))
+    assert refused["refused"][0]["todo"] == "Restart it"
