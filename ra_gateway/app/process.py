@@ -192,12 +192,12 @@ class ServiceProcess(ABC, Generic[C]):
         self.listener.serve(*served)
         return config
 
-    async def stop(self) -> None:
-        """Be unready for a while, answer what was accepted, then close everything."""
+    async def stop(self, *, lame_duck: bool = True) -> None:
+        """Be unready for a while, unless that is not wanted, answer what was accepted, then close everything."""
         is_serving, self._state = not self._state, "draining"
         await self._reloads.end()
         _, server = cmp_server(self.config)
-        if is_serving:
+        if is_serving and lame_duck:
             await asyncio.sleep(server.lame_duck_seconds)
         background, self._background = self._background, []
         await ended(*background)

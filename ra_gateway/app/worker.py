@@ -166,40 +166,45 @@ class Worker:
     async def _stop(self, _: Message) -> None:
         await self.stop()
 
-    async def stop(self) -> None:
-        """Answer what was accepted, then close everything; again waits for the same."""
+    async def stop(self, *, lame_duck: bool = True) -> None:
+        """Answer what was accepted, then close everything; again waits for the same.
+
+        Args:
+            lame_duck: Whether to go on for a while, as where a balancer has to see it.
+        """
         if self._stopping is None:
-            self._stopping = asyncio.create_task(self._close())
+            self._stopping = asyncio.create_task(self._close(lame_duck))
         await self._stopping
         self.ended.set()
 
-    async def _close(self) -> None:
+    async def _close(self, lame_duck: bool) -> None:
         await self._leave({})
         if self._application is not None:
-            await self._application.stop()
+            await self._application.stop(lame_duck=lame_duck)
 
 
-async def _work(end: socket.socket) -> None:
+async def work(end: socket.socket) -> None:
+    """Work for the parent at the other end of a socket, which is closed, until it says so or is gone."""
     channel = await Channel.over(end)
     worker = Worker()
     answering = asyncio.create_task(answer(channel, worker.reply))
     ended = asyncio.create_task(worker.ended.wait())
     await asyncio.wait((answering, ended), return_when=asyncio.FIRST_COMPLETED)
-    if not worker.ended.is_set():  # the parent has died
-        await worker.stop()
+    if not worker.ended.is_set():  # the parent has died, and the next one wants the port
+        await worker.stop(lame_duck=False)
     channel.close()
     answering.cancel()
 
 
 def main(number: int) -> None:
-    """Work for the parent at the other end of a socket.
+    """Begin a worker (`Workers` has the command).
 
     Args:
-        number: Of the file descriptor that was inherited.
+        number: File descriptor of the socket to its parent.
     """
     # The parent decides: what its terminal or its service manager sends goes to all processes.
     for ignored in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(ignored, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_work(socket.socket(fileno=number)))
+        runner.run(work(socket.socket(fileno=number)))

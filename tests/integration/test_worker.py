@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -10,12 +12,14 @@ import pytest
 
 from ra_gateway import __version__
 from ra_gateway.app import worker as workers
+from ra_gateway.app.channel import Asking, Channel, WorkerGone
 from ra_gateway.app.running import bound
 from ra_gateway.app.worker import Worker, plain_source
 from ra_gateway.config.source import Source
+from tests.support.patience import PATIENCE_SECONDS
 from tests.support.pki import VendorPKI
 from tests.support.reloading import other_vendor
-from tests.support.setups import make_setup
+from tests.support.setups import edit, make_setup
 
 
 def asked(config: Path, what: str, **more: Any) -> dict[str, Any]:
@@ -83,3 +87,28 @@ async def test_another_release_does_not_serve_beside_the_one_that_runs(
     config = make_setup(tmp_path, vendors={"acme": vendor_pki})
     refused = await Worker().reply(asked(config, "start", version="0.0.1", sockets={}))
     assert refused["refused"][0]["todo"] == "Restart it"
+
+
+async def test_it_ends_with_its_parent(
+    tmp_path: Path, vendor_pki: VendorPKI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At once, without a lame duck's time: the parent that comes next wants the port."""
+    monkeypatch.setattr(workers, "settle_memory", lambda: None)
+    config = make_setup(tmp_path, vendors={"acme": vendor_pki})
+    edit(config, "[server]\n", "[server]\nlame_duck_seconds = 600\n")
+    sockets = await bound("127.0.0.1", 0, "server")
+    ours, theirs = socket.socketpair()
+    working = asyncio.create_task(workers.work(theirs))
+    asking = Asking(await Channel.over(ours))
+    hearing = asyncio.create_task(asking.run())
+    with sockets[0] as shared:
+        numbers = {"server": [shared.dup().detach()]}
+        question = asked(config, "start", version=__version__, sockets=numbers)
+        begun = await asking.ask(question.pop("what"), PATIENCE_SECONDS, **question)
+    hearing.cancel()  # which closes its end
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        await working
+    with pytest.raises(ConnectionRefusedError):
+        await asyncio.open_connection(begun["host"], begun["port"])
+    with pytest.raises(WorkerGone):
+        await asking.ask("look", PATIENCE_SECONDS)

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
@@ -113,7 +114,7 @@ async def session() -> AsyncIterator[aiohttp.ClientSession]:
 def config(tmp_path: Path, vendor_pki: VendorPKI, redis_url: str) -> Path:
     """A site with the CA in the workers."""
     config = make_setup(tmp_path / "site", vendors={"acme": vendor_pki}, redis_url=redis_url)
-    edit(config, "[server]\n", "[server]\nworkers = 2\nlame_duck_seconds = 1.0\n")
+    edit(config, "[server]\n", "[server]\nworkers = 2\nlame_duck_seconds = 60\n")
     config.write_text(f"{config.read_text()}\n[management]\nlisten_port = {free_port()}\n")
     return config
 
@@ -135,11 +136,11 @@ async def test_two_serve_as_one_also_when_one_is_killed(
 ) -> None:
     await both_serve_and_count(gateway, session)
     await one_is_killed_under_load(gateway, session)
-    # Workers do not outlive their parent, whatever that died of.
-    workers = gateway.workers.values()
-    assert all(map(_runs, workers))
-    gateway.kill()
-    await until(lambda: not any(map(_runs, workers)), "the end of all")
+    ending = asyncio.create_task(asyncio.to_thread(gateway.stop))
+    await until_unready(gateway)
+    os.kill(gateway.pid, signal.SIGTERM)  # who cannot wait says so twice
+    assert await ending == 0
+    await until(lambda: not any(map(_runs, gateway.workers.values())), "the end of all")
 
 
 async def both_serve_and_count(gateway: Gateway, session: aiohttp.ClientSession) -> None:
@@ -209,8 +210,32 @@ async def one_is_killed_under_load(gateway: Gateway, session: aiohttp.ClientSess
 
 
 async def test_all_go_over_or_none_and_end_as_one(
-    gateway: Gateway, session: aiohttp.ClientSession, config: Path
+    config: Path,
+    vendor_pki: VendorPKI,
+    session: aiohttp.ClientSession,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    edit(config, "lame_duck_seconds = 60", "lame_duck_seconds = 1")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(config.with_name("notify")))
+        systemd.setblocking(False)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(config.with_name("notify")))
+        monkeypatch.setenv("WATCHDOG_USEC", "200000000")
+        with gateway_of(config, vendor_pki) as gateway:
+            await all_go_over_or_none(gateway, session)
+            await all_end_as_one(gateway, session)
+        told = []
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                told.append(systemd.recv(4096).decode().splitlines()[0])
+    # Of the parent alone: what is told of a reload is told once.
+    reloads = 3 * ["RELOADING=1", "READY=1"]
+    assert told == ["READY=1", "WATCHDOG=1", *reloads, "STOPPING=1"]
+
+
+async def all_go_over_or_none(gateway: Gateway, session: aiohttp.ClientSession) -> None:
+    """Have the configuration read again, three times."""
+    config = gateway.config_path
     (digest,) = (await gateway.scraped())["ra_gateway_configuration_info"]
     good = config.read_text()
     workers = gateway.workers
@@ -244,7 +269,6 @@ async def test_all_go_over_or_none_and_end_as_one(
     }
     assert samples["ra_gateway_last_reload_successful"] == {("gateway",): 1}
     assert len(gateway.told("config.reloaded")) == 1
-    await all_end_as_one(gateway, session)
 
 
 async def all_end_as_one(gateway: Gateway, session: aiohttp.ClientSession) -> None:
@@ -263,12 +287,7 @@ async def all_end_as_one(gateway: Gateway, session: aiohttp.ClientSession) -> No
             group.create_task(keep_enrolling())
         await until(lambda: done > 6, "enrolling")
         ended = group.create_task(asyncio.to_thread(gateway.stop))
-
-        async def unready() -> None:
-            while (await gateway.get("/readyz"))[0] == 200:  # noqa: ASYNC110
-                await asyncio.sleep(0.02)
-
-        await unready()
+        await until_unready(gateway)
         at_the_signal = done
         await until(lambda: done > at_the_signal, "enrolling as a lame duck")
         over.set()
@@ -277,6 +296,14 @@ async def all_end_as_one(gateway: Gateway, session: aiohttp.ClientSession) -> No
     await until(lambda: not any(map(_runs, gateway.workers.values())), "the end of all")
     with pytest.raises(ServerUnreachable):
         await post(session, gateway.url, b"")
+
+
+async def until_unready(gateway: Gateway) -> None:
+    """Wait until balancers are told to turn away."""
+    give_up_at = time.monotonic() + PATIENCE_SECONDS
+    while (await gateway.get("/readyz"))[0] == 200:
+        assert time.monotonic() < give_up_at
+        await asyncio.sleep(0.02)
 
 
 def _runs(pid: int) -> bool:
