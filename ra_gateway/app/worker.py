@@ -8,7 +8,6 @@ import socket
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any, Final
 
 import structlog
@@ -20,7 +19,7 @@ from ra_gateway.app.channel import Channel, Message, answer
 from ra_gateway.app.process import Among
 from ra_gateway.app.running import CannotListen, settle_memory
 from ra_gateway.config.reading import load
-from ra_gateway.config.source import Override, Source
+from ra_gateway.config.source import Source
 from ra_gateway.config.tables import GatewayConfig
 from ra_gateway.errors import ConfigError, GatewayError
 from ra_gateway.events import ConfigurationReloaded, Fact, ReloadRefused
@@ -29,24 +28,6 @@ from ra_gateway.metrics.workers import snapshot
 _OTHERS: Final = ConfigError.of(
     "workers", "do not all go over", "The log of the parent has more of it"
 )
-
-
-def plain_source(source: Source) -> Message:
-    """Return a configuration's source, with its text, as a message has it."""
-    assert source.text is not None
-    return {
-        "path": str(source.path),
-        "text": source.text,
-        "overrides": [asdict(item) for item in source.overrides],
-    }
-
-
-def _source(message: Message) -> Source:
-    overrides = (
-        Override(item["origin"], tuple(item["steps"]), item["value"], item["loosely"])
-        for item in message["overrides"]
-    )
-    return Source(Path(message["path"]), tuple(overrides), message["text"])
 
 
 class Worker:
@@ -83,7 +64,7 @@ class Worker:
                 f"runs version {question['version']}, and {__version__} is what is installed now",
                 "Restart it",
             )
-        config = load(_source(question["source"]))
+        config = load(Source.of_plain(question["source"]))
         logs.configure(config.log.format, config.log.level, config.log.path)
         sockets = {
             setting: [socket.socket(fileno=number) for number in numbers]
@@ -121,7 +102,7 @@ class Worker:
     async def _prepare(self, question: Message) -> None:
         """Get ready to go over to another configuration; what keeps this worker from it is raised."""
         assert self._application is not None
-        self._config = load(_source(question["source"]))
+        self._config = load(Source.of_plain(question["source"]))
         loop = asyncio.get_running_loop()
         self._ready, self._verdict = loop.create_future(), loop.create_future()
         self._reloading = asyncio.create_task(self._application.reload())

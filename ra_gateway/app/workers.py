@@ -31,7 +31,6 @@ from ra_gateway.app.management import Management
 from ra_gateway.app.readings import of_tls
 from ra_gateway.app.reloading import Reloads
 from ra_gateway.app.running import CannotListen, bound, event_sink, log_start, require_apart
-from ra_gateway.app.worker import plain_source
 from ra_gateway.config.service_tables import ListenerTLSConfig
 from ra_gateway.config.source import Source
 from ra_gateway.config.tables import GatewayConfig
@@ -128,7 +127,7 @@ class _Worker:
                 "start",
                 _START_SECONDS,
                 version=__version__,
-                source=plain_source(source),
+                source=source.plain(),
                 sockets=numbers,
             )
             self.parts = (await self.ask("look", HUNG_SECONDS))["parts"]
@@ -390,7 +389,7 @@ class Workers:
             # One after the other: the first that refuses spares the others, and no CRL is fetched by all at once.
             for worker in [item for item in self._workers if item.serves]:
                 try:
-                    await worker.told("prepare", _START_SECONDS, source=plain_source(kept))
+                    await worker.told("prepare", _START_SECONDS, source=kept.plain())
                 except WorkerGone as error:
                     raise ConfigError.of(
                         f"worker {worker.number}", str(error), "Look into the log, and reload again"

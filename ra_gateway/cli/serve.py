@@ -135,8 +135,6 @@ def serve(
     config: ConfigOption = CONFIG,
 ) -> None:
     """Serve base stations until SIGTERM or Ctrl-C; what was accepted is answered first."""
-    from ra_gateway.app.application import Application
-    from ra_gateway.app.workers import Workers
     from ra_gateway.config.reading import load
 
     if port is not None:
@@ -145,8 +143,13 @@ def serve(
         config = config.with_setting("--workers", "server.workers", workers)
 
     def make(settings: GatewayConfig, **options: Any) -> Service:
+        # Each is imported where it serves: the parent of workers needs little of what they do.
         if settings.server.workers == 1:
+            from ra_gateway.app.application import Application
+
             return Application(settings, **options)
+        from ra_gateway.app.workers import Workers
+
         return Workers(config, load)
 
     serve_until_signalled(make, load, config, None, "server.listen_port", _warnings)

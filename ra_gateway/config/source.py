@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -126,6 +126,18 @@ class Source:
             ConfigError: The file cannot be read.
         """
         return replace(self, text=_read(self.path))
+
+    def plain(self) -> dict[str, Any]:
+        """Return it as JSON has it, with its text (`kept`)."""
+        return {**asdict(self), "path": str(self.path)}
+
+    @classmethod
+    def of_plain(cls, plain: Mapping[str, Any]) -> Source:
+        """Return what `plain` was made of."""
+        overrides = (
+            Override(**{**item, "steps": tuple(item["steps"])}) for item in plain["overrides"]
+        )
+        return cls(Path(plain["path"]), tuple(overrides), plain["text"])
 
     def tables(self) -> Tables:
         """Read the file and lay over it what stands above.

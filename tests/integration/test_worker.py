@@ -14,7 +14,7 @@ from ra_gateway import __version__
 from ra_gateway.app import worker as workers
 from ra_gateway.app.channel import Asking, Channel, WorkerGone
 from ra_gateway.app.running import bound
-from ra_gateway.app.worker import Worker, plain_source
+from ra_gateway.app.worker import Worker
 from ra_gateway.config.source import Source
 from tests.support.patience import PATIENCE_SECONDS
 from tests.support.pki import VendorPKI
@@ -23,7 +23,7 @@ from tests.support.setups import edit, make_setup
 
 
 def asked(config: Path, what: str, **more: Any) -> dict[str, Any]:
-    return {"what": what, "source": plain_source(Source(config).kept()), **more}
+    return {"what": what, "source": Source(config).kept().plain(), **more}
 
 
 @pytest.fixture
