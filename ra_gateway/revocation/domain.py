@@ -106,6 +106,7 @@ class DomainRevocation:
         self._clock = environment.clock
         self._monotonic = environment.monotonic
         self._downloader = environment.downloader
+        self._early_share = environment.early_share
         self._learned = learned
         self._since = self._clock()
         self._grace = timedelta(seconds=settings.grace_seconds)
@@ -662,6 +663,8 @@ class DomainRevocation:
         left = [(end - now).total_seconds() if end > now else _STALE_RETRY_SECONDS for end in ends]
         wait = max(min([wait, *left]), min(1.0, self.settings.refresh_seconds))
         moment = self._monotonic()
+        if not isinstance(source.where, FilePath):
+            wait *= 1 - self._early_share
         source.due = source.full_due = moment + wait
         if isinstance(source.where, FilePath):
             source.due = min(source.due, moment + self._file_check_seconds)
