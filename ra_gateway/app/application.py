@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack, suppress
@@ -22,6 +21,7 @@ from ra_gateway.errors import StoreUnavailable, missing_extra
 from ra_gateway.events import Component, EventSink
 from ra_gateway.ra.pipeline import Gateway
 from ra_gateway.ra.services import Services
+from ra_gateway.server.shared_sockets import SharedSockets
 from ra_gateway.stores.memory import MemoryStore
 from ra_gateway.stores.redis import RedisStore
 from ra_gateway.tasks import supervised
@@ -33,7 +33,7 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger("ra_gateway.store")
 
 
 def _bundled(
-    config: GatewayConfig, sink: EventSink, sockets: Sequence[socket.socket]
+    config: GatewayConfig, sink: EventSink, sockets: SharedSockets | None
 ) -> BundledService | None:
     if not config.has_bundled_upstream or config.ca is None:
         return None

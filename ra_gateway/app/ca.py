@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-import socket
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -57,6 +56,7 @@ from ra_gateway.events import Component, EventSink
 from ra_gateway.keys import read_password
 from ra_gateway.metrics import Metrics
 from ra_gateway.revocation.refreshing import Revocation
+from ra_gateway.server.shared_sockets import SharedSockets
 from ra_gateway.server.status import StatusListener
 from ra_gateway.tasks import ended, supervised
 
@@ -139,7 +139,7 @@ def _status_listener(
     config: CAStatusConfig | None,
     handler: CAStatus | None,
     sink: EventSink,
-    sockets: Sequence[socket.socket],
+    sockets: SharedSockets | None,
 ) -> StatusListener | None:
     if config is None or handler is None:
         return None
@@ -473,7 +473,7 @@ class BundledService:
         config: CAConfig,
         vendors: Mapping[str, VendorConfig],
         sink: EventSink,
-        sockets: Sequence[socket.socket] = (),
+        sockets: SharedSockets | None = None,
     ) -> None:
         self._sink = sink
         require_database(config)

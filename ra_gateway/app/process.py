@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
@@ -24,6 +23,7 @@ from ra_gateway.events import Component, EventSink
 from ra_gateway.metrics import Metrics
 from ra_gateway.metrics.families import Reading
 from ra_gateway.server.cmp import CMPHandler
+from ra_gateway.server.shared_sockets import SharedSockets
 from ra_gateway.tasks import ended, supervised
 
 C = TypeVar("C", GatewayConfig, CAServiceConfig)
@@ -41,7 +41,7 @@ class Among:
         agree: Returns when all are ready to go over to another configuration; raises ConfigError where one is not.
     """
 
-    sockets: Mapping[str, Sequence[socket.socket]]
+    sockets: Mapping[str, SharedSockets]
     agree: Callable[[], Awaitable[None]]
 
 
@@ -129,8 +129,8 @@ class ServiceProcess(ABC, Generic[C]):
     def _paths(self) -> dict[str, Sequence[str]]:
         """Return the name of each endpoint, with its paths."""
 
-    def _sockets(self, setting: str) -> Sequence[socket.socket]:
-        return () if self._among is None else self._among.sockets.get(setting, ())
+    def _sockets(self, setting: str) -> SharedSockets | None:
+        return None if self._among is None else self._among.sockets.get(setting)
 
     async def _agree(self) -> None:
         """Wait until nothing keeps the others, if there are any, from going over as well; the last word before it."""

@@ -10,7 +10,7 @@ import socket
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from itertools import combinations
-from typing import Final, Protocol, TypeVar, cast
+from typing import Any, Final, Protocol, TypeVar, cast
 
 import structlog
 from pydantic import BaseModel
@@ -29,6 +29,7 @@ from ra_gateway.peers import Networks
 from ra_gateway.server.cmp import CMPHandler, CMPListener
 from ra_gateway.server.listener import ListenerLimits, ListenerProxies
 from ra_gateway.server.preface import TLSContext
+from ra_gateway.server.shared_sockets import SharedSockets
 from ra_gateway.tasks import ended as tasks_ended
 from ra_gateway.tasks import supervised
 
@@ -106,31 +107,42 @@ async def listen(listener: Listener, host: str, port: int, setting: str) -> tupl
         raise _cannot_listen(error, host, port, setting) from error
 
 
-async def bound(host: str, port: int, setting: str) -> list[socket.socket]:
-    """Return sockets that are bound to an address, one for each that its name has, and do not listen yet.
+async def bound(host: str, port: int, setting: str, count: int) -> list[list[socket.socket]]:
+    """Return sockets for several processes that are to listen on one port: of each, one for each address of the host.
+
+    They are bound with SO_REUSEPORT. Another service that listens there is in the way all the same.
 
     Args:
         setting: As of `listen`.
+        count: Of processes.
 
     Raises:
         CannotListen: The address or the port cannot be had.
     """
-    sockets: list[socket.socket] = []
+    of_each: list[list[socket.socket]] = [[] for _ in range(count)]
     try:
         found = await asyncio.get_running_loop().getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
         for family, kind, protocol, _, address in dict.fromkeys(found):
-            sockets.append(socket.socket(family, kind, protocol))
-            sockets[-1].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:  # as asyncio has it
-                sockets[-1].setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            sockets[-1].bind(address)
+            with socket.socket(family, kind, protocol) as alone:
+                _bind(alone, address)
+                for sockets in of_each:
+                    sockets.append(socket.socket(family, kind, protocol))
+                    sockets[-1].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+                    _bind(sockets[-1], alone.getsockname())
     except OSError as error:
-        for item in sockets:
+        for item in (item for sockets in of_each for item in sockets):
             item.close()
         raise _cannot_listen(error, host, port, setting) from error
-    return sockets
+    return of_each
+
+
+def _bind(item: socket.socket, address: Any) -> None:
+    item.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if item.family == socket.AF_INET6:  # as asyncio has it
+        item.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    item.bind(address)
 
 
 def _cannot_listen(error: OSError, host: str, port: int, setting: str) -> CannotListen:
@@ -154,7 +166,7 @@ def cmp_listener(
     sink: EventSink,
     by: Component,
     tls: TLSContext | None,
-    sockets: Sequence[socket.socket] = (),
+    sockets: SharedSockets | None = None,
 ) -> CMPListener:
     """Return a listener with the limits of a configuration, which has them under the same names."""
     limits = {name: getattr(config, name) for name in ListenerLimits.__annotations__}

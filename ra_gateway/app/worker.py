@@ -24,6 +24,7 @@ from ra_gateway.config.tables import GatewayConfig
 from ra_gateway.errors import ConfigError, GatewayError
 from ra_gateway.events import ConfigurationReloaded, Fact, ReloadRefused
 from ra_gateway.metrics.workers import snapshot
+from ra_gateway.server.shared_sockets import SharedSockets
 
 _OTHERS: Final = ConfigError.of(
     "workers", "do not all go over", "The log of the parent has more of it"
@@ -66,10 +67,11 @@ class Worker:
             )
         config = load(Source.of_plain(question["source"]))
         logs.configure(config.log.format, config.log.level, config.log.path)
-        sockets = {
-            setting: [socket.socket(fileno=number) for number in numbers]
-            for setting, numbers in question["sockets"].items()
-        }
+        sockets = {}
+        for setting, of_each in question["sockets"].items():
+            found = [[socket.socket(fileno=number) for number in numbers] for numbers in of_each]
+            own = found.pop(question["worker"] - 1)
+            sockets[setting] = SharedSockets(own, [item for items in found for item in items])
         log = logs.LogSink()
 
         def tell(fact: Fact) -> None:

@@ -1,8 +1,8 @@
 """The parent of several processes that serve on one port: begins, watches, reloads and ends them as one.
 
-It answers no CMP message. It has the sockets, bound and inherited by each worker, so that the death of one resets no
-connection that waits to be accepted and another one takes it; the management listener, which tells of all; and what the
-service manager is told.
+It answers no CMP message. It has the sockets, one for each worker, which all of them inherit: so the death of one
+resets no connection that waits to be accepted, and another one takes it. It has the management listener, which tells of
+all; and it tells the service manager.
 """
 
 from __future__ import annotations
@@ -67,6 +67,10 @@ _PYTHON: Final = str(Path(sys.executable).parent.resolve() / Path(sys.executable
 """Of this release, also when the link that led to its directory leads to another one later."""
 
 
+Sockets = dict[str, list[list[socket.socket]]]
+"""Of each worker, by the dotted path of each listener's table."""
+
+
 class _Worker:
     """One of them, as the parent sees it.
 
@@ -88,9 +92,7 @@ class _Worker:
     def pid(self) -> int:
         return 0 if self.process is None else self.process.pid
 
-    async def begin(
-        self, source: Source, sockets: Mapping[str, list[socket.socket]]
-    ) -> tuple[str, int]:
+    async def begin(self, source: Source, sockets: Sockets) -> tuple[str, int]:
         """Begin the process; returns host and port when it serves.
 
         Raises:
@@ -98,12 +100,20 @@ class _Worker:
         """
         self.began_at = time.monotonic()
         self.serves, self.parts, self.metrics = False, {}, []
-        numbers = {setting: [item.fileno() for item in found] for setting, found in sockets.items()}
+        numbers = {
+            setting: [[item.fileno() for item in of_one] for of_one in of_each]
+            for setting, of_each in sockets.items()
+        }
         ours, theirs = socket.socketpair()
         with theirs:
             inherited = [
                 theirs.fileno(),
-                *(number for found in numbers.values() for number in found),
+                *(
+                    number
+                    for of_each in numbers.values()
+                    for of_one in of_each
+                    for number in of_one
+                ),
             ]
             code = f"from ra_gateway.app.worker import main; main({theirs.fileno()})"
             environment = {k: v for k, v in os.environ.items() if k not in _NOT_FOR_WORKERS}
@@ -129,6 +139,7 @@ class _Worker:
                 version=__version__,
                 source=source.plain(),
                 sockets=numbers,
+                worker=self.number,
             )
             self.parts = (await self.ask("look", HUNG_SECONDS))["parts"]
         except WorkerGone as error:
@@ -225,7 +236,7 @@ class Workers:
         self._sink = event_sink(self._metrics)
         self._tls = ListenerTLS(self._tables(config))
         self._state = "starting"
-        self._sockets: dict[str, list[socket.socket]] = {}
+        self._sockets: Sockets = {}
         self._workers = [_Worker(number + 1) for number in range(config.server.workers)]
         self._background: list[asyncio.Task[None]] = []
         self._changing = asyncio.Lock()
@@ -291,11 +302,13 @@ class Workers:
         """
         await self.management.start()
         server = self.config.server
-        self._sockets["server"] = await bound(server.listen_host, server.listen_port, "server")
+        self._sockets["server"] = await bound(
+            server.listen_host, server.listen_port, "server", len(self._workers)
+        )
         if self._ca is not None and self._ca.status is not None:
             status = self._ca.status
             self._sockets["ca.status"] = await bound(
-                status.listen_host, status.listen_port, "ca.status"
+                status.listen_host, status.listen_port, "ca.status", len(self._workers)
             )
         first, *others = self._workers
         # The first by itself: what keeps it from serving is told once, and what it has fetched may serve the others.
@@ -423,7 +436,7 @@ class Workers:
         await self._reloads.end()
         background, self._background = self._background, []
         await ended(*background)
-        for sockets in self._sockets.values():
+        for sockets in (of_one for of_each in self._sockets.values() for of_one in of_each):
             for item in sockets:
                 item.close()  # the workers have them, too, and close them when they take no more
         server = self.config.server

@@ -21,9 +21,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import socket
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
 from typing import ClassVar, Final, NotRequired, ParamSpec, Required, TypedDict, TypeVar, cast
 
@@ -34,6 +33,7 @@ from ra_gateway.events import Component, EventSink, HTTPRefused, unheard
 from ra_gateway.peers import Networks, forwarded_client, network_of
 from ra_gateway.server.connection_limits import PROXIES, Counters, Room
 from ra_gateway.server.preface import Abortable, Preface, TLSContext
+from ra_gateway.server.shared_sockets import SharedServer, SharedSockets
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -285,7 +285,7 @@ class ListenerSettings(ListenerLimits, ListenerProxies):
     sink: NotRequired[EventSink]
     by: NotRequired[Component]
     tls: NotRequired[TLSContext | None]
-    sockets: NotRequired[Sequence[socket.socket]]
+    sockets: NotRequired[SharedSockets | None]
 
 
 class Listener(ABC):
@@ -308,7 +308,7 @@ class Listener(ABC):
         trusted_proxies: Who is believed for whom it speaks.
         proxy_protocol: Whether they, and nobody else, connect, with a PROXY header first.
         forwarded_for: Whether X-Forwarded-For counts in their requests.
-        sockets: What to listen on in place of host and port: bound already, and maybe other processes' as well.
+        sockets: What to listen on in place of host and port, where other processes do, too.
 
     The reasons for the numbers are in the configuration reference.
     """
@@ -340,7 +340,7 @@ class Listener(ABC):
         trusted_proxies: Networks = Networks(),  # noqa: B008  # cannot be changed
         proxy_protocol: bool = False,
         forwarded_for: bool = False,
-        sockets: Sequence[socket.socket] = (),
+        sockets: SharedSockets | None = None,
     ) -> None:
         self._tls = tls
         self._sockets = sockets
@@ -363,7 +363,7 @@ class Listener(ABC):
         self._tasks: set[asyncio.Task[object]] = set()
         self._in_flight_count = 0
         self._draining = False
-        self._servers: list[asyncio.Server] = []
+        self._server: asyncio.Server | SharedServer | None = None
         self._sweeping: asyncio.TimerHandle | None = None
         self._patience_seconds = (
             header_timeout_seconds,
@@ -481,13 +481,15 @@ class Listener(ABC):
         def accepting() -> asyncio.BaseProtocol:
             return self._accepting(_Connection(self, server, loop))
 
-        if not self._sockets:
-            listening = loop.create_server(accepting, self._host, self._port, backlog=_BACKLOG)
-            self._servers = [await listening]
-        for item in self._sockets:
-            self._servers.append(await loop.create_server(accepting, sock=item, backlog=_BACKLOG))
+        if self._sockets is not None:
+            shared = self._server = SharedServer(self._sockets, accepting)
+            host, port = shared.start(_BACKLOG)
+        else:
+            listening = self._server = await loop.create_server(
+                accepting, self._host, self._port, backlog=_BACKLOG
+            )
+            host, port = listening.sockets[0].getsockname()[:2]
         self._sweep(loop)
-        host, port = self._servers[0].sockets[0].getsockname()[:2]
         return host, port
 
     def _accepting(self, connection: _Connection) -> asyncio.BaseProtocol:
@@ -505,11 +507,10 @@ class Listener(ABC):
         Args:
             seconds: Time for that; handlers that are still at work then are cancelled.
         """
-        if not self._servers or self._draining:
+        if self._server is None or self._draining:
             return
         self._draining = True
-        for server in self._servers:
-            server.close()
+        self._server.close()
         await asyncio.sleep(_GRACE_SECONDS)
         for connection in [c for c in self.room.connections if not _is_busy(c)]:
             connection.force_close()

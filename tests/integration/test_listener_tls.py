@@ -314,8 +314,8 @@ async def test_status_is_served_behind_a_balancer(config: Path) -> None:
     async with ca(config, facts) as (service, _):
         status = service._bundled.status
         assert status is not None
-        assert status._servers
-        port = status._servers[0].sockets[0].getsockname()[1]
+        assert status._server is not None
+        port = status._server.sockets[0].getsockname()[1]
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(b"PROXY TCP4 192.0.2.7 127.0.0.1 1 2\r\nGET /ca/root.cer HTTP/1.0\r\n\r\n")
         assert (await reader.read()).startswith(b"HTTP/1.0 200 ")

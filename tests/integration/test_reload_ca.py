@@ -222,8 +222,8 @@ async def test_status_is_served_as_the_configuration_has_it_now(ca_config: Path)
     async with serving_ca(ca_config) as site:
         status = site.service._bundled.status
         assert status is not None
-        assert status._servers
-        url = "http://{}:{}".format(*status._servers[0].sockets[0].getsockname()[:2])
+        assert status._server is not None
+        url = "http://{}:{}".format(*status._server.sockets[0].getsockname()[:2])
         edit(ca_config, "[ca.status]\n", "[ca.status]\nocsp = false\n")
 
         async def is_made() -> bool:

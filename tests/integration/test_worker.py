@@ -13,8 +13,10 @@ import pytest
 from ra_gateway import __version__
 from ra_gateway.app import worker as workers
 from ra_gateway.app.channel import Asking, Channel, WorkerGone
+from ra_gateway.app.endpoints import secret_files_of
 from ra_gateway.app.running import bound
 from ra_gateway.app.worker import Worker
+from ra_gateway.config.reading import load
 from ra_gateway.config.source import Source
 from tests.support.patience import PATIENCE_SECONDS
 from tests.support.pki import VendorPKI
@@ -23,7 +25,7 @@ from tests.support.setups import edit, make_setup
 
 
 def asked(config: Path, what: str, **more: Any) -> dict[str, Any]:
-    return {"what": what, "source": Source(config).kept().plain(), **more}
+    return {"what": what, "worker": 1, "source": Source(config).kept().plain(), **more}
 
 
 @pytest.fixture
@@ -34,9 +36,9 @@ async def serving(
     monkeypatch.setattr(workers, "settle_memory", lambda: None)  # of the tests' process
     config = make_setup(tmp_path, vendors={"acme": vendor_pki})
     worker = Worker()
-    sockets = await bound("127.0.0.1", 0, "server")
-    with sockets[0] as shared:
-        numbers = {"server": [shared.dup().detach()]}
+    ((shared,),) = await bound("127.0.0.1", 0, "server", 1)
+    with shared:
+        numbers = {"server": [[shared.dup().detach()]]}
         begun = await worker.reply(asked(config, "start", version=__version__, sockets=numbers))
         assert begun == {"host": "127.0.0.1", "port": shared.getsockname()[1]}
     yield worker, config
@@ -96,13 +98,13 @@ async def test_it_ends_with_its_parent(
     monkeypatch.setattr(workers, "settle_memory", lambda: None)
     config = make_setup(tmp_path, vendors={"acme": vendor_pki})
     edit(config, "[server]\n", "[server]\nlame_duck_seconds = 600\n")
-    sockets = await bound("127.0.0.1", 0, "server")
+    ((shared,),) = await bound("127.0.0.1", 0, "server", 1)
     ours, theirs = socket.socketpair()
     working = asyncio.create_task(workers.work(theirs))
     asking = Asking(await Channel.over(ours))
     hearing = asyncio.create_task(asking.run())
-    with sockets[0] as shared:
-        numbers = {"server": [shared.dup().detach()]}
+    with shared:
+        numbers = {"server": [[shared.dup().detach()]]}
         question = asked(config, "start", version=__version__, sockets=numbers)
         begun = await asking.ask(question.pop("what"), PATIENCE_SECONDS, **question)
     hearing.cancel()  # which closes its end
@@ -112,3 +114,21 @@ async def test_it_ends_with_its_parent(
         await asyncio.open_connection(begun["host"], begun["port"])
     with pytest.raises(WorkerGone):
         await asking.ask("look", PATIENCE_SECONDS)
+
+
+@pytest.mark.parametrize("count, most", [(1, 5), (2, 3), (64, 1)])
+def test_each_counts_its_share_of_wrong_macs(
+    tmp_path: Path, vendor_pki: VendorPKI, count: int, most: int
+) -> None:
+    """A guesser comes to all of them."""
+    config = make_setup(tmp_path, vendors={"acme": vendor_pki}, redis_url="redis://127.0.0.1:1/0")
+    (tmp_path / "secrets.csv").touch(0o600)
+    (tmp_path / "secrets.csv").write_text("reference,secret,subject,san,single_use,expires\n")
+    edit(config, "[server]\n", f"[server]\nworkers = {count}\n")
+    config.write_text(
+        f'{config.read_text()}\n[endpoints.mac]\npaths = ["/mac"]\nupstream = "bundled"\n'
+        'strictness = "lenient"\nbody_types = ["ir"]\n\n[endpoints.mac.mac]\n'
+        'secrets_path = "secrets.csv"\n'
+    )
+    (found,) = secret_files_of(load(config), {}).values()
+    assert found._lockout_failures == most
