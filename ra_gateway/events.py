@@ -63,7 +63,7 @@ class Stage(StrEnum):
     )
 
 
-class RequestHandled(Value, frozen=True):
+class RequestHandled(Value, frozen=True, gc=True):  # an error's traceback may lead back to it
     """One message and how it was answered.
 
     Args:

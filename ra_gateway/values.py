@@ -25,7 +25,8 @@ class Value(msgspec.Struct, frozen=True, gc=False):
     """What a value derives from; `class Name(Value, frozen=True)`.
 
     `dataclasses.replace`, `fields` and `asdict` take it too; the message path has this module's `replace`.
-    A value must not lead back to itself: the garbage collector does not look into it.
+    A value must not lead back to itself: the garbage collector does not look into it. One that may, as an exception
+    in it does by its traceback, is `class Name(Value, frozen=True, gc=True)`.
     """
 
     __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]] = cast("Any", _Fields())

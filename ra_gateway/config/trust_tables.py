@@ -36,9 +36,9 @@ class RAConfig(Table):
     to the CA in extraCerts. A root among them is not: `send_root` of an upstream sends it to a CA that wants it.
     """
     begin_after_seconds: float = Field(default=60, ge=0, le=3600)
-    """How long changed files are known before transactions are begun with them: within this time all gateways on one
-    Redis are given them. Until then each ends what another one began. A start or a reload begins with them at once,
-    and so does a gateway with its store in memory, or whose certificate has expired.
+    """How many seconds changed files are known before transactions are begun with them: within this time, a minute by
+    default, all gateways on one Redis are given them. Until then each ends what another one began. A start or a reload
+    begins with them at once, and so does a gateway with its store in memory, or whose certificate has expired.
     """
 
 

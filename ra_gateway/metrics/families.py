@@ -75,6 +75,7 @@ LABELS: Final = {
     "issuer": "key identifier (hex) of one of the CA's issuing CAs",
     "kind": "`CRL` or `OCSP`",
     "listener": "`cmp`, `management` or `status`",
+    "master": "host and port of a master of Redis, as the Cluster or the Sentinels name it",
     "of": "whose it is: a domain, an upstream or an endpoint of the configuration, a table of TLS, or `ra`",
     "outcome": "how it went: one of a fixed list",
     "part": "what has to work for a service to be ready, as in /readyz",

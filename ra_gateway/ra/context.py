@@ -53,8 +53,10 @@ class Report:
     passed: list[tuple[Stage, float]] = field(default_factory=list)
 
 
-class RequestContext(Value, frozen=True):
+class RequestContext(Value, frozen=True, gc=True):
     """A message and what is known of it (immutable: a step that learns more returns the next one).
+
+    Its report may hold an error, whose traceback leads back to it.
 
     Args:
         digest: `PKIMessage.digest`: a retransmission has the same.

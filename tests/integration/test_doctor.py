@@ -886,7 +886,7 @@ def test_the_bundled_ca_over_http_gets_ok_only(tmp_path: Path, vendor_pki: Vendo
         (
             ("ra", "block", "gateway"),
             "ir",
-            "the CA: ra-gateway ca ra list, and ca ra unblock NAME",
+            "the CA: ra-gateway ca ra list",
         ),
         (
             ("role", "add", "ra", "--privilege", "issue", "--privilege", "revoke"),

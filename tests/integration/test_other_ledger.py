@@ -15,6 +15,7 @@ import pytest
 
 from ra_gateway.app.doctor.ca import examine_ca
 from ra_gateway.ca import core
+from ra_gateway.ca.ledger.belonging import require_own_file
 from ra_gateway.config.reading import load_ca
 from ra_gateway.errors import ConfigError, StoreUnavailable
 from tests.support.commandline import PASSWORD, run, succeeded
@@ -135,3 +136,9 @@ async def test_its_own_ledger_stays_its_own(config: Path, monkeypatch: pytest.Mo
     async with serving_ca(config) as site:
         monkeypatch.setattr(core, "require_own_ledger", down)
         await site.service.reload()  # which has no need to look at it again
+
+
+def test_looking_at_a_ledger_that_is_not_there_makes_none(tmp_path: Path) -> None:
+    """SQLite would make it, with the mode of the process: whoever then serves it refuses it."""
+    require_own_file(tmp_path / "ledger.sqlite", ["issuer"])
+    assert list(tmp_path.iterdir()) == []

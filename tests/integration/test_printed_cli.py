@@ -20,7 +20,7 @@ from tests.support.printed import HELP, Prompt, to_run
 from tests.support.setups import edit
 
 PAGES: Final = (HELP, "docs/cli.md", "docs/log-fields.md")
-LAB: Final = r"ra-gateway (demo|enroll|renew|replay|show) "
+LAB: Final = r"ra-gateway (demo|enroll|renew|replay|show|simulate) "
 APPROVALS: Final = r"ra-gateway approvals "
 SERVE: Final = r"ra-gateway (ca )?serve"
 CA: Final = """

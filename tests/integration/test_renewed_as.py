@@ -176,7 +176,7 @@ def test_ra_and_cmp_signer_get_what_they_lack(tmp_path: Path, vendor_pki: Vendor
     told = succeeded("check-config", "--config", path)
     assert f"ra-gateway ca renew-signers --san dns:HOST --crl-url URL {ca}" in told
     assert f"ra-gateway ca issue-ra --san dns:HOST --crl-url URL {ca} NEW" in told
-    assert "ra-gateway ca ra add NAME --certificate NEW/ra.pem" in told
+    assert f"ra-gateway ca ra add --config {path} NAME --certificate NEW/ra.pem" in told
     issuing = (ca / "issuing.pem").read_bytes()
     names = ("--san", "dns:cmp.example.net", "--crl-url", "http://crl.example.net/{issuer}.crl")
     ocsp = (ca / "ocsp.pem").read_bytes()

@@ -267,12 +267,14 @@ async def test_redis_that_was_lost(
     operate: Operate, vendor_pki: VendorPKI, own_redis_server: RedisServer
 ) -> None:
     """A device that confirms is refused and begins anew; one that repeats its ir gets what it had got."""
+    own_redis_server.command("CONFIG SET appendonly yes")
     async with operate(redis=own_redis_server) as book:
         asking, confirming = (book.station(vendor_pki, host) for host in ("enb-1", "enb-2"))
         got = issued(await book.post(await asking.request()))
         step = await book.ask(confirming)
         own_redis_server.kill()
-        own_redis_server.start()
+        own_redis_server.start()  # without the option: it reads no file
+        own_redis_server.command("CONFIG SET appendonly yes")
         await book.follow("Redis is lost")
         with pytest.raises(EnrollmentRefused):
             await book.confirm(confirming, step)
@@ -361,6 +363,7 @@ async def test_what_alerts_have_one_do(
         (config.parent / "inventory.csv").write_text("domain,identity,subject,san,enabled\n")
         config.write_text(f'{config.read_text()}\n[inventory]\ncsv_path = "inventory.csv"\n')
 
+    own_redis_server.command("CONFIG SET appendonly yes")
     async with operate(with_inventory, page=ALERTS, redis=own_redis_server) as book:
         await book.enrol(vendor_pki, "A005")
         for section in sections(ALERTS):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import signal
 import socket
@@ -141,7 +142,14 @@ class RedisServer:
     def _end(self, how: signal.Signals) -> None:
         if self._process is None:
             return
-        self._process.send_signal(how)
-        self._process.send_signal(signal.SIGCONT)  # a frozen process hears SIGTERM only afterwards
-        self._process.wait(10)
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while self._process.poll() is None and time.monotonic() < deadline:
+            # Again and again: Redis does not hear SIGTERM while it writes the first append-only file.
+            self._process.send_signal(how)
+            self._process.send_signal(
+                signal.SIGCONT
+            )  # a frozen process hears SIGTERM only afterwards
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(0.2)
+        assert self._process.poll() is not None, "redis-server does not end"
         self._process = None

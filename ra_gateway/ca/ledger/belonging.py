@@ -45,7 +45,7 @@ def require_own_file(path: Path, issuers: Collection[str]) -> None:
 
     def connect() -> sqlite3.Connection:
         # What is in the write-ahead log alone is seen when it is opened to be used.
-        return sqlite3.connect(f"{path.absolute().as_uri()}?immutable=1", uri=True)
+        return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True)
 
     engine = create_engine("sqlite://", creator=connect, poolclass=NullPool, hide_parameters=True)
     try:
