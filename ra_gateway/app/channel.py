@@ -60,11 +60,7 @@ class Channel:
 
 
 class Asking:
-    """The parent's end: questions, each of which gets its answer.
-
-    Args:
-        gone: Called once when the worker has gone.
-    """
+    """The parent's end: questions, each of which gets its answer."""
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
