@@ -20,7 +20,7 @@ WORKERS = $(shell expr $$(nproc) + 1)
 .DEFAULT_GOAL := help
 # The tests start hundreds of processes: compiled modules save each of them a second or more.
 unexport PYTHONDONTWRITEBYTECODE
-.PHONY: FORCE help setup lock dist sbom docs bench-fleet bench-ledger bench-strangers openssl newer-openssl softhsm slapd postgresql haproxy logrotate prometheus deploy-tools systemd under-load rolling-restarts install-check deploy-check lint-each fmt lint types contracts test coverage fuzz fuzz-cost demo bench clean
+.PHONY: FORCE help setup lock dist sbom docs bench-fleet bench-ledger bench-strangers bench-workers openssl newer-openssl softhsm slapd postgresql haproxy logrotate prometheus deploy-tools systemd under-load rolling-restarts install-check deploy-check lint-each fmt lint types contracts test coverage fuzz fuzz-cost demo bench clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -167,6 +167,9 @@ bench-fleet: setup  ## Measure the memory store with 10^3, 10^5 and 10^6 live tr
 bench-strangers: setup  ## Measure what hostile messages cost at every listener (SHAPES=regex, FLOOD=100000); fails above the goal
 	@$(BIN)/python -m tests.bench.strangers --flood $(or $(FLOOD),100000) $(if $(SHAPES),--shapes "$(SHAPES)") \
 	  $(if $(JSON),--json "$(JSON)")
+
+bench-workers: setup  ## Measure enrolments by one and two workers, with the CA in them and apart (JSON=FILE)
+	@$(BIN)/python -m tests.bench.workers $(if $(JSON),--json "$(JSON)")
 
 under-load: setup haproxy  ## Reload, restart, roll the RA and take Redis away under load, often (ROUNDS=20)
 	@ROUNDS_UNDER_LOAD=$(or $(ROUNDS),20) $(BIN)/python -m pytest -q tests/integration -k "under_load $(ONLY)"

@@ -29,6 +29,10 @@ Several gateways are several targets; what they share (approvals, schedule, ledg
 `max` of it, and the `sum` of all else. `deploy/prometheus/` has an example of a configuration and the alert rules
 below, `deploy/grafana/ra_gateway.json` a dashboard. Next to these, there are the usual `process_*` and `python_gc_*`.
 
+Of several workers (`server.workers`) the parent serves one page: counters and histograms are summed up, and so are
+connections, messages in flight and memory; of what each sees of the same thing (CAs, the store, inventories,
+certificates) the worst is told. What a worker counted that has ended stays in the sums, as far as it had been scraped.
+
 A counter with labels appears when it counts for the first time, and names that a reload took out of the configuration
 are forgotten with the next reload.
 """

@@ -59,7 +59,7 @@ FRAME: Final[Mapping[str, Field]] = {
 
 FIELDS: Final[Mapping[str, Field]] = {
     "added": Field(Kind.whole, "Devices that were not listed before."),
-    "again_in_seconds": Field(Kind.number, "Until a task begins anew."),
+    "again_in_seconds": Field(Kind.number, "Until a task, or a worker, begins anew."),
     "begins_in_seconds": Field(
         Kind.number, "Until transactions are begun with the RA's new certificate."
     ),
@@ -98,6 +98,9 @@ FIELDS: Final[Mapping[str, Field]] = {
     "endpoints": Field(Kind.texts, "Name and paths of each endpoint."),
     "entity": Field(Kind.text, "Name of the end entity in the CA's ledger."),
     "entries": Field(Kind.whole, "Certificates that a CRL lists."),
+    "exit_code": Field(
+        Kind.whole, "Of a process; the negative number of the signal that ended it."
+    ),
     "fact": Field(Kind.text, "Class of what could not be told."),
     "fail_info": Field(
         Kind.text, "failInfo that the device was told (failinfo.md), or would have been."
@@ -134,6 +137,7 @@ FIELDS: Final[Mapping[str, Field]] = {
     "peer": Field(
         Kind.text, "Address of the client, of a base station behind a trusted proxy its own."
     ),
+    "pid": Field(Kind.whole, "Of a worker's process."),
     "problems": Field(Kind.texts, "Everything that is wrong, a sentence each."),
     "quirks": Field(
         Kind.texts, "Quirks of its vendor without which the message would have been refused."
@@ -184,6 +188,9 @@ FIELDS: Final[Mapping[str, Field]] = {
     "url": Field(Kind.text, "Of a CA, without user and password."),
     "version": Field(Kind.text, "Of this program."),
     "warnings": Field(Kind.texts, "What helps nobody, a sentence each."),
+    "what": Field(Kind.text, "Was asked of a worker."),
+    "worker": Field(Kind.whole, "Number of a worker, from 1 on."),
+    "workers": Field(Kind.whole, "Processes that serve, where there are several."),
 }
 """What a field means, in every line that has it."""
 
@@ -252,7 +259,7 @@ LINES: Final[Mapping[str, Line]] = {
     # The process.
     "started": Line(
         _INFO,
-        ("version", "digest", "listen", "management", "endpoints", "unready"),
+        ("version", "digest", "listen", "management", "endpoints", "workers", "unready"),
         "The first line: the process answers from now on.",
     ),
     "draining": Line(_INFO, ("listen",), "The process ends, and finishes what it has begun."),
@@ -273,6 +280,25 @@ LINES: Final[Mapping[str, Line]] = {
         _ERROR,
         ("task", "again_in_seconds", "detail"),
         "A background task died, and begins anew. Tell us.",
+    ),
+    "worker.started": Line(_INFO, ("worker", "pid"), "One of several workers serves."),
+    "worker.ended": Line(
+        _ERROR,
+        ("worker", "pid", "exit_code", "again_in_seconds"),
+        "A worker ended by itself, or could not begin, and begins anew; the others go on.",
+    ),
+    "worker.cannot_start": Line(
+        _ERROR,
+        ("worker", "detail"),
+        "A worker cannot begin anew, as files that the configuration names cannot be used now.",
+    ),
+    "worker.hangs": Line(
+        _ERROR, ("worker", "pid", "detail"), "A worker does not answer its parent, and is killed."
+    ),
+    "worker.failed": Line(
+        _ERROR,
+        ("worker", "what", "detail"),
+        "A worker failed of a bug of ours; where it could not go over with the others, it is killed.",
     ),
     "event.sink_failed": Line(_ERROR, ("fact",), "A bug of ours kept something from being told."),
     "metrics.failed": Line(_ERROR, (), "A bug of ours kept metrics from being read."),

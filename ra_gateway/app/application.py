@@ -21,6 +21,7 @@ from ra_gateway.errors import StoreUnavailable, missing_extra
 from ra_gateway.events import Component, EventSink
 from ra_gateway.ra.pipeline import Gateway
 from ra_gateway.ra.services import Services
+from ra_gateway.server.shared_sockets import SharedSockets
 from ra_gateway.stores.memory import MemoryStore
 from ra_gateway.stores.redis import RedisStore
 from ra_gateway.tasks import supervised
@@ -31,14 +32,16 @@ if TYPE_CHECKING:
 log: structlog.stdlib.BoundLogger = structlog.get_logger("ra_gateway.store")
 
 
-def _bundled(config: GatewayConfig, sink: EventSink) -> BundledService | None:
+def _bundled(
+    config: GatewayConfig, sink: EventSink, sockets: SharedSockets | None
+) -> BundledService | None:
     if not config.has_bundled_upstream or config.ca is None:
         return None
     try:
         from ra_gateway.app.ca import BundledService
     except ModuleNotFoundError as error:
         raise missing_extra("ca", error) from error
-    return BundledService(config.ca, config.vendors, sink)
+    return BundledService(config.ca, config.vendors, sink, sockets)
 
 
 class Application(ServiceProcess[GatewayConfig]):
@@ -51,7 +54,7 @@ class Application(ServiceProcess[GatewayConfig]):
         ca = config.ca if config.has_bundled_upstream else None
         status = None if ca is None else ca.status
         require_apart("server", config.server, config.management, status)
-        self._bundled = _bundled(config, self._sink)
+        self._bundled = _bundled(config, self._sink, self._sockets("ca.status"))
         self._wiring = Wiring(
             config,
             transaction_store(config.store, self._sink),
@@ -123,6 +126,7 @@ class Application(ServiceProcess[GatewayConfig]):
             if store is not old.store:
                 await self._compare_seals(store)
             await fresh.start()
+            await self._agree()
             undo.pop_all()
         self._wiring = fresh
         self._metrics.keep(names_of(fresh))

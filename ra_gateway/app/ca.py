@@ -56,6 +56,7 @@ from ra_gateway.events import Component, EventSink
 from ra_gateway.keys import read_password
 from ra_gateway.metrics import Metrics
 from ra_gateway.revocation.refreshing import Revocation
+from ra_gateway.server.shared_sockets import SharedSockets
 from ra_gateway.server.status import StatusListener
 from ra_gateway.tasks import ended, supervised
 
@@ -135,7 +136,10 @@ def _status(
 
 
 def _status_listener(
-    config: CAStatusConfig | None, handler: CAStatus | None, sink: EventSink
+    config: CAStatusConfig | None,
+    handler: CAStatus | None,
+    sink: EventSink,
+    sockets: SharedSockets | None,
 ) -> StatusListener | None:
     if config is None or handler is None:
         return None
@@ -148,6 +152,7 @@ def _status_listener(
         max_connections_per_address=config.max_connections_per_address,
         sink=sink,
         by=Component.ca,
+        sockets=sockets,
         **proxies(config),
     )
 
@@ -457,13 +462,18 @@ class BundledService:
     Args:
         vendors: Tables of the vendors by name, for client mode.
         sink: Takes what happens (`ra_gateway.events`); must not raise.
+        sockets: What the status listener listens on, where others listen there, too.
 
     Raises:
         ConfigError: Its files cannot be used.
     """
 
     def __init__(
-        self, config: CAConfig, vendors: Mapping[str, VendorConfig], sink: EventSink
+        self,
+        config: CAConfig,
+        vendors: Mapping[str, VendorConfig],
+        sink: EventSink,
+        sockets: SharedSockets | None = None,
     ) -> None:
         self._sink = sink
         require_database(config)
@@ -471,7 +481,7 @@ class BundledService:
         self.wiring = CAWiring(config, vendors, self.ledger, sink)
         if config.ledger_path is not None:
             require_own_file(config.ledger_path, self.wiring.ca.issuer_ids)
-        self.status = _status_listener(config.status, self.wiring.status, sink)
+        self.status = _status_listener(config.status, self.wiring.status, sink, sockets)
         self._background: list[asyncio.Task[None]] = []
         self._opening: asyncio.Task[None] | None = None
         self._opened = False

@@ -113,13 +113,15 @@ def secret_files_of(
         ConfigError: A file cannot be used.
     """
     return {
-        name: _secret_file(name, endpoint.mac, before)
+        name: _secret_file(name, endpoint.mac, before, config.server.workers)
         for name, endpoint in config.endpoints.items()
         if endpoint.mac is not None
     }
 
 
-def _secret_file(name: str, config: MACConfig, before: Mapping[str, SecretFile]) -> SecretFile:
+def _secret_file(
+    name: str, config: MACConfig, before: Mapping[str, SecretFile], workers: int
+) -> SecretFile:
     """Return the secrets of an endpoint, which go on from those of before: from the same files, under whatever name."""
     files = before.values()
     same = [item for item in files if item.used_path and item.used_path == config.used_path]
@@ -129,7 +131,8 @@ def _secret_file(name: str, config: MACConfig, before: Mapping[str, SecretFile])
         before=same[0] if same else before.get(name),
         clock=now,
         used_path=config.used_path,
-        lockout_failures=config.lockout_failures,
+        # Who guesses comes to any of the workers, each of which counts what came to it.
+        lockout_failures=-(-config.lockout_failures // workers),
         lockout_seconds=config.lockout_seconds,
     )
 

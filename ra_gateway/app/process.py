@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from typing import ClassVar, Generic, TypeVar
 
 from ra_gateway.app.configuration_changes import config_digest, require_no_restart
@@ -23,12 +24,26 @@ from ra_gateway.events import Component, EventSink
 from ra_gateway.metrics import Metrics, families
 from ra_gateway.metrics.families import Reading
 from ra_gateway.server.cmp import CMPHandler
+from ra_gateway.server.shared_sockets import SharedSockets
 from ra_gateway.tasks import ended, supervised
 
 C = TypeVar("C", GatewayConfig, CAServiceConfig)
 
 Served = tuple[CMPHandler, Mapping[str, str], Mapping[str, str]]
 """What answers, and what it answers at: `routes` and `profiles` of a `CMPListener`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Among:
+    """What a process has from the parent that runs it beside others which do the same.
+
+    Args:
+        sockets: What to listen on, by the dotted path of each listener's table.
+        agree: Returns when all are ready to go over to another configuration; raises ConfigError where one is not.
+    """
+
+    sockets: Mapping[str, SharedSockets]
+    agree: Callable[[], Awaitable[None]]
 
 
 class ServiceProcess(ABC, Generic[C]):
@@ -38,6 +53,7 @@ class ServiceProcess(ABC, Generic[C]):
         sink: Takes what happens (`ra_gateway.events`) in place of the log, the bundled CA's facts included.
         read: Reads the configuration again, for `reload`; raises ConfigError.
         has_log: Whether the process's log is this service's, which then goes over with the rest.
+        among: Where it is one of several; the parent then has the management listener, and tells of the start.
 
     Raises:
         ConfigError: On construction, when files that the configuration names cannot be used.
@@ -52,8 +68,10 @@ class ServiceProcess(ABC, Generic[C]):
         sink: EventSink | None = None,
         read: Callable[[], C] | None = None,
         has_log: bool = False,
+        among: Among | None = None,
     ) -> None:
         require_codec()
+        self._among = among
         self.config: C = config
         """The configuration in force."""
         self._read: Callable[[], C] | None = read
@@ -73,9 +91,10 @@ class ServiceProcess(ABC, Generic[C]):
             sink=self._sink,
             by=self.by,
             tls=self._tls.context_of(f"{setting}.tls"),
+            sockets=self._sockets(setting),
         )
         self.management = Management(
-            config.management,
+            config.management.model_copy(update={} if among is None else {"enabled": False}),
             server.listen_port,
             self._metrics,
             self._parts,
@@ -112,6 +131,23 @@ class ServiceProcess(ABC, Generic[C]):
     def _paths(self) -> dict[str, Sequence[str]]:
         """Return the name of each endpoint, with its paths."""
 
+    def _sockets(self, setting: str) -> SharedSockets | None:
+        return None if self._among is None else self._among.sockets.get(setting)
+
+    async def _agree(self) -> None:
+        """Wait until nothing keeps the others, if there are any, from going over as well; the last word before it."""
+        if self._among is not None:
+            await self._among.agree()
+
+    @property
+    def metrics(self) -> Metrics:
+        """What it counts, and what is read at its parts."""
+        return self._metrics
+
+    def is_alive(self) -> bool:
+        """Tell whether all works that a watchdog is to stand for: here that is the event loop alone."""
+        return True
+
     def _readings(self) -> Iterator[Reading]:
         yield from of_listener("cmp", self.listener)
         yield from of_tls(self._tls)
@@ -134,7 +170,8 @@ class ServiceProcess(ABC, Generic[C]):
         where = await listen(self.listener, server.listen_host, server.listen_port, setting)
         self._state = ""
         unready = {part: what for part, what in self._parts().items() if what}
-        log_start(self.config, where, self.management.url, self._paths(), unready=unready)
+        if self._among is None:
+            log_start(self.config, where, self.management.url, self._paths(), unready=unready)
         return where
 
     async def reload(self) -> None:
@@ -159,12 +196,12 @@ class ServiceProcess(ABC, Generic[C]):
         self.listener.serve(*served)
         return config
 
-    async def stop(self) -> None:
-        """Be unready for a while, answer what was accepted, then close everything."""
+    async def stop(self, *, lame_duck: bool = True) -> None:
+        """Be unready for a while, unless that is not wanted, answer what was accepted, then close everything."""
         is_serving, self._state = not self._state, "draining"
         await self._reloads.end()
         _, server = cmp_server(self.config)
-        if is_serving:
+        if is_serving and lame_duck:
             await asyncio.sleep(server.lame_duck_seconds)
         background, self._background = self._background, []
         await ended(*background)

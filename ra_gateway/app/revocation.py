@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from datetime import datetime
@@ -17,6 +18,9 @@ from ra_gateway.config.trust_tables import RevocationConfig
 from ra_gateway.errors import SignerNotTrusted
 from ra_gateway.revocation.refreshing import Revocation
 from ra_gateway.revocation.settings import Mode, OCSPSettings, RevocationSettings
+
+_EARLY_SHARE: Final = secrets.randbelow(1000) / 10_000
+"""Up to a tenth, of this process."""
 
 _CONFIRMED: Final = frozenset({CertificateStatus.confirmed, CertificateStatus.superseded})
 
@@ -89,6 +93,7 @@ def revocation(
         [(domain, _settings(table)) for domain, table in tables if table.mode is not Mode.off],
         now,
         before=before,
+        early_share=_EARLY_SHARE,
     )
 
 

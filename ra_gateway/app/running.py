@@ -6,11 +6,12 @@ import asyncio
 import errno
 import gc
 import signal
+import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from itertools import combinations
-from typing import Final, Protocol, TypeVar, cast
+from typing import Any, Final, Protocol, TypeVar, cast
 
 import structlog
 from pydantic import BaseModel
@@ -29,6 +30,7 @@ from ra_gateway.peers import Networks
 from ra_gateway.server.cmp import CMPHandler, CMPListener
 from ra_gateway.server.listener import ListenerLimits, ListenerProxies
 from ra_gateway.server.preface import TLSContext
+from ra_gateway.server.shared_sockets import SharedSockets
 from ra_gateway.tasks import ended as tasks_ended
 from ra_gateway.tasks import supervised
 
@@ -103,16 +105,57 @@ async def listen(listener: Listener, host: str, port: int, setting: str) -> tupl
     try:
         return await listener.start()
     except OSError as error:
-        where = f"{host}:{port}"
-        reason = str(error.strerror or error)
-        if error.errno == errno.EADDRINUSE:
-            reason = "another process listens there already"
-        elif error.errno == errno.EACCES:
-            reason = "this user may not listen there"
-        raise CannotListen(
-            f"cannot listen on {where}: {reason}. "
-            f"Change {setting}.listen_host or {setting}.listen_port, or stop what is in the way"
-        ) from error
+        raise _cannot_listen(error, host, port, setting) from error
+
+
+async def bound(host: str, port: int, setting: str, count: int) -> list[list[socket.socket]]:
+    """Return sockets for several processes that are to listen on one port: of each, one for each address of the host.
+
+    They are bound with SO_REUSEPORT. Another service that listens there is in the way all the same.
+
+    Args:
+        setting: As of `listen`.
+        count: Of processes.
+
+    Raises:
+        CannotListen: The address or the port cannot be had.
+    """
+    of_each: list[list[socket.socket]] = [[] for _ in range(count)]
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+        for family, kind, protocol, _, address in dict.fromkeys(found):
+            with socket.socket(family, kind, protocol) as alone:
+                _bind(alone, address)
+                for sockets in of_each:
+                    sockets.append(socket.socket(family, kind, protocol))
+                    sockets[-1].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+                    _bind(sockets[-1], alone.getsockname())
+    except OSError as error:
+        for item in (item for sockets in of_each for item in sockets):
+            item.close()
+        raise _cannot_listen(error, host, port, setting) from error
+    return of_each
+
+
+def _bind(item: socket.socket, address: Any) -> None:
+    item.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if item.family == socket.AF_INET6:  # as asyncio has it
+        item.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    item.bind(address)
+
+
+def _cannot_listen(error: OSError, host: str, port: int, setting: str) -> CannotListen:
+    reason = str(error.strerror or error)
+    if error.errno == errno.EADDRINUSE:
+        reason = "another process listens there already"
+    elif error.errno == errno.EACCES:
+        reason = "this user may not listen there"
+    return CannotListen(
+        f"cannot listen on {host}:{port}: {reason}. "
+        f"Change {setting}.listen_host or {setting}.listen_port, or stop what is in the way"
+    )
 
 
 def cmp_listener(
@@ -124,6 +167,7 @@ def cmp_listener(
     sink: EventSink,
     by: Component,
     tls: TLSContext | None,
+    sockets: SharedSockets | None = None,
 ) -> CMPListener:
     """Return a listener with the limits of a configuration, which has them under the same names."""
     limits = {name: getattr(config, name) for name in ListenerLimits.__annotations__}
@@ -136,6 +180,7 @@ def cmp_listener(
         host=config.listen_host,
         port=config.listen_port,
         tls=tls,
+        sockets=sockets,
         **proxies(config),
         **cast(ListenerLimits, limits),
     )
@@ -157,6 +202,7 @@ def log_start(
     endpoints: Mapping[str, Sequence[str]],
     *,
     unready: Mapping[str, str],
+    workers: int = 1,
 ) -> None:
     """Write the line by which a log shows what began, and with which configuration.
 
@@ -164,6 +210,7 @@ def log_start(
         where: Host and port.
         endpoints: Name to its paths.
         unready: Parts that do not work yet, and why.
+        workers: Processes that serve.
     """
     structlog.get_logger().info(
         "started",
@@ -172,6 +219,7 @@ def log_start(
         listen="{}:{}".format(*where),
         management=management_url,
         endpoints=[f"{name} {' '.join(paths)}" for name, paths in endpoints.items()],
+        **({"workers": workers} if workers > 1 else {}),
         **({"unready": dict(unready)} if unready else {}),
     )
 
@@ -214,6 +262,9 @@ class Service(Protocol):
 
     async def stop(self) -> None:
         """Answer what was accepted, then close everything."""
+
+    def is_alive(self) -> bool:
+        """Tell whether all works that a watchdog is to stand for, besides this event loop."""
 
 
 def check(make: Callable[[C], Service], config: C) -> None:
@@ -263,7 +314,7 @@ async def run_until_signalled(service: Service, started: Callable[[str, int], No
     settle_memory()
     started(host, port)
     notify(READY=1, STATUS=f"listening on {host}:{port}")
-    alive = asyncio.create_task(supervised("watchdog", keep_alive))
+    alive = asyncio.create_task(supervised("watchdog", lambda: keep_alive(service.is_alive)))
     reloading = asyncio.create_task(supervised("reload", lambda: _reload_when(asked, service)))
     await ended.wait()
     notify(STOPPING=1)

@@ -6,6 +6,7 @@ import asyncio
 import os
 import socket
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
@@ -40,12 +41,17 @@ def watchdog_seconds() -> float | None:
     return int(text) / _MICROSECONDS / 2
 
 
-async def keep_alive() -> None:
-    """Give signs of life from the event loop, until cancelled: where it hangs, there are none."""
+async def keep_alive(is_alive: Callable[[], bool]) -> None:
+    """Give signs of life from the event loop, until cancelled: where it hangs, there are none.
+
+    Args:
+        is_alive: Whether one may be given now.
+    """
     seconds = watchdog_seconds()
     while True:
         if seconds is None:
             await asyncio.Event().wait()
         else:
-            notify(WATCHDOG=1)
+            if is_alive():
+                notify(WATCHDOG=1)
             await asyncio.sleep(seconds)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -30,6 +30,7 @@ from ra_gateway.config.source import Source
 from ra_gateway.errors import ConfigError
 
 if TYPE_CHECKING:
+    from ra_gateway.app.running import Service
     from ra_gateway.config.tables import GatewayConfig
 
 
@@ -123,12 +124,35 @@ def _vendors(texts: Iterable[str]) -> dict[str, tuple[str, str]]:
 
 
 @reloads_put_off()
-def serve(port: PortOption = None, config: ConfigOption = CONFIG) -> None:
+def serve(
+    port: PortOption = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=64, help="Processes that serve, in place of the configuration's number."
+        ),
+    ] = None,
+    config: ConfigOption = CONFIG,
+) -> None:
     """Serve base stations until SIGTERM or Ctrl-C; what was accepted is answered first."""
-    from ra_gateway.app.application import Application
     from ra_gateway.config.reading import load
 
-    serve_until_signalled(Application, load, config, port, "server.listen_port", _warnings)
+    if port is not None:
+        config = config.with_setting("--port", "server.listen_port", port)
+    if workers is not None:
+        config = config.with_setting("--workers", "server.workers", workers)
+
+    def make(settings: GatewayConfig, **options: Any) -> Service:
+        # Each is imported where it serves: the parent of workers needs little of what they do.
+        if settings.server.workers == 1:
+            from ra_gateway.app.application import Application
+
+            return Application(settings, **options)
+        from ra_gateway.app.workers import Workers
+
+        return Workers(config, load)
+
+    serve_until_signalled(make, load, config, None, "server.listen_port", _warnings)
 
 
 def _warnings(source: Source, settings: GatewayConfig) -> list[str]:

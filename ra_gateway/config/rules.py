@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from ra_gateway.cmp.quirks import SIGNERS_ONLY, VENDORS_ONLY
 from ra_gateway.config.ca_tables import CAConfig
 from ra_gateway.config.raw import Raw, Rule, exceeds, rows_of, table_of, value_of
-from ra_gateway.config.service_tables import ServerConfig, StoreConfig
+from ra_gateway.config.service_tables import GatewayServerConfig, ServerConfig, StoreConfig
 from ra_gateway.config.tables import (
     EndpointConfig,
     IdentityConfig,
@@ -90,6 +90,17 @@ def _check_store(raw: Raw) -> Iterator[Problem]:
     if len(given) == 2:
         yield Problem(
             "store.redis_url", "is given together with redis_url_path", "Remove one of the two."
+        )
+
+
+def _check_workers(raw: Raw) -> Iterator[Problem]:
+    workers = value_of(table_of(raw, "server"), GatewayServerConfig, "workers")
+    if exceeds(workers, 1) and value_of(table_of(raw, "store"), StoreConfig, "kind") == "memory":
+        yield Problem(
+            "server.workers",
+            f'is {workers} with store.kind "memory", which each worker would have for itself: the next message of a '
+            "base station may come to another one",
+            'Set store.kind to "redis", with redis_url_path and seal_key_paths, or workers to 1.',
         )
 
 
@@ -593,6 +604,7 @@ RULES: Final[tuple[Rule, ...]] = (
     _check_inventory,
     _check_proxies,
     _check_store,
+    _check_workers,
     _check_reserved_names,
     _check_identities,
     _check_quirks,

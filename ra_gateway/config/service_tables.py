@@ -105,6 +105,17 @@ class ServerConfig(ListenerConfig):
     """TLS; without this table plain HTTP is served, which is what base stations speak: CMP protects itself."""
 
 
+class GatewayServerConfig(ServerConfig):
+    """The HTTP listener for CMP, and how many processes serve it."""
+
+    workers: int = Field(default=1, ge=1, le=64)
+    """Processes that serve on the port, each with a core's worth of work; more than one needs the redis store. A parent
+    begins, watches, reloads and ends them as one, and has the management listener. `max_connections`,
+    `max_connections_per_address`, `max_requests_in_flight` and the limits of connections to CAs and to Redis are each
+    worker's. As many as the cores that nothing else needs; with the bundled CA in the process, all of them.
+    """
+
+
 class ManagementConfig(Table):
     """Metrics (/metrics), health (/livez, /readyz) and /status, on a listener that base stations do not reach."""
 

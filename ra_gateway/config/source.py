@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -77,10 +77,12 @@ class Source:
     Args:
         path: The TOML file; relative paths, of overrides too, start at its directory.
         overrides: Later ones stand above earlier ones.
+        text: In place of what the file has now.
     """
 
     path: Path
     overrides: tuple[Override, ...] = ()
+    text: str | None = field(default=None, repr=False)
 
     @classmethod
     def found(
@@ -117,13 +119,34 @@ class Source:
             self, overrides=(*self.overrides, Override(origin, tuple(key.split(".")), value))
         )
 
+    def kept(self) -> Source:
+        """Return it with what the file has now, whatever becomes of that.
+
+        Raises:
+            ConfigError: The file cannot be read.
+        """
+        return replace(self, text=_read(self.path))
+
+    def plain(self) -> dict[str, Any]:
+        """Return it as JSON has it, with its text (`kept`)."""
+        return {**asdict(self), "path": str(self.path)}
+
+    @classmethod
+    def of_plain(cls, plain: Mapping[str, Any]) -> Source:
+        """Return what `plain` was made of."""
+        overrides = (
+            Override(**{**item, "steps": tuple(item["steps"])}) for item in plain["overrides"]
+        )
+        return cls(Path(plain["path"]), tuple(overrides), plain["text"])
+
     def tables(self) -> Tables:
         """Read the file and lay over it what stands above.
 
         Raises:
             ConfigError: The file cannot be read, or is not TOML, or has no place for a setting.
         """
-        return overlaid(parsed(_read(self.path), str(self.path)), self.overrides)
+        text = _read(self.path) if self.text is None else self.text
+        return overlaid(parsed(text, str(self.path)), self.overrides)
 
 
 def overlaid(raw: dict[str, Any], overrides: Iterable[Override]) -> Tables:

@@ -11,12 +11,12 @@ from ra_gateway.cmp.quirks import Quirk, Strictness
 from ra_gateway.config.ca_tables import CAConfig
 from ra_gateway.config.dialects import DialectConfig
 from ra_gateway.config.service_tables import (
+    GatewayServerConfig,
     InventoryHTTPConfig,
     InventorySQLConfig,
     LimitsConfig,
     LogConfig,
     ManagementConfig,
-    ServerConfig,
     StoreConfig,
 )
 from ra_gateway.config.trust_tables import (
@@ -191,7 +191,8 @@ class GenmConfig(Table):
 class MACConfig(Table):
     """Shared secrets of devices that have no certificate yet: ir, cr and p10cr under a MAC (PBM, PBMAC1).
 
-    Not with strictness "3gpp". Wrong MACs are counted by each process for itself.
+    Not with strictness "3gpp". Wrong MACs are counted by each process for itself; of several workers each takes its
+    share of `lockout_failures`, one at least.
     """
 
     secrets_path: SecretPath
@@ -402,7 +403,7 @@ class EndpointConfig(EndpointSettings, _Service):
 class GatewayConfig(Table):
     """Everything one gateway process is told."""
 
-    server: ServerConfig = ServerConfig()
+    server: GatewayServerConfig = GatewayServerConfig()
     """The HTTP listener."""
     management: ManagementConfig = ManagementConfig()
     """Metrics and health."""

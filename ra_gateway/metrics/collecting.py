@@ -129,7 +129,7 @@ class Metrics:
     """
 
     def __init__(self, rest_factor: float | None = None) -> None:
-        self.registry = CollectorRegistry()
+        self.registry = self.exposed = CollectorRegistry()
         self.registry.register(self)
         ProcessCollector(registry=self.registry)
         GCCollector(registry=self.registry)
@@ -145,6 +145,10 @@ class Metrics:
         self._rest_factor = REST_FACTOR if rest_factor is None else rest_factor
         self._texts: dict[str, tuple[bytes, float]] = {}
         """By Content-Type, with the time until which they are good."""
+
+    def add(self, family: Family, labels: tuple[str, ...] = (), number: float = 1) -> None:
+        """Count what no fact tells of."""
+        self._count(family, labels, number)
 
     def begin(self, by: Component) -> None:
         """Begin what a component counts at 0: what appears with its first value has not grown for Prometheus."""
@@ -295,7 +299,7 @@ class Metrics:
         text, good_until = self._texts.get(content_type, (b"", -math.inf))
         if time.monotonic() >= good_until:
             began_at = time.thread_time()
-            text = encode(self.registry)
+            text = encode(self.exposed)
             rest_seconds = self._rest_factor * (time.thread_time() - began_at)
             self._texts[content_type] = (
                 text,

@@ -21,6 +21,15 @@ class Kind(StrEnum):
     histogram = "histogram"  # of seconds
 
 
+class Together(StrEnum):
+    """What the values that several workers of one service have of a metric are together."""
+
+    sum = "sum"
+    least = "least"
+    most = "most"  # what each of them sees of the same thing
+    parent = "parent"  # whatever the workers say: their parent tells
+
+
 # Each is itself: as keys they are looked up for every message.
 @dataclass(frozen=True, slots=True, eq=False)
 class Family:
@@ -30,12 +39,14 @@ class Family:
         name: As it is exposed and queried; counters end in _total.
         meaning: One plain sentence.
         labels: Names out of `LABELS`.
+        together: Of the workers of one service; by default the sum of counters and histograms, the most of gauges.
     """
 
     name: str
     kind: Kind
     meaning: str
     labels: tuple[str, ...] = ()
+    together: Together | None = None
 
 
 class Reading(NamedTuple):
@@ -109,6 +120,7 @@ IN_FLIGHT: Final = Family(
     "ra_gateway_messages_in_flight",
     Kind.gauge,
     "Messages that the gateway is answering now, those of configurations that were replaced included.",
+    together=Together.sum,
 )
 CERTIFICATES: Final = Family(
     "ra_gateway_certificates_total",
@@ -124,12 +136,14 @@ UPSTREAM_UP: Final = Family(
     Kind.gauge,
     "1 while a CA can be sent messages, as /readyz says it.",
     ("upstream",),
+    together=Together.least,
 )
 UPSTREAM_DOWNS: Final = Family(
     "ra_gateway_upstream_downs_total",
     Kind.counter,
     "How often a CA could be sent nothing any more.",
     ("upstream",),
+    together=Together.most,
 )
 UPSTREAM_SECONDS: Final = Family(
     "ra_gateway_upstream_exchange_duration_seconds",
@@ -160,6 +174,7 @@ UPSTREAM_HEALTHY: Final = Family(
     Kind.gauge,
     "1 while messages go to a URL of a CA as usual: its breaker is closed, and its last probe was answered.",
     ("upstream", "url"),
+    together=Together.least,
 )
 UPSTREAM_OPEN: Final = Family(
     "ra_gateway_upstream_breaker_open",
@@ -181,9 +196,14 @@ STORE_UP: Final = Family(
     Kind.gauge,
     "1 while the store answers: transactions of the gateway, the CA's ledger.",
     ("by",),
+    together=Together.least,
 )
 STORE_LOSSES: Final = Family(
-    "ra_gateway_store_losses_total", Kind.counter, "How often the store was lost.", ("by",)
+    "ra_gateway_store_losses_total",
+    Kind.counter,
+    "How often the store was lost.",
+    ("by",),
+    together=Together.most,
 )
 STORE_SECONDS: Final = Family(
     "ra_gateway_store_round_trip_duration_seconds",
@@ -196,12 +216,14 @@ STORE_MASTER_UP: Final = Family(
     Kind.gauge,
     "Masters of Redis that are written to: 1 if it took the last probe.",
     ("master",),
+    together=Together.least,
 )
 STORE_REPLICAS: Final = Family(
     "ra_gateway_store_replicas",
     Kind.gauge,
     "Replicas that follow a master of Redis closely.",
     ("master",),
+    together=Together.least,
 )
 STORE_FORGETS: Final = Family(
     "ra_gateway_store_forgets",
@@ -212,6 +234,7 @@ STORE_CHANGES: Final = Family(
     "ra_gateway_store_master_changes_total",
     Kind.counter,
     "How often another master of Redis took over.",
+    together=Together.most,
 )
 STORE_EMPTIED: Final = Family(
     "ra_gateway_store_emptied_total",
@@ -228,6 +251,7 @@ TRANSACTIONS: Final = Family(
     Kind.gauge,
     "Live transactions in the memory of this process, by state; of Redis, see the changes below.",
     ("state",),
+    together=Together.sum,
 )
 UNFINISHED: Final = Family(
     "ra_gateway_transactions_unfinished",
@@ -267,10 +291,18 @@ OVERDUE: Final = Family(
 # --- listeners --------------------------------------------------------------------------------------------------
 
 CONNECTIONS: Final = Family(
-    "ra_gateway_http_connections", Kind.gauge, "Connections that are open.", ("listener",)
+    "ra_gateway_http_connections",
+    Kind.gauge,
+    "Connections that are open.",
+    ("listener",),
+    together=Together.sum,
 )
 CONNECTIONS_LIMIT: Final = Family(
-    "ra_gateway_http_connections_limit", Kind.gauge, "Most connections.", ("listener",)
+    "ra_gateway_http_connections_limit",
+    Kind.gauge,
+    "Most connections.",
+    ("listener",),
+    together=Together.sum,
 )
 CONNECTIONS_CLOSED: Final = Family(
     "ra_gateway_http_connections_closed_total",
@@ -289,12 +321,14 @@ REQUESTS_IN_FLIGHT: Final = Family(
     Kind.gauge,
     "Requests that are with a handler now.",
     ("listener",),
+    together=Together.sum,
 )
 REQUESTS_LIMIT: Final = Family(
     "ra_gateway_http_requests_in_flight_limit",
     Kind.gauge,
     "Most requests with a handler.",
     ("listener",),
+    together=Together.sum,
 )
 REFUSALS: Final = Family(
     "ra_gateway_http_refused_total",
@@ -316,24 +350,28 @@ EXPIRY: Final = Family(
     Kind.gauge,
     "When a certificate that the gateway was given ends, in Unix time; days left: (it - time()) / 86400.",
     ("use", "of", "subject", "fingerprint"),
+    together=Together.least,
 )
 CA_EXPIRY: Final = Family(
     "ra_gateway_ca_expiry_timestamp_seconds",
     Kind.gauge,
     "When a certificate of the bundled CA, or the CRL of its root, ends, in Unix time.",
     ("file", "subject"),
+    together=Together.least,
 )
 CA_RA_EXPIRY: Final = Family(
     "ra_gateway_ca_ra_expiry_timestamp_seconds",
     Kind.gauge,
     "When the newest certificate ends of an RA that the bundled CA hears, in Unix time; of the hundred that end first.",
     ("ra",),
+    together=Together.least,
 )
 CRL_NEXT_UPDATE: Final = Family(
     "ra_gateway_crl_next_update_timestamp_seconds",
     Kind.gauge,
     "nextUpdate of the CRLs of one source, the earliest, in Unix time.",
     ("domain", "source"),
+    together=Together.least,
 )
 REVOCATION_SOURCES: Final = Family(
     "ra_gateway_revocation_sources",
@@ -342,7 +380,10 @@ REVOCATION_SOURCES: Final = Family(
     ("domain", "kind", "state"),
 )
 CREDENTIAL_CHANGES: Final = Family(
-    "ra_gateway_credential_changes_total", Kind.counter, "Changes of the RA's certificate."
+    "ra_gateway_credential_changes_total",
+    Kind.counter,
+    "Changes of the RA's certificate.",
+    together=Together.most,
 )
 
 # --- the bundled CA ---------------------------------------------------------------------------------------------
@@ -376,6 +417,7 @@ CA_BACKUP_DUE: Final = Family(
     "ra_gateway_ca_backup_due_timestamp_seconds",
     Kind.gauge,
     "When the next backup of the ledger should be there (`ca.backup_hours`), in Unix time; none where none is awaited.",
+    together=Together.least,
 )
 CA_CRLS: Final = Family(
     "ra_gateway_ca_crls_total", Kind.counter, "CRLs that the CA made.", ("issuer", "form")
@@ -385,12 +427,14 @@ CA_CRL_NEXT_UPDATE: Final = Family(
     Kind.gauge,
     "nextUpdate of the CA's newest CRL, in Unix time.",
     ("issuer", "form"),
+    together=Together.least,
 )
 CA_CRL_DUE: Final = Family(
     "ra_gateway_ca_crl_due_timestamp_seconds",
     Kind.gauge,
     "When the CA is to make the next CRL, in Unix time; what is left until nextUpdate is for when it cannot.",
     ("issuer", "form"),
+    together=Together.least,
 )
 CA_CRL_OCTETS: Final = Family(
     "ra_gateway_ca_crl_size_bytes", Kind.gauge, "Size of the CA's newest CRL.", ("issuer", "form")
@@ -403,35 +447,52 @@ READY: Final = Family(
     Kind.gauge,
     "1 while each part works that has to, as /readyz says it.",
     ("part",),
+    together=Together.least,
+)
+WORKERS: Final = Family(
+    "ra_gateway_workers",
+    Kind.gauge,
+    "Processes of a gateway that has several (`server.workers`): `wanted`, and those that are `serving`.",
+    ("state",),
+)
+WORKERS_ENDED: Final = Family(
+    "ra_gateway_workers_ended_total",
+    Kind.counter,
+    "Workers that ended though nobody had told them to, or could not begin, and are begun anew.",
 )
 RELOADS: Final = Family(
     "ra_gateway_reloads_total",
     Kind.counter,
     "Times that the configuration was read again: reloaded or refused.",
     ("by", "outcome"),
+    together=Together.parent,
 )
 RELOAD_GOOD: Final = Family(
     "ra_gateway_last_reload_successful",
     Kind.gauge,
     "0 from a reload that was refused until one that was not.",
     ("by",),
+    together=Together.parent,
 )
 INVENTORY_READS: Final = Family(
     "ra_gateway_inventory_reads_total",
     Kind.counter,
     "Times that a changed file of the inventory was read: changed or refused.",
     ("outcome",),
+    together=Together.most,
 )
 INVENTORY_CURRENT: Final = Family(
     "ra_gateway_inventory_current",
     Kind.gauge,
     "0 from a file of the inventory that was refused until one that was not.",
+    together=Together.least,
 )
 FILES_CURRENT: Final = Family(
     "ra_gateway_credential_files_current",
     Kind.gauge,
     "0 from files of a certificate and its key that changed and cannot be used until they can.",
     ("of",),
+    together=Together.least,
 )
 CONFIGURATION: Final = Family(
     "ra_gateway_configuration_info",
@@ -456,6 +517,7 @@ CLOCK_STEADY: Final = Family(
     Kind.gauge,
     "0 from a step of the wall clock by more than a minute until it has run evenly for an hour: nothing is revoked, "
     "forgotten or signed as a CRL by it.",
+    together=Together.least,
 )
 BUILD: Final = Family("ra_gateway_build_info", Kind.gauge, "Always 1.", ("version",))
 LEFT_OUT: Final = Family(

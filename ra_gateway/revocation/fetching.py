@@ -195,9 +195,11 @@ class Environment:
         clock: Aware UTC.
         monotonic: Seconds, for when to ask.
         random_octets: Draws as many random octets as it is asked for.
+        early_share: Of each wait, by which what is at a URL is asked for before it is due.
     """
 
     clock: Callable[[], datetime]
     monotonic: Callable[[], float]
     random_octets: Callable[[int], bytes]
     downloader: Downloader
+    early_share: float = 0.0

@@ -38,6 +38,8 @@ class Revocation:
         monotonic: Seconds, for when to fetch.
         random_octets: Draws as many random octets as it is asked for.
         before: What this takes the place of; `start` goes on from what it knows.
+        early_share: As of `Environment`: another one in each process, so that those which began at one time do not
+            come to a server at one time for ever.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class Revocation:
         monotonic: Callable[[], float] = time.monotonic,
         random_octets: Callable[[int], bytes] = secrets.token_bytes,
         before: Revocation | None = None,
+        early_share: float = 0.0,
     ) -> None:
         self._before = before
         self._clock = clock
@@ -59,7 +62,7 @@ class Revocation:
             self._domains[domain.name] = DomainRevocation(
                 domain,
                 settings,
-                Environment(clock, monotonic, random_octets, self._downloader),
+                Environment(clock, monotonic, random_octets, self._downloader, early_share),
                 learned=woken.set,
             )
         self._tasks: list[asyncio.Task[None]] = []

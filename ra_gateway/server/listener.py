@@ -33,6 +33,7 @@ from ra_gateway.events import Component, EventSink, HTTPRefused, unheard
 from ra_gateway.peers import Networks, forwarded_client, network_of
 from ra_gateway.server.connection_limits import PROXIES, Counters, Room
 from ra_gateway.server.preface import Abortable, Preface, TLSContext
+from ra_gateway.server.shared_sockets import SharedServer, SharedSockets
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -284,6 +285,7 @@ class ListenerSettings(ListenerLimits, ListenerProxies):
     sink: NotRequired[EventSink]
     by: NotRequired[Component]
     tls: NotRequired[TLSContext | None]
+    sockets: NotRequired[SharedSockets | None]
 
 
 class Listener(ABC):
@@ -306,6 +308,7 @@ class Listener(ABC):
         trusted_proxies: Who is believed for whom it speaks.
         proxy_protocol: Whether they, and nobody else, connect, with a PROXY header first.
         forwarded_for: Whether X-Forwarded-For counts in their requests.
+        sockets: What to listen on in place of host and port, where other processes do, too.
 
     The reasons for the numbers are in the configuration reference.
     """
@@ -340,8 +343,10 @@ class Listener(ABC):
         trusted_proxies: Networks = Networks(),  # noqa: B008  # cannot be changed
         proxy_protocol: bool = False,
         forwarded_for: bool = False,
+        sockets: SharedSockets | None = None,
     ) -> None:
         self._tls = tls
+        self._sockets = sockets
         self._trusted_proxies = trusted_proxies
         self._proxy_protocol = proxy_protocol
         self._forwarded_for = forwarded_for
@@ -361,7 +366,7 @@ class Listener(ABC):
         self._tasks: set[asyncio.Task[object]] = set()
         self._in_flight_count = 0
         self._draining = False
-        self._server: asyncio.Server | None = None
+        self._server: asyncio.Server | SharedServer | None = None
         self._sweeping: asyncio.TimerHandle | None = None
         self._patience_seconds = (
             header_timeout_seconds,
@@ -479,14 +484,19 @@ class Listener(ABC):
         """
         loop = asyncio.get_running_loop()
         server = web.Server(self._serve)
-        self._server = await loop.create_server(
-            lambda: self._accepting(_Connection(self, server, loop)),
-            self._host,
-            self._port,
-            backlog=_BACKLOG,
-        )
+
+        def accepting() -> asyncio.BaseProtocol:
+            return self._accepting(_Connection(self, server, loop))
+
+        if self._sockets is not None:
+            shared = self._server = SharedServer(self._sockets, accepting)
+            host, port = shared.start(_BACKLOG)
+        else:
+            listening = self._server = await loop.create_server(
+                accepting, self._host, self._port, backlog=_BACKLOG
+            )
+            host, port = listening.sockets[0].getsockname()[:2]
         self._sweep(loop)
-        host, port = self._server.sockets[0].getsockname()[:2]
         return host, port
 
     def _accepting(self, connection: _Connection) -> asyncio.BaseProtocol:

@@ -351,6 +351,25 @@ async def test_a_configured_url_is_fetched_and_fetched_again(
 
 
 @pytest.mark.requirement(23)
+async def test_processes_that_begin_together_do_not_fetch_together(
+    publisher: Publisher, vendor_pki: VendorPKI, operator_pki: OperatorPKI, crls: Crls
+) -> None:
+    publisher.handler = serving(make_crl(vendor_pki.sub, this_update=crls.now - HOUR))
+    workers = [
+        Desk(vendor_pki, operator_pki, crl_urls=(publisher.url(),), early_share=share)
+        for share in (0.05, 0.1)
+    ]
+    asked = []
+    for seconds in (0, 3230, 20, 160, 20):
+        for desk in workers:
+            await desk.refresh(seconds)
+        asked.append(len(publisher.asked))
+    assert asked == [2, 2, 3, 3, 4]
+    for desk in workers:
+        await desk.revocation.stop()
+
+
+@pytest.mark.requirement(23)
 async def test_fetched_crls_outlast_a_restart(
     publisher: Publisher,
     vendor_pki: VendorPKI,

@@ -84,6 +84,9 @@ CASES: Final = {
         (_growing(1), _always(1)),
         (_always(1), _always(1)),
     ),
+    "RAGatewayWorkersEnding": Case(
+        (f"ra_gateway_workers_ended_total{{{AT}}}",), (_growing(1),), (_growing(0.05),)
+    ),
     "RAGatewayReloadRefused": gauge(
         f'ra_gateway_last_reload_successful{{{AT},by="gateway"}}', 0, 1
     ),

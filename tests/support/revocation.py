@@ -35,6 +35,7 @@ class Desk:
     def __init__(self, vendor: VendorPKI, operator: OperatorPKI, **settings: Any) -> None:
         intermediates = settings.pop("intermediates", (vendor.sub,))
         before = settings.pop("before", None)
+        early_share = settings.pop("early_share", 0.0)
         self.vendor = vendor
         self.world = World.make(vendor, operator)
         self.clock = self.world.clock
@@ -50,6 +51,7 @@ class Desk:
             self.clock,
             lambda: self.seconds,
             before=before,
+            early_share=early_share,
         )
         self.world.gateway = make_gateway(
             self.world.endpoint,
