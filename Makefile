@@ -168,6 +168,10 @@ bench-strangers: setup  ## Measure what hostile messages cost at every listener 
 under-load: setup haproxy  ## Reload, restart, roll the RA and take Redis away under load, often (ROUNDS=20)
 	@ROUNDS_UNDER_LOAD=$(or $(ROUNDS),20) $(BIN)/python -m pytest -q tests/integration -k "under_load $(ONLY)"
 
+chaos: setup  ## Kill, restart and freeze gateways, CA and Redis at random while base stations enrol (DISTURBANCES=1500, CHAOS_SEED)
+	@DISTURBANCES=$(or $(DISTURBANCES),1500) $(if $(CHAOS_SEED),CHAOS_SEED=$(CHAOS_SEED)) \
+	  $(BIN)/python -m pytest -q -s tests/integration/test_chaos.py
+
 rolling-restarts:  ## Of these, restart gateways behind HAProxy alone (ROUNDS=20)
 	@$(MAKE) under-load ONLY="and restarted"
 
