@@ -11,6 +11,7 @@ import os
 import random
 import secrets
 import sqlite3
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -83,7 +84,9 @@ class Site:
             await asyncio.sleep(self.chance.random())
             self.redis.resume()
             return
-        process = {"CA": self.ca, "Redis": self.redis}.get(what, self.chance.choice(self.gateways))
+        process: CAProcess | GatewayProcess | RedisServer = self.chance.choice(self.gateways)
+        if what != "gateway":
+            process = self.ca if what == "CA" else self.redis
         process.kill()
         self.counts["kills"] += 1
         await asyncio.to_thread(process.start)
@@ -93,7 +96,7 @@ class Site:
 def site(tmp_path: Path, vendor_pki: VendorPKI) -> Iterator[Site]:
     """The processes, running."""
     seed = int(os.environ.get("CHAOS_SEED") or secrets.randbits(32))
-    print(f"CHAOS_SEED={seed}")
+    sys.stdout.write(f"CHAOS_SEED={seed}\n")
     redis = RedisServer(tmp_path, persistent=True, options=("--appendfsync", "always"))
     redis.start()
     config = make_setup(tmp_path / "setup", vendors={"acme": vendor_pki}, redis_url=redis.url)
@@ -112,11 +115,11 @@ def site(tmp_path: Path, vendor_pki: VendorPKI) -> Iterator[Site]:
 async def test_everybody_has_one_certificate_in_the_end(site: Site) -> None:
     """What the ledger holds as confirmed is what the base stations hold: nothing twice, lost or orphaned."""
     connector = aiohttp.TCPConnector(force_close=True, limit=0)
-    async with aiohttp.ClientSession(connector=connector) as site.session:
-        async with under_load(site.enrol) as load:
-            for _ in range(DISTURBANCES):
-                await site.disturb()
-                await asyncio.sleep(site.chance.random() / 2)
+    site.session = aiohttp.ClientSession(connector=connector)
+    async with site.session, under_load(site.enrol) as load:
+        for _ in range(DISTURBANCES):
+            await site.disturb()
+            await asyncio.sleep(site.chance.random() / 2)
     path = site.ca.config_path.parent / "ca" / "ledger.sqlite"
     with contextlib.closing(sqlite3.connect(path, timeout=10)) as connection:
         rows = connection.execute(
@@ -128,7 +131,9 @@ async def test_everybody_has_one_certificate_in_the_end(site: Site) -> None:
     issued = Counter(name for name in site.holds for der, _ in rows if name.encode() + b"." in der)
     twice = [name for name, count in issued.items() if count > 1]
     orphans = [der for der, is_confirmed in rows if not is_confirmed]
-    print(f"{load.count} enrolments, {dict(site.counts)}: {len(twice)} twice,", end=" ")
-    print(f"{len(held - confirmed)} lost, {len(orphans)} orphans")
+    sys.stdout.write(
+        f"{load.count} enrolments, {dict(site.counts)}: {len(twice)} twice,"
+        f" {len(held - confirmed)} lost, {len(orphans)} orphans\n"
+    )
     assert len(held) == load.count
     assert (twice, held - confirmed, orphans) == ([], set(), [])
