@@ -146,7 +146,8 @@ class Node:
 
         redis-py's client would go through retries and hooks that nobody here has, at a third of a call's cost.
         """
-        connection: Any = await self.pool.get_connection()
+        pool: Any = self.pool  # whose methods have no types, either
+        connection = await pool.get_connection()
         answered = False
         try:
             await connection.send_command(*command)
@@ -161,7 +162,7 @@ class Node:
             # Cancelled, too: its answer may yet come, and would be taken for the next one's.
             if not answered:
                 await connection.disconnect(nowait=True)
-            await self.pool.release(connection)
+            await pool.release(connection)
 
     async def look(self, *, waits: bool) -> ServerState:
         """Ask it what it keeps, and who follows it.
