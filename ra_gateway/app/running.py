@@ -239,12 +239,13 @@ default five times as long.
 """
 
 
-def settle_memory() -> None:
-    """Let the garbage collector forget what was loaded at the start, and run less often; put that on huge pages.
+def settle() -> None:
+    """Have the loop go before threads, the garbage collector look at little, and memory lie on huge pages.
 
     Messages make few cycles and many short-lived objects; by default their number alone would have all
     modules and settings, which never go away, walked over and over.
     """
+    sys.setswitchinterval(_SWITCH_SECONDS)
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)
@@ -301,7 +302,6 @@ async def run_until_signalled(service: Service, started: Callable[[str, int], No
     Raises:
         ConfigError, StoreUnavailable, CannotListen: The service could not start.
     """
-    sys.setswitchinterval(_SWITCH_SECONDS)
     ended = catch_signals()  # before anybody can know that it is up, and end it
     asked = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, asked.set)
@@ -311,7 +311,7 @@ async def run_until_signalled(service: Service, started: Callable[[str, int], No
     except (ConfigError, ServiceFailure, CannotListen):
         await service.stop()
         raise
-    settle_memory()
+    settle()
     started(host, port)
     notify(READY=1, STATUS=f"listening on {host}:{port}")
     alive = asyncio.create_task(supervised("watchdog", lambda: keep_alive(service.is_alive)))

@@ -17,7 +17,7 @@ from ra_gateway import __version__, logs
 from ra_gateway.app.application import Application
 from ra_gateway.app.channel import Channel, Message, answer
 from ra_gateway.app.process import Among
-from ra_gateway.app.running import CannotListen, settle_memory
+from ra_gateway.app.running import CannotListen, settle
 from ra_gateway.config.reading import load
 from ra_gateway.config.source import Source
 from ra_gateway.config.tables import GatewayConfig
@@ -86,7 +86,7 @@ class Worker:
             among=Among(sockets, self._agree),
         )
         host, port = await self._application.start()
-        settle_memory()
+        settle()
         return {"host": host, "port": port}
 
     async def _look(self, _: Message) -> Message:

@@ -43,7 +43,7 @@ def test_two_versions_are_compared_in_one_run(tmp_path: Path) -> None:
     """This version with itself, in another place; the store is the one that both share a server of."""
     shutil.copytree(ROOT / "ra_gateway", tmp_path / "old" / "ra_gateway")
     target = tmp_path / "bench.json"
-    few = ["--rounds", "2", "--enrolments", "4", "--store", "redis"]
+    few = ["--pairs", "1", "--rounds", "2", "--enrolments", "4", "--store", "redis"]
     result = subprocess.run(
         [
             *(sys.executable, "-m", "tests.bench.versions", "--against", str(tmp_path / "old")),
