@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Final
 
-from ra_gateway.app.running import settle_memory
+from ra_gateway.app.running import settle
 from ra_gateway.device.values import Send
 from ra_gateway.ra.transaction import State, Transaction, TransactionKey
 from ra_gateway.stores.memory import MemoryStore
@@ -133,7 +133,7 @@ async def measure(size: int) -> dict[str, float]:
     await enrol(0, confirm=False)
     (issued,) = store._transactions.values()
     assert issued.state is State.ISSUED
-    settle_memory()
+    settle()
     before = _resident_octets()
     for number in range(size):
         lives = timedelta(seconds=60 + number * _LIFETIME_SECONDS / size)

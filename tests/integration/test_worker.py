@@ -38,7 +38,7 @@ async def serving(
     tmp_path: Path, vendor_pki: VendorPKI, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[tuple[Worker, Path]]:
     """A worker that serves."""
-    monkeypatch.setattr(workers, "settle_memory", lambda: None)  # of the tests' process
+    monkeypatch.setattr(workers, "settle", lambda: None)  # of the tests' process
     config = make_setup(tmp_path, vendors={"acme": vendor_pki})
     worker = Worker()
     ((shared,),) = await bound("127.0.0.1", 0, "server", 1)
@@ -100,7 +100,7 @@ async def test_it_ends_with_its_parent(
     tmp_path: Path, vendor_pki: VendorPKI, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At once, without a lame duck's time: the parent that comes next wants the port."""
-    monkeypatch.setattr(workers, "settle_memory", lambda: None)
+    monkeypatch.setattr(workers, "settle", lambda: None)
     config = make_setup(tmp_path, vendors={"acme": vendor_pki})
     edit(config, "[server]\n", "[server]\nlame_duck_seconds = 600\n")
     ((shared,),) = await bound("127.0.0.1", 0, "server", 1)
@@ -170,7 +170,7 @@ async def test_a_reload_that_was_refused_opens_the_log_anew(
     tmp_path: Path, vendor_pki: VendorPKI, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As logrotate has it, which moves the file away first."""
-    monkeypatch.setattr(workers, "settle_memory", lambda: None)
+    monkeypatch.setattr(workers, "settle", lambda: None)
     config = make_setup(tmp_path, vendors={"acme": vendor_pki})
     edit(config, "[log]\n", '[log]\npath = "ra.log"\n')
     worker = Worker()
