@@ -193,10 +193,12 @@ def test_at_a_site(site: Prompt, vendor_pki: VendorPKI, operator_pki: OperatorPK
     assert not failed, "\n".join(failed)
 
 
-def test_what_serves(site: Prompt) -> None:
+def test_what_serves(site: Prompt, redis_url: str) -> None:
     """Each says where it listens, and ends by itself when it is told to."""
     commands = printed(SERVE)
     assert len(commands) > 4
+    store = f'kind = "redis"\nredis_url = "{redis_url}"'
+    edit(site.directory / "site/gateway.toml", 'kind = "memory"', store)
     site.succeeds("ra-gateway ca create ca")
     for line in commands:
         with site.serving(line):
