@@ -148,20 +148,11 @@ class Node:
         """
         pool: Any = self.pool  # whose methods have no types, either
         connection = await pool.get_connection()
-        answered = False
         try:
+            # Whoever leaves in between, cancelled say, closes it: its answer would be taken for the next one's.
             await connection.send_command(*command)
-            try:
-                reply = await connection.read_response()
-            except ResponseError:
-                answered = True
-                raise
-            answered = True
-            return reply
+            return await connection.read_response()
         finally:
-            # Cancelled, too: its answer may yet come, and would be taken for the next one's.
-            if not answered:
-                await connection.disconnect(nowait=True)
             await pool.release(connection)
 
     async def look(self, *, waits: bool) -> ServerState:

@@ -196,6 +196,30 @@ async def test_a_redis_that_hung_is_used_again(own_redis_server: RedisServer) ->
         assert await store.load(transaction.key) == transaction
 
 
+@pytest.mark.requirement(95)
+async def test_nobody_gets_the_answer_of_one_who_left(own_redis_server: RedisServer) -> None:
+    """Who is cancelled leaves an answer behind; whoever asks next, before or after it comes, gets its own."""
+    first, second = (
+        new_transaction(name, signer=number) for number, name in enumerate((b"1", b"2"))
+    )
+    async with opened(own_redis_server.url) as store:
+        for transaction in (first, second):
+            await store.create(transaction)
+            assert await store.load(transaction.key) == transaction  # the script is known there now
+        own_redis_server.pause()
+        left = asyncio.create_task(store.load(first.key))
+        for _ in range(50):  # it has been sent; where not, there is nothing to mix up
+            await asyncio.sleep(0.001)
+        left.cancel()
+        await asyncio.wait((left,))
+        asking = [asyncio.create_task(store.load(second.key)) for _ in range(3)]
+        for _ in range(50):
+            await asyncio.sleep(0.001)
+        own_redis_server.resume()
+        assert await asyncio.gather(*asking) == [second] * 3
+        assert await store.load(first.key) == first
+
+
 async def test_a_password_is_used_and_never_told(guarded_redis_server: RedisServer) -> None:
     """Logging in works by URL and by argument; no error text contains the password."""
     port = guarded_redis_server.port
