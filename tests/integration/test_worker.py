@@ -21,6 +21,7 @@ from ra_gateway.app.running import bound
 from ra_gateway.app.worker import Worker
 from ra_gateway.config.reading import load
 from ra_gateway.config.source import Source
+from ra_gateway.errors import ConfigError
 from ra_gateway.tasks import ended
 from tests.support.patience import PATIENCE_SECONDS
 from tests.support.pki import VendorPKI
@@ -164,6 +165,37 @@ async def test_one_that_does_not_answer_twice_is_killed(
         assert parent.is_alive()
         await ended(watching)
         channel.close()
+
+
+async def test_who_is_ready_goes_on_as_before_where_another_cannot(
+    tmp_path: Path, vendor_pki: VendorPKI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second has gone before it could get ready: the first is told to leave it, and the next reload is for all."""
+    config = make_setup(tmp_path, vendors={"acme": vendor_pki}, redis_url="redis://127.0.0.1:1/0")
+    edit(config, "[server]\n", "[server]\nworkers = 2\n")
+    parent = parents.Workers(Source(config), load)
+    told: list[tuple[int, str]] = []
+    gone = {2}
+
+    async def tell(one: Any, what: str, _: float, **more: object) -> dict[str, Any]:
+        told.append((one.number, what))
+        if one.number in gone:
+            raise WorkerGone("it has ended")
+        return {}
+
+    monkeypatch.setattr(parents._Worker, "told", tell)
+    for one in parent._workers:
+        one.serves = True
+    before = parent.config
+    with pytest.raises(ConfigError, match="worker 2: it has ended"):
+        await parent.reload()
+    assert told == [(1, "prepare"), (2, "prepare"), (1, "leave"), (2, "leave")]
+    assert parent.config is before
+    told.clear()
+    gone.clear()
+    await parent.reload()
+    assert told == [(1, "prepare"), (2, "prepare"), (1, "take_up"), (2, "take_up")]
+    assert parent.config is not before
 
 
 async def test_a_reload_that_was_refused_opens_the_log_anew(
