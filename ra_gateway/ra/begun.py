@@ -31,6 +31,9 @@ class Begun:
         if len(self._rides) > _MOST:
             self._rides.popitem(last=False)
 
+    def __contains__(self, transaction_id: bytes) -> bool:
+        return transaction_id in self._rides
+
     def ride(self, transaction_id: bytes) -> bool:
         """Return whether a message under a transactionID goes before others now, and count it if so."""
         left = self._rides.get(transaction_id, 0)
