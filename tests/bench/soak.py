@@ -300,7 +300,7 @@ def _plan(url: str, seconds: float, **values: object) -> Plan:
     behaviour = Behaviour(
         subject="CN={name}.ran.example.net",
         renewals=1,
-        renew_after_seconds=0.0 if "at_once" in values else 10.0,
+        renew_after_seconds=0.0 if "at_once" in values else min(10.0, seconds / 4),
     )
     given = {"count": 1_000_000, "at_once": 1000, **values}
     return Plan(url=url, behaviour=behaviour, duration_seconds=seconds, **given)  # type: ignore[arg-type]
