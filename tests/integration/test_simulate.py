@@ -271,7 +271,7 @@ def test_only_what_is_ones_own_is_loaded(url: str, staging: Staging) -> None:
     fleet = [*map(str, staging.fleet)]
     fleet[fleet.index("--url") + 1] = url
     ended = run(*fleet, "--count", "1")
-    assert (ended.exit_code, ended.stdout) == (1, "")
+    assert (ended.exit_code, ended.stdout) == (2, "")
     assert "is not this machine" in ended.stderr
     assert "--target-is-mine" in ended.stderr
     # The next thing that is wrong is found with it.
@@ -309,7 +309,7 @@ def test_what_is_wrong_is_told_first(options: tuple[str, ...], told: str, stagin
         item.replace("{root}", str(staging.directory / "acme" / "root.pem")) for item in options
     ]
     ended = run(*staging.fleet, *filled)
-    assert (ended.exit_code, ended.stdout) == (1, "")
+    assert (ended.exit_code, ended.stdout) == (2, "")
     assert told in ended.stderr, ended.stderr
     assert "secret-word" not in ended.stderr
     assert len(staging.gateway.handled) == before
