@@ -156,7 +156,7 @@ class Gateway:
         services.sink(event_of(context, self._elapsed_ms(context.started), bug))
         report = context.report
         if report.authenticated is not None and report.refusal is None:
-            services.begun.note(context.message.header.transaction_id or b"")
+            services.begun.note(context.message.header.transaction_id or b"", services.monotonic())
         return response
 
     def _elapsed_ms(self, started: float) -> float:
@@ -224,7 +224,8 @@ async def _open(services: Services, context: RequestContext) -> bytes:
     except BaseException:  # whoever begins nothing, however often, leaves the rate to the others
         services.limits.give_back(domain)
         raise
-    services.begun.note(key.transaction_id)  # before the CA has answered: its device may repeat it
+    # Before the CA has answered: its device may repeat it.
+    services.begun.note(key.transaction_id, services.monotonic())
     if live is not None:
         services.limits.give_back(domain)
         return await retransmission.respond(services, context, live)
