@@ -7,7 +7,6 @@ from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import Final
 
-from ra_gateway.ra.settings import Unconfirmed
 from ra_gateway.ra.transaction import State
 from tests.explore.sides import Sides
 from tests.explore.worlds import World, Worlds
@@ -15,12 +14,12 @@ from tests.explore.worlds import World, Worlds
 INVARIANTS: Final = (
     "nothing is issued twice for one transaction",
     "a device that is done holds a certificate that is confirmed and not revoked",
-    "no certificate is confirmed that its device does not take",
+    "no two certificates are confirmed for one request",
     "what a transaction says was confirmed is confirmed, and what it says was withdrawn is revoked",
     "the CA is asked for nothing that the store has not taken first",
     "no error comes that nobody expected",
     "who is not switched off can still get a certificate, by its own repeats alone",
-    "where everything has come to rest, nothing that was issued is unknown",
+    "where everything has come to rest, each certificate is confirmed or revoked, or its answer known to be lost",
 )
 
 
@@ -29,25 +28,31 @@ class Explored:
     """What was found.
 
     Args:
+        states, transitions: How many worlds, and how many moves between them.
+        depth: Moves to the last one.
+        ends: Worlds in which nothing happens any more unless something goes wrong.
+        fetched_by_nobody: In how many ends the CA has issued what no device came back for, as the transaction says.
+        complete: Whether these are all that there are.
         broken: Which invariant, and by which moves it came to that, for each that does not hold: the fewest moves.
+        met: States of transactions.
     """
 
-    worlds: int = 0
-    moves: int = 0
+    states: int = 0
+    transitions: int = 0
     depth: int = 0
     ends: int = 0
     seconds: float = 0.0
     complete: bool = True
     broken: dict[str, list[str]] = field(default_factory=dict)
-    runs: int = 0
-    states: Counter[str] = field(default_factory=Counter)
+    fetched_by_nobody: int = 0
+    met: set[State] = field(default_factory=set)
 
 
 class Explorer:
     """Explores one setting."""
 
-    def __init__(self, sides: Sides, *, compares: bool = True) -> None:
-        self._worlds = Worlds(sides, compares=compares)
+    def __init__(self, sides: Sides, *, disturbances: int, compares: bool = True) -> None:
+        self._worlds = Worlds(sides, disturbances=disturbances, compares=compares)
         self._from: dict[World, tuple[World, str] | None] = {}
         self._before: dict[World, list[World]] = {}
         self._good: set[World] = set()
@@ -67,7 +72,7 @@ class Explorer:
             self._look(world)
             rests = True
             for move in self._worlds.moves(world):
-                found.moves += 1
+                found.transitions += 1
                 rests = rests and move.goes_wrong
                 if not move.goes_wrong:
                     self._before.setdefault(move.world, []).append(world)
@@ -79,7 +84,7 @@ class Explorer:
                 found.ends += 1
                 self._look_at_end(world)
             found.depth = depths[world]
-        found.worlds, found.runs = len(self._from), self._worlds.processes.runs
+        found.states = len(self._from)
         if found.complete:
             self._look_for_ways_out()
         found.seconds = time.monotonic() - began
@@ -108,6 +113,9 @@ class Explorer:
         counts = Counter(entry.transaction_id for entry in ledger.issued)
         if any(count > 1 for count in counts.values()):
             self._break(0, world)
+        confirmed = Counter(entry.transaction_id for entry in ledger.issued if entry.confirmed)
+        if any(count > 1 for count in confirmed.values()):
+            self._break(2, world)
         known = {key.transaction_id for key, _ in stored.transactions}
         if not counts.keys() <= known:
             self._break(4, world)
@@ -120,7 +128,7 @@ class Explorer:
         elif device.ended:
             self._break(6, world, device.ended)
         for _, live in stored.transactions:
-            self._found.states[live.state] += 1
+            self._found.met.add(live.state)
             entry = by_der.get(live.certificate_der)
             if entry is None:
                 continue
@@ -139,14 +147,20 @@ class Explorer:
         device = worlds.device(world)
         if device.ended == "done" or world.device.is_silent:
             self._good.add(world)
-        told = {
-            live.certificate_der
-            for _, live in worlds.stores[world.store].transactions
-            if live.state is State.CONFIRMED or setting.unconfirmed is Unconfirmed.report
-        }
+        live = {key.transaction_id: live for key, live in worlds.stores[world.store].transactions}
         for entry in worlds.ledgers[world.ledger].issued:
+            of_it = live.get(entry.transaction_id)
             # A CA that hears of certConf revokes of its own accord what it does not hear of.
-            if not (setting.ca_hears or entry.revoked or entry.der in told):
+            if setting.ca_hears or entry.revoked or of_it is None:
+                known = of_it is not None
+            elif of_it.state is State.REQUESTED or (
+                of_it.state is State.FAILED and not setting.replays
+            ):
+                # The answer is outstanding, or was lost, and no device came back for it.
+                known, self._found.fetched_by_nobody = True, self._found.fetched_by_nobody + 1
+            else:
+                known = of_it.state is State.CONFIRMED
+            if not known:
                 self._break(7, world)
 
     def _look_for_ways_out(self) -> None:

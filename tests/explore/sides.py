@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final, NamedTuple
 
 from cryptography.hazmat.primitives.serialization import load_der_public_key
@@ -58,6 +58,9 @@ from tests.support.pki import OperatorPKI, VendorPKI, certificate_der, make_key
 UNAVAILABLE_SECONDS: Final = 5.0
 """After which a device tries again that was told systemUnavail."""
 
+LIFETIME: Final = timedelta(minutes=10)
+"""Of transactions: longer than a device may take to confirm."""
+
 PATIENCE: Final = 2
 """So often a device is told systemUnavail for one message before it begins anew."""
 
@@ -78,14 +81,12 @@ class Setting:
     Args:
         certconf, unconfirmed, replays: Of the CA, as they are configured.
         patience_seconds: `wait_after_seconds`: a device whose CA is slower is told to wait, and polls.
-        disturbances: How many things go wrong at most.
     """
 
     name: str
     certconf: CertConf
     unconfirmed: Unconfirmed
     replays: bool
-    disturbances: int
     patience_seconds: float = 0.0
 
     @property
@@ -121,7 +122,7 @@ class Ledger(NamedTuple):
 
 
 class Stored(NamedTuple):
-    """What a store keeps; nothing expires within the times that are explored."""
+    """What a store keeps; what has expired stays here, and is not found any more."""
 
     transactions: tuple[tuple[TransactionKey, Transaction], ...] = ()
     agenda: tuple[tuple[TransactionKey, datetime], ...] = ()
@@ -134,6 +135,11 @@ WRITES: Final = frozenset({"create", "replace", "add", "remove", "note_confirmat
 def _with(pairs: tuple[tuple[Any, Any], ...], key: Any, value: Any) -> tuple[tuple[Any, Any], ...]:
     rest = tuple(pair for pair in pairs if pair[0] != key)
     return rest if value is None else (*rest, (key, value))
+
+
+def _live(stored: Stored, key: TransactionKey, at: float) -> Transaction | None:
+    live: Transaction | None = _get(stored.transactions, key)
+    return None if live is None or live.expires_at <= moment(at) else live
 
 
 def _get(pairs: tuple[tuple[Any, Any], ...], key: Any) -> Any:
@@ -150,22 +156,22 @@ def stored_after(
     """
     match call.name, call.arguments:
         case "create", (transaction,):
-            live = _get(stored.transactions, transaction.key)
+            live = _live(stored, transaction.key, at)
             if live is not None:
                 return stored, live
             kept = _with(stored.transactions, transaction.key, transaction)
             return stored._replace(transactions=kept), None
         case "replace", (transaction,):
-            live = _get(stored.transactions, transaction.key)
+            live = _live(stored, transaction.key, at)
             if compares and (live is None or live.version != transaction.version - 1):
                 return stored, Raised("stale")
             kept = _with(stored.transactions, transaction.key, transaction)
             return stored._replace(transactions=kept), None
         case "load" | "wait", (key, *_):
-            return stored, _get(stored.transactions, key)
+            return stored, _live(stored, key, at)
         case "find", (transaction_id,):
-            found = [live for key, live in stored.transactions if key.transaction_id == transaction_id]
-            return stored, tuple(found)
+            keys = [key for key, _ in stored.transactions if key.transaction_id == transaction_id]
+            return stored, tuple(filter(None, (_live(stored, key, at) for key in keys)))
         case "add", (key, due_at):
             return stored._replace(agenda=_with(stored.agenda, key, due_at)), None
         case "remove", (key,):
@@ -237,14 +243,10 @@ class Sides:
         self._factory = cmp_credential(self.vendor.device("ENB-1", make_key("ed25519")))
         self._keys = [make_key("ed25519") for _ in range(8)]
 
-    @property
-    def lease_seconds(self) -> float:
-        return self._upstream.lease.total_seconds()
-
     def services(self, process: Process) -> Services:
         """Return a gateway's services that ask outside through its process."""
         outside: Any = process.outside
-        upstream = dataclasses.replace(self._upstream, core=outside, seen=self._upstream.seen)
+        upstream = dataclasses.replace(self._upstream, core=outside)
         endpoint = dataclasses.replace(self._endpoint, upstream=upstream)
         return Services(
             endpoints={ENDPOINT: endpoint},
@@ -256,6 +258,7 @@ class Sides:
             monotonic=process.monotonic,
             random_octets=process.random_octets,
             sink=process.sink,
+            lifetime=LIFETIME,
             begun=Begun(),
         )
 

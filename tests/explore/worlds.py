@@ -122,24 +122,25 @@ class Worlds:
     """All that may happen between one device, its gateways, their store and a CA.
 
     Args:
+        disturbances: How many things go wrong at most.
         compares: False for a store without compare and set, to see that it is noticed.
     """
 
-    def __init__(self, sides: Sides, *, compares: bool = True) -> None:
+    def __init__(self, sides: Sides, *, disturbances: int, compares: bool = True) -> None:
         self.sides = sides
         self.processes = Processes(sides.services)
         self.stores: Numbers[Stored] = Numbers()
         self.ledgers: Numbers[Ledger] = Numbers()
         self.messages: Numbers[bytes] = Numbers()
-        self._compares = compares
+        self._disturbances_at_most, self._compares = disturbances, compares
         self._results: dict[tuple[int, Call, float], tuple[int, Any]] = {}
         self._names: dict[int, str] = {}
+        self._operations: Numbers[bytes] = Numbers()
 
     def first(self) -> World:
         """Return the world in which nothing has happened yet."""
         store, ledger = self.stores.of(Stored()), self.ledgers.of(Ledger())
-        left = self.sides.setting.disturbances
-        return World(0.0, store, ledger, Device(), (), (), (), left)
+        return World(0.0, store, ledger, Device(), (), (), (), self._disturbances_at_most)
 
     def device(self, world: World) -> DeviceView:
         """Return what the device of a world does next."""
@@ -199,8 +200,8 @@ class Worlds:
             yield Move(f"{at.name}: has waited long enough", False, self._put(world, place, number))
 
     def _wakes(self, world: World, call: Call) -> bool:
-        key, version, until = call.arguments
-        live = dict(self.stores[world.store].transactions).get(key)
+        _, version, until = call.arguments
+        _, live = self._done(world, call)
         return live is None or live.version != version or until <= world.time
 
     def _device_moves(self, world: World) -> Iterator[Move]:
@@ -367,11 +368,13 @@ class Worlds:
     # --- words
 
     def _name(self, number: int) -> str:
-        """Return what a message is called: its type, and which of its operation's."""
+        """Return what a message is called: its type, its operation, and which one of these it is, after the first."""
         if number not in self._names:
             message = PKIMessage.from_der(self.messages[number])
-            alike = sum(name.startswith(message.body_type.name) for name in self._names.values())
-            self._names[number] = message.body_type.name + ("'" * alike)
+            operation = self._operations.of(message.header.transaction_id or b"") + 1
+            name = f"{message.body_type.name}({operation})"
+            alike = sum(each.partition(".")[0] == name for each in self._names.values())
+            self._names[number] = f"{name}.{alike + 1}" if alike else name
         return self._names[number]
 
 
