@@ -8,7 +8,9 @@ from ra_gateway.ra.settings import CertConf, Unconfirmed
 from tests.explore.sides import Setting
 
 SETTINGS: Final = (
-    Setting("CA that hears certConf and replays", CertConf.forward, Unconfirmed.leave, replays=True),
+    Setting(
+        "CA that hears certConf and replays", CertConf.forward, Unconfirmed.leave, replays=True
+    ),
     Setting("CA that hears certConf", CertConf.forward, Unconfirmed.leave, replays=False),
     Setting("CA that replays", CertConf.local, Unconfirmed.revoke, replays=True),
     Setting("CA that does neither", CertConf.local, Unconfirmed.revoke, replays=False),

@@ -1,4 +1,4 @@
-"""The other sides of a gateway as values: a CA and its ledger, a store by its contract, and the project's own device."""
+"""The other sides of a gateway as values: a CA with its ledger, a store by its contract, the project's device."""
 
 from __future__ import annotations
 
@@ -180,7 +180,9 @@ def stored_after(
             return stored, tuple(key for key, due_at in stored.agenda if due_at <= now)
         case "note_confirmation", (certificate, note):
             octets = _get(stored.records, certificate)
-            before = ConfirmationRecord() if octets is None else ConfirmationRecord.from_bytes(octets)
+            before = (
+                ConfirmationRecord() if octets is None else ConfirmationRecord.from_bytes(octets)
+            )
             after = before.after(*note, moment(at)).to_bytes()
             return stored._replace(records=_with(stored.records, certificate, after)), after
     raise AssertionError(f"no store knows {call.name}")

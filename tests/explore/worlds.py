@@ -194,7 +194,9 @@ class Worlds:
             if call.name == "wait" and not self._wakes(world, call):
                 continue
             after, result = self._done(world, call)
-            yield Move(f"{at.name}: {_said(call, result)}", False, self._told(after, place, call, result))
+            yield Move(
+                f"{at.name}: {_said(call, result)}", False, self._told(after, place, call, result)
+            )
         if view.timer is not None and view.timer <= world.time:
             number = self.processes.tell(at.number, Told(0, None, world.time))
             yield Move(f"{at.name}: has waited long enough", False, self._put(world, place, number))
@@ -277,7 +279,7 @@ class Worlds:
         told = self._told(spent, place, call, Raised("store"))
         yield Move(f"{at.name}: the store does not take {call.name}", True, told)
         if call.name in WRITES:
-            after, result = self._done(spent, call)
+            after, _ = self._done(spent, call)
             if after.store != spent.store:
                 told = self._told(after, place, call, Raised("store"))
                 words = f"{at.name}: the store takes {call.name}, and its answer is lost"
