@@ -82,14 +82,14 @@ class _Loop(asyncio.AbstractEventLoop):
     def is_running(self) -> bool:
         return True
 
-    def call_soon(
+    def call_soon(  # type: ignore[override]
         self, callback: Callable[..., object], *args: Any, context: Context | None = None
     ) -> asyncio.Handle:
         handle = asyncio.Handle(callback, args, self, context)
         self._ready.append(handle)
         return handle
 
-    def call_at(
+    def call_at(  # type: ignore[override]
         self,
         when: float,
         callback: Callable[..., object],
@@ -100,7 +100,7 @@ class _Loop(asyncio.AbstractEventLoop):
         self._timers.append(handle)
         return handle
 
-    def call_later(
+    def call_later(  # type: ignore[override]
         self,
         delay: float,
         callback: Callable[..., object],
@@ -280,7 +280,7 @@ class Process:
 
     def __init__(self, start: Start, make_services: MakeServices) -> None:
         self.outside = Outside(self._ask)
-        self._loop = _Loop(start.at)
+        self._loop = _Loop(start.at)  # type: ignore[abstract]  # with what a pipeline needs of one
         self._name = start.name
         self._waiting: dict[int, tuple[Call, asyncio.Future[Any]]] = {}
         self._asked = self._draws = 0

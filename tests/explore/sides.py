@@ -183,7 +183,7 @@ def stored_after(
             before = (
                 ConfirmationRecord() if octets is None else ConfirmationRecord.from_bytes(octets)
             )
-            after = before.after(*note, moment(at)).to_bytes()
+            after = before.after(note.transaction, note.status, note.until, moment(at)).to_bytes()
             return stored._replace(records=_with(stored.records, certificate, after)), after
     raise AssertionError(f"no store knows {call.name}")
 

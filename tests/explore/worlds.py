@@ -228,13 +228,12 @@ class Worlds:
         moments += [seconds_at(due_at) for _, due_at in stored.agenda]
         if not world.device.is_silent and not self.device(world).ended:
             moments.append(world.device.not_before)
-        moments = [at for at in moments if at > world.time]
-        if not moments:
+        soonest = min((each for each in moments if each > world.time), default=None)
+        if soonest is None:
             return None
-        at, left = min(moments), world.left - goes_wrong
-        passed = f"{at - world.time:g} s pass"
+        passed = f"{soonest - world.time:g} s pass"
         words = f"{passed}, and nobody comes to anything" if goes_wrong else passed
-        return Move(words, goes_wrong, world._replace(time=at, left=left))
+        return Move(words, goes_wrong, world._replace(time=soonest, left=world.left - goes_wrong))
 
     def _disturbances(self, world: World, spent: World) -> Iterator[Move]:
         for place, at in enumerate(world.processes):
