@@ -156,8 +156,9 @@ class Explorer:
             # A CA that hears of certConf revokes of its own accord what it does not hear of.
             if setting.ca_hears or entry.revoked or of_it is None:
                 known = of_it is not None
-            elif of_it.state is State.REQUESTED or (
-                of_it.state is State.FAILED and not setting.replays
+            elif world.lost and (
+                of_it.state is State.REQUESTED
+                or (of_it.state is State.FAILED and not setting.replays)
             ):
                 # The answer is outstanding, or was lost, and no device came back for it.
                 known, self._found.fetched_by_nobody = True, self._found.fetched_by_nobody + 1

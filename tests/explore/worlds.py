@@ -92,6 +92,7 @@ class World(NamedTuple):
         sent: What was sent to the gateways, and how often.
         late: Messages that will reach the CA when nobody waits for the answer any more.
         left: How many more things may go wrong.
+        lost: Whether an answer of the CA was lost, with a gateway or on its way.
     """
 
     time: float
@@ -102,6 +103,7 @@ class World(NamedTuple):
     sent: tuple[tuple[int, int], ...]
     late: tuple[int, ...]
     left: int
+    lost: bool = False
 
 
 class Move(NamedTuple):
@@ -268,6 +270,7 @@ class Worlds:
             number = self.messages.of(call.arguments[0])
             told = self._told(spent, place, call, Raised("undelivered"))
             yield Move(f"{at.name}: the CA cannot be reached", True, told)
+            spent = spent._replace(lost=True)
             after, _ = self._done(spent, call)
             told = self._told(after, place, call, Raised("delivered"))
             yield Move(f"{at.name}: the CA answers, and the answer is lost", True, told)
@@ -332,7 +335,7 @@ class Worlds:
         processes, device = list(world.processes), world.device
         if processes.pop(place).name == device.asks:
             device = device._replace(asks="")
-        return world._replace(processes=tuple(processes), device=device)
+        return world._replace(processes=tuple(processes), device=device, lost=True)
 
     def _begin(self, world: World, der: bytes | None, *, asks: bool = True) -> World:
         sent, device = world.sent, world.device
