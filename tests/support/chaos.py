@@ -44,9 +44,12 @@ ANSWERS_LOST: Final = 0.1
 AGAIN_SECONDS: Final = 0.1
 """After which a base station repeats what was not answered; real ones take longer."""
 
-CLOCKS: Final = (0.0, 0.0, -90.0, 90.0, -250.0, 250.0, 3600.0)
-"""By how many seconds the clock of a gateway is off, each as often: more than what an NTP client steps, and less and
-more than what messageTime may be off."""
+CLOCKS: Final = (0.0, 0.0, -90.0, 90.0, -250.0, 250.0)
+"""By how many seconds the clock of a gateway is off: more than it takes for a step, and less than messageTime may be off.
+
+Beyond that it tells everybody badTime, who confirms as well, and that ends an operation (RFC 9483 3.6.4): what the other
+gateway makes of it then, the device does not want to hear any more.
+"""
 
 STORES: Final = "redis", "sentinel", "cluster"
 
@@ -118,6 +121,7 @@ class Site:
             await asyncio.to_thread(self.kept.start)
             return "Redis killed"
         await asyncio.to_thread(_fail_over, self.kept, chance)
+        await asyncio.sleep(2)  # without a master there is nothing to disturb
         return "Redis failed over"
 
     async def _freeze_store(self, chance: random.Random) -> str:
@@ -146,11 +150,11 @@ class Site:
     async def settle(self) -> None:
         """Wait until what nobody confirmed is revoked, by the gateways' agenda or the CA itself."""
         begun, give_up_at = time.time(), time.monotonic() + PATIENCE_SECONDS
-        swept = False
+        sweep_at = 0.0
         while waiting := self.account().unconfirmed:
             assert time.monotonic() < give_up_at, f"not revoked: {waiting}"
-            if not swept and max(waiting.values()) < time.time():
-                swept = True  # the CA looks through its ledger when it starts, and every minute
+            if max(sweep_at, *waiting.values()) + 1 < time.time():
+                sweep_at = time.time() + 5  # the CA looks through its ledger when it starts, and every minute
                 await asyncio.to_thread(self.ca.restart)
             await asyncio.sleep(0.2)
         self.counts["seconds to settle"] = round(time.time() - begun)
@@ -217,6 +221,8 @@ def _fail_over(group: SentinelGroup | ClusterGroup, chance: random.Random) -> No
         "another master",
     )
     killed.start()
+    if isinstance(group, SentinelGroup):  # Sentinels would say so, too, some ten seconds later
+        killed.command(f"REPLICAOF 127.0.0.1 {rest[0].port}")
     _wait(lambda: b"master_link_status:up" in _replication(killed), "a replica")
 
 

@@ -63,7 +63,8 @@ class FaultyWay:
         assert task is not None
         self._connections.add(task)
         task.add_done_callback(self._connections.discard)
-        with contextlib.closing(writer), contextlib.suppress(OSError):
+        # asyncio has the log say of a connection that was cancelled.
+        with contextlib.closing(writer), contextlib.suppress(OSError, asyncio.CancelledError):
             there, back = await asyncio.open_connection("127.0.0.1", self.port())
             with contextlib.closing(back):
                 await _Connection(self, reader, writer, there, back).run()
