@@ -80,18 +80,20 @@ class Site:
         """Do so many things to its processes: to gateways, the CA and the store at the same time, one to each."""
         left = iter(range(count))
 
-        async def lane(name: str, acts: tuple[Callable[[random.Random], Awaitable[str]], ...]) -> None:
+        async def lane(
+            name: str, *acts: Callable[[random.Random], Awaitable[str]], calm: float = 1.0
+        ) -> None:
             chance = random.Random(f"{self.seed} {name}")
             for _ in left:
                 self.counts[await chance.choice(acts)(chance)] += 1
-                await asyncio.sleep(chance.random() * pause_seconds)
+                await asyncio.sleep(chance.random() * pause_seconds * calm)
 
         async with asyncio.TaskGroup() as group:
-            group.create_task(
-                lane("gateways", (self._kill_gateway,) * 4 + (self._freeze_gateway, self._set_clock))
-            )
-            group.create_task(lane("CA", (self._kill_ca, self._kill_ca, self._freeze_ca)))
-            group.create_task(lane("store", (self._kill_store, self._freeze_store)))
+            often = (self._kill_gateway,) * 4
+            group.create_task(lane("gateways", *often, self._freeze_gateway, self._set_clock))
+            group.create_task(lane("CA", self._kill_ca, self._kill_ca, self._freeze_ca))
+            # Without a store nothing goes on that could be disturbed.
+            group.create_task(lane("store", self._kill_store, self._freeze_store, calm=4.0))
 
     async def _kill_gateway(self, chance: random.Random) -> str:
         await asyncio.to_thread(chance.choice(self.gateways).restart)
@@ -121,7 +123,6 @@ class Site:
             await asyncio.to_thread(self.kept.start)
             return "Redis killed"
         await asyncio.to_thread(_fail_over, self.kept, chance)
-        await asyncio.sleep(2)  # without a master there is nothing to disturb
         return "Redis failed over"
 
     async def _freeze_store(self, chance: random.Random) -> str:
