@@ -56,11 +56,11 @@ def behind(vendor_pki: VendorPKI, operator_pki: OperatorPKI, tmp_path: Path) -> 
         scheme = "http" if tls is None else "https"
         upstream = (
             f'[upstreams.main]\nkind = "cmp_http"\nurl = "{scheme}://127.0.0.1:{port}/cmp"\n'
-
             f'max_response_bytes = {LIMIT_BYTES}\nunconfirmed = "{unconfirmed}"\n{more}'
         )
         if "deadline_seconds" not in more:
-            upstream += f"\nconnect_timeout_seconds = 3.0\ndeadline_seconds = {DEADLINE_SECONDS}\nlate_answer_seconds = 0.0\n"
+            upstream += "\nconnect_timeout_seconds = 3.0\nlate_answer_seconds = 0.0\n"
+            upstream += f"deadline_seconds = {DEADLINE_SECONDS}\n"
         path = configuration(tmp_path, vendor_pki, operator_pki, upstream, endpoint)
         try:
             async with served(
@@ -233,7 +233,7 @@ async def test_what_answers_nothing_that_was_asked(
 async def test_a_ca_that_stood_still(
     behind: Behind, operator_pki: OperatorPKI, polls: bool, fetched: bool
 ) -> None:
-    """It issues when its device has been told to try again, and must not be asked again: fetched, or revoked in time."""
+    """It issues when its device was told to try again, and must not be asked again: fetched, or revoked in time."""
     ca, awake = ScriptedCA(operator_pki, ManualClock(now())), asyncio.Event()
 
     async def late(visit: Visit) -> None:

@@ -55,7 +55,9 @@ async def test_everybody_has_one_certificate_in_the_end(
         "not in the audit trail": sorted(set(account.status) ^ set(account.issued)),
         "confirmed otherwise than accepted": sorted(set(account.confirmed) ^ set(accepted)),
     }
-    fates = {f"{name}: {fate}": n for name, way in site.ways.items() for fate, n in way.fates.items()}
+    fates = {
+        f"{name}: {fate}": n for name, way in site.ways.items() for fate, n in way.fates.items()
+    }
     sys.stdout.write(
         f"{store}: {len(population.stations)} base stations, {site.kills} kills,"
         f" {len(account.status)} certificates issued, {len(accepted)} accepted,"
@@ -80,7 +82,5 @@ def _twice(account: Account) -> list[str]:
 def _living(account: Account) -> set[str]:
     """Return what verifiers take: what was issued and neither rejected nor revoked."""
     return {
-        serial
-        for serial, status in account.status.items()
-        if status not in ("rejected", "revoked")
+        serial for serial, status in account.status.items() if status not in ("rejected", "revoked")
     }

@@ -45,10 +45,10 @@ AGAIN_SECONDS: Final = 0.1
 """After which a base station repeats what was not answered; real ones take longer."""
 
 CLOCKS: Final = (0.0, 0.0, -90.0, 90.0, -250.0, 250.0)
-"""By how many seconds the clock of a gateway is off: more than it takes for a step, and less than messageTime may be off.
+"""By how many seconds the clock of a gateway is off: more than a step takes, and less than messageTime may be off.
 
-Beyond that it tells everybody badTime, who confirms as well, and that ends an operation (RFC 9483 3.6.4): what the other
-gateway makes of it then, the device does not want to hear any more.
+Beyond that it tells everybody badTime, who confirms as well, and that ends an operation (RFC 9483 3.6.4): what the
+other gateway makes of it then, the device does not want to hear any more.
 """
 
 STORES: Final = "redis", "sentinel", "cluster"
@@ -133,14 +133,15 @@ class Site:
     @property
     def kills(self) -> int:
         """Processes that were killed so far."""
-        return sum(self.counts[f"{what} killed"] for what in ("gateways", "CA", "Redis")) + (
-            self.counts["Redis failed over"]
+        return (
+            sum(self.counts[f"{what} killed"] for what in ("gateways", "CA", "Redis"))
+            + (self.counts["Redis failed over"])
         )
 
     # --- how it is put in order
 
     async def mend(self) -> None:
-        """Have nothing be lost any more, and all clocks be right: gateways are started anew, which trust theirs then."""
+        """Have nothing be lost any more, and all clocks be right; gateways are started anew, and trust theirs then."""
         for way in self.ways.values():
             way.share = 0.0
         for gateway in self.gateways:
@@ -155,7 +156,9 @@ class Site:
         while waiting := self.account().unconfirmed:
             assert time.monotonic() < give_up_at, f"not revoked: {waiting}"
             if max(sweep_at, *waiting.values()) + 1 < time.time():
-                sweep_at = time.time() + 5  # the CA looks through its ledger when it starts, and every minute
+                sweep_at = (
+                    time.time() + 5
+                )  # the CA looks through its ledger when it starts, and every minute
                 await asyncio.to_thread(self.ca.restart)
             await asyncio.sleep(0.2)
         self.counts["seconds to settle"] = round(time.time() - begun)
@@ -371,9 +374,7 @@ class Population:
             await asyncio.sleep(chance.random() * self.pause_seconds)
 
     def _new(self, serial: str, chance: random.Random) -> BaseStation:
-        identity = DeviceIdentity(
-            cmp_credential(self.site.vendor.device(serial)), self.site.trust
-        )
+        identity = DeviceIdentity(cmp_credential(self.site.vendor.device(serial)), self.site.trust)
         polls, implicit = chance.random() < 0.6, chance.random() < 0.2
         return BaseStation(serial, self.site, chance, identity, polls, implicit)
 
