@@ -84,6 +84,10 @@ class UpstreamBusy(UpstreamUnavailable):
         super().__init__(detail, delivered=True)
 
 
+Overdue = Callable[[], float]
+"""Called at the deadline of a request that was sent; returns for how many seconds its answer is awaited on."""
+
+
 class _Body(aiohttp.BytesPayload):
     """A request body that knows whether any of it may have left this process.
 
@@ -230,14 +234,28 @@ class HttpClient:
         body: _Body,
         deadline_seconds: float,
         unsent_seconds: float | None = None,
+        overdue: Overdue | None = None,
     ) -> T:
         """Await an answer until the deadline, and translate what aiohttp raises."""
-        began = asyncio.get_running_loop().time()
+        loop = asyncio.get_running_loop()
+        began = loop.time()
         end = began + deadline_seconds
         first = end if unsent_seconds is None else min(end, began + unsent_seconds)
+        at_the_deadline: asyncio.TimerHandle | None = None
         try:
             async with asyncio.timeout_at(first) as timer:
-                body.begin = lambda: None if timer.expired() else timer.reschedule(end)
+
+                def begin() -> None:
+                    nonlocal at_the_deadline
+                    if timer.expired():
+                        return
+                    timer.reschedule(end if overdue is None else None)
+                    if overdue is not None:
+                        at_the_deadline = loop.call_at(
+                            end, lambda: timer.reschedule(loop.time() + overdue())
+                        )
+
+                body.begin = begin
                 return await answer
         except TimeoutError as error:
             # aiohttp's own timeout, of connecting, is a TimeoutError too.
@@ -259,6 +277,9 @@ class HttpClient:
                 in_words(error),
                 delivered=body.started and not _refuses_certificate(error),
             ) from error
+        finally:
+            if at_the_deadline is not None:
+                at_the_deadline.cancel()
 
     def _target(self, path: str) -> URL:
         # Paths come from the configuration, so that there are few.
@@ -287,6 +308,7 @@ class HttpCA(HttpClient):
         path: str,
         deadline_seconds: float,
         unsent_seconds: float | None = None,
+        overdue: Overdue | None = None,
     ) -> bytes:
         """Post one PKIMessage and return the answer.
 
@@ -295,13 +317,16 @@ class HttpCA(HttpClient):
             path: Appended to the URL; "" for none.
             deadline_seconds: Total time allowed, with waiting for a connection.
             unsent_seconds: Time after which it is given up if none of it was sent; None for no such limit.
+            overdue: Says how long the answer is awaited beyond the deadline; None for not at all.
 
         Raises:
             UpstreamUnavailable: No answer, or HTTP 429, 502, 503 or 504.
             UpstreamBroken: An answer that is not CMP: status and beginning are in its detail.
         """
         body = _Body(der)
-        return await self._within(self._post(body, path), body, deadline_seconds, unsent_seconds)
+        return await self._within(
+            self._post(body, path), body, deadline_seconds, unsent_seconds, overdue
+        )
 
     async def _post(self, body: _Body, path: str) -> bytes:
         async with self._connections.session().post(

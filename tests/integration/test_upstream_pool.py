@@ -84,7 +84,7 @@ class Clock:
 
 
 def pooled(*urls: str, **settings: Any) -> CMPHTTPUpstream:
-    return CMPHTTPUpstream(kind="cmp_http", urls=urls, **settings)
+    return CMPHTTPUpstream(kind="cmp_http", urls=urls, **{"late_answer_seconds": 0.0} | settings)
 
 
 @asynccontextmanager
