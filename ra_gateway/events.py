@@ -165,6 +165,31 @@ class CertificatesWithdrawn:
 
 
 @dataclass(frozen=True, slots=True)
+class AnswerLost:
+    """A CA's answer to a request for a certificate was lost, and it cannot be had again: whether it issued is unknown.
+
+    Args:
+        upstream, endpoint, domain: Their names.
+        transaction_id: Hex.
+        ca_transaction_id: Hex, as the CA was shown it.
+        subject: As it was asked for (RFC 4514).
+        key_sha256: Of the key to be certified (SubjectPublicKeyInfo), hex; "" where the CA was to make it.
+        asked_at: When the request came, aware UTC.
+        detail: Why it cannot be had again.
+    """
+
+    upstream: str
+    endpoint: str
+    domain: str
+    transaction_id: str
+    ca_transaction_id: str
+    subject: str
+    key_sha256: str
+    asked_at: datetime
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
 class UpstreamFailed:
     """A CA gave a message no answer, or none that can be used.
 
@@ -346,6 +371,7 @@ Fact = (
     | CertificateIssued
     | CertificateConfirmed
     | CertificatesWithdrawn
+    | AnswerLost
     | UpstreamFailed
     | UpstreamDown
     | UpstreamUp

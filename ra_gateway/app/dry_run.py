@@ -71,7 +71,11 @@ class _Store(MemoryStore):
     opened: Transaction | None = None
 
     async def create(
-        self, transaction: Transaction, *, repeatable: bool = False
+        self,
+        transaction: Transaction,
+        *,
+        repeatable: bool = False,
+        look_at: datetime | None = None,
     ) -> Transaction | None:
         self.opened = transaction
         raise _Reached(_REACHED, rule="R50")

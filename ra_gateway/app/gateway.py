@@ -30,13 +30,13 @@ from ra_gateway.config.tables import GatewayConfig
 from ra_gateway.errors import CMPError, ConfigError, StoreUnavailable
 from ra_gateway.events import EventSink
 from ra_gateway.peers import network_of
+from ra_gateway.ra.agenda import UnconfirmedCertificates
 from ra_gateway.ra.begun import Begun
 from ra_gateway.ra.pipeline import Gateway
 from ra_gateway.ra.ports import CACore
 from ra_gateway.ra.rates import Limits
 from ra_gateway.ra.services import Services
 from ra_gateway.ra.signer_status import SignerStatus
-from ra_gateway.ra.unconfirmed import UnconfirmedCertificates
 from ra_gateway.revocation.refreshing import Revocation
 from ra_gateway.server.listener import RETRY, Refusal
 from ra_gateway.stores.inventory import InventoryFile

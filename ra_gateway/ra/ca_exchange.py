@@ -14,13 +14,16 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Final
 
+from ra_gateway.cmp import asn1
 from ra_gateway.cmp.bodies import PKIStatusInfo
+from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.cmp.verification import AuthenticatedMessage
 from ra_gateway.errors import (
     CMPError,
     HeaderRefused,
     NotAuthorized,
     PKIFailureInfo,
+    ServiceFailure,
     StoreUnavailable,
     TransactionInUse,
     UpstreamBroken,
@@ -36,7 +39,7 @@ from ra_gateway.ra import (
     unconfirmed,
 )
 from ra_gateway.ra.context import RequestContext, event_of
-from ra_gateway.ra.endpoints import Upstream
+from ra_gateway.ra.endpoints import Endpoint, Upstream
 from ra_gateway.ra.ports import Claim
 from ra_gateway.ra.response_checks import CheckedResponse, planned_confirmation, validate
 from ra_gateway.ra.services import Services
@@ -62,6 +65,8 @@ class _CAExchange:
         told_to_wait: Whether the device was told to wait, and that is stored.
         detached: Whether nobody awaits the answer here any more: the exchange has an event of its own.
         polled_for: Whether a pollReq waits for what comes of it, and tells of it then.
+        unheard: Whether nobody is there to be answered: who sends its message again gets what is planned.
+        untouched: Whether it is certain that the CA has seen nothing of the transaction before.
         settling: Whether the CA has answered, so that waiting a little longer is worth it.
         overtaken: What somebody else has made of the transaction before this exchange could.
         writing: Held while the transaction is being changed.
@@ -73,23 +78,31 @@ class _CAExchange:
     told_to_wait: bool = False
     detached: bool = False
     polled_for: bool = False
+    unheard: bool = False
+    untouched: bool = False
     settling: bool = False
     overtaken: Overtaken | None = None
     writing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 async def ask(
-    services: Services, context: RequestContext, transaction: Transaction, *, stored: bool = True
+    services: Services,
+    context: RequestContext,
+    transaction: Transaction,
+    *,
+    stored: bool = True,
+    untouched: bool = True,
 ) -> bytes:
     """Send a transaction's current message to the CA and return the answer for the device.
 
     Args:
         stored: False for a genm, which is stored only when its device has to wait.
+        untouched: Whether it is certain that the CA has seen nothing of the transaction before.
 
     Raises:
         CMPError: The device is to be refused.
     """
-    exchange = _CAExchange(context, transaction, stored)
+    exchange = _CAExchange(context, transaction, stored, untouched=untouched)
     patience, upstream = context.endpoint.settings.wait_after_seconds, context.upstream
     local = stored and not transaction.current.upstream_der
     waits = bool(patience) and patience < upstream.deadline_seconds
@@ -123,7 +136,52 @@ async def resume(
     error = _must_not_resend(context.upstream, taken, before)
     if error is not None:
         return await _fail(services, _CAExchange(context, taken), error)
-    return await ask(services, context, taken)
+    return await ask(services, context, taken, untouched=before.may_retry)
+
+
+async def ask_unheard(
+    services: Services,
+    endpoint: Endpoint,
+    upstream: Upstream,
+    found: Transaction,
+    expires_at: datetime,
+) -> Transaction | None:
+    """Go on with a request whose device does not come back: where the CA replays, it is asked by the same octets.
+
+    Args:
+        found: Its lease is over.
+        expires_at: As long as it is to live.
+
+    Returns:
+        The transaction as it is then, None where another node has it.
+
+    Raises:
+        CMPError: Nothing came of it.
+    """
+    step = partial(
+        machine.taken_over,
+        lease_until=services.clock() + upstream.lease_of(found.body_type),
+        credential_digest=services.credential_of(found).certificate.digest,
+        expires_at=expires_at,
+    )
+    taken = await transactions.change(services.store, services.sink, found, step)
+    if isinstance(taken, Overtaken):
+        return None
+    message = PKIMessage.from_der(taken.current.upstream_der)
+    context = RequestContext(
+        endpoint, message, b"", upstream, profile=taken.profile, started=services.monotonic()
+    )
+    exchange = _CAExchange(
+        context, taken, told_to_wait=True, unheard=True, untouched=found.may_retry
+    )
+    error: CMPError | None = _must_not_resend(upstream, taken, found)
+    if error is None:
+        error = await _claim_unheard(endpoint, taken)
+    if error is None:
+        await _run(services, exchange)
+    else:
+        await _fail(services, exchange, error)
+    return exchange.transaction if exchange.overtaken is None else None
 
 
 async def resume_in_background(
@@ -140,7 +198,12 @@ async def resume_in_background(
         await fail_polled(services, context, taken, error)
         return
     exchange = _CAExchange(
-        context.detached(), taken, told_to_wait=True, detached=True, polled_for=True
+        context.detached(),
+        taken,
+        told_to_wait=True,
+        detached=True,
+        polled_for=True,
+        untouched=before.may_retry,
     )
     task = services.spawn(_run_in_background(services, exchange))
     await asyncio.wait({task}, timeout=context.endpoint.settings.wait_after_seconds or None)
@@ -220,7 +283,8 @@ async def _run(services: Services, exchange: _CAExchange) -> bytes:
         unasked = isinstance(error, UpstreamUnavailable) and not error.delivered
         if claimed and unasked and services.clock() < transaction.lease_until:
             await _release_secret(context, transaction)
-        await _release(services, exchange)
+        sure = unasked and exchange.untouched
+        await _release(services, exchange, may_retry=sure or not upstream.replays_repeats)
         raise
     return await _conclude(services, exchange, checked)
 
@@ -270,10 +334,19 @@ async def _settle(services: Services, exchange: _CAExchange, checked: CheckedRes
         seconds = settings.check_after_seconds + settings.confirm_wait_seconds
         until = now + timedelta(seconds=seconds)
     waits = exchange.told_to_wait
-    if checked.denied and not waits and may_ask_again(context.upstream, transaction):
-        await _release(services, exchange)  # the device's repeat gets what the CA may have done
+    again = may_ask_again(context.upstream, transaction)
+    if (checked.denied and again and (exchange.unheard or not waits)) or (
+        exchange.unheard and checked.event is Event.deferred
+    ):
+        # Whoever asks next gets what the CA may have done.
+        await _release(services, exchange, may_retry=not context.upstream.replays_repeats)
         return response_der
     certificate_der = b"" if checked.certificate is None else checked.certificate.der
+    if exchange.unheard and checked.event is Event.granted:
+        # The CA awaits no certConf, and its device may never come back.
+        what = f"{context.upstream.name} granted implicitConfirm to a device that is gone"
+        error = UpstreamBroken(what, rule="R111", certificate_der=certificate_der)
+        return await _fail(services, exchange, error)
     step: Callable[..., Transaction]
     expires_at: datetime | None
     if checked.event is Event.deferred:
@@ -291,7 +364,12 @@ async def _settle(services: Services, exchange: _CAExchange, checked: CheckedRes
                 return await _fail(services, exchange, error)
         if checked.issued and checked.certificate is not None and transaction.quirks_of:
             await forgiveness.remember(services, context, transaction, checked.certificate)
-        step = partial(machine.answered, confirm_until=until, expires_at=expires_at)
+        step = partial(
+            machine.answered,
+            confirm_until=until,
+            expires_at=expires_at,
+            unheard=exchange.unheard,
+        )
     await _store(
         services,
         exchange,
@@ -309,7 +387,15 @@ async def _fail(services: Services, exchange: _CAExchange, error: CMPError) -> b
     """Settle a transaction that must not be asked again; its retransmissions get this same error."""
     context, transaction = exchange.context, exchange.transaction
     error = await _explained(services, transaction, error)
-    response_der = await responses.refuse(services, context, error, transaction=transaction)
+    response_der = b""
+    if not exchange.unheard:
+        response_der = await responses.refuse(services, context, error, transaction=transaction)
+    if (
+        _may_have_issued(error)
+        and transaction.state is State.REQUESTED
+        and unconfirmed.finds_again(services, context.upstream, transaction)
+    ):
+        unconfirmed.tell_lost(services, transaction, error.detail)
     attempt = partial(_store_failure, services, exchange, error, response_der)
     issued = isinstance(error, UpstreamBroken) and bool(error.certificate_der)
     return _answer(exchange, await _insist(services, exchange, attempt, issued=issued))
@@ -331,14 +417,16 @@ async def _store_failure(
         response_der=response_der,
         certificate_der=certificate_der,
         expires_at=expires_at,
+        unheard=exchange.unheard,
     )
     await _store(services, exchange, step, certificate_der=certificate_der)
     return response_der
 
 
-async def _release(services: Services, exchange: _CAExchange) -> None:
+async def _release(services: Services, exchange: _CAExchange, *, may_retry: bool = True) -> None:
     async def attempt() -> bytes:
-        await _store(services, exchange, partial(machine.released, now=services.clock()))
+        step = partial(machine.released, now=services.clock(), may_retry=may_retry)
+        await _store(services, exchange, step)
         return b""
 
     await _insist(services, exchange, attempt, issued=False)
@@ -429,7 +517,9 @@ def _answer_of(live: Transaction | None, before: Transaction) -> bytes:
         StoreUnavailable: Nothing yet.
     """
     answered = None if live is None else live.exchange_for(before.current.request_digest)
-    if answered is None or answered.response_der is None:
+    if (
+        answered is None or not answered.response_der
+    ):  # empty: what came is for the device's next message
         raise StoreUnavailable("overtaken by a node that has no answer yet")
     return answered.response_der
 
@@ -552,6 +642,13 @@ def _must_not_resend(
     )
 
 
+def _may_have_issued(error: CMPError) -> bool:
+    """Tell whether a CA that was asked may have issued a certificate that nobody has seen."""
+    if isinstance(error, UpstreamUnavailable):
+        return error.delivered
+    return isinstance(error, UpstreamBroken) and not error.certificate_der
+
+
 def _harmless_to_repeat(
     error: UpstreamUnavailable | UpstreamBroken, upstream: Upstream, transaction: Transaction
 ) -> bool:
@@ -595,6 +692,24 @@ async def _claim_secret(context: RequestContext, transaction: Transaction) -> bo
     if claim is Claim.refused:
         raise NotAuthorized(f"the {shared.secret.label} was used before", rule="RFC 9483 4.1.5")
     return claim is Claim.taken
+
+
+async def _claim_unheard(endpoint: Endpoint, transaction: Transaction) -> NotAuthorized | None:
+    """Use up a secret as `_claim_secret` does, for a device that is not there; returns why the CA must not be asked.
+
+    Raises:
+        ServiceFailure: The secret is gone.
+        StoreUnavailable: As of `_claim_secret`.
+    """
+    if transaction.signer_der[:1] != b"\x04" or endpoint.mac is None:
+        return None
+    reference, secrets = asn1.content(asn1.element(transaction.signer_der)), endpoint.mac.secrets
+    secret = await secrets.find(reference, "")
+    if secret is None:
+        raise ServiceFailure("the shared secret of its device is gone")
+    if secret.single_use and await secrets.claim(reference, _holder(transaction)) is Claim.refused:
+        return NotAuthorized(f"the {secret.label} was used before", rule="RFC 9483 4.1.5")
+    return None
 
 
 async def _release_secret(context: RequestContext, transaction: Transaction) -> None:

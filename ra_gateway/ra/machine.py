@@ -23,6 +23,11 @@ def _answered(exchange: Exchange, response_der: bytes) -> Exchange:
     return replace(exchange, upstream_der=b"", response_der=response_der)
 
 
+def _unheard(exchange: Exchange) -> Exchange:
+    """Return an exchange whose device was never told to wait, as if it had been, and had not got that."""
+    return replace(exchange, waiting=True, response_der=exchange.response_der or b"")
+
+
 def _closed(exchange: Exchange) -> Exchange:
     """Return an exchange whose device has its answer, and has said so."""
     return replace(exchange, upstream_der=b"", planned=None, ca_nonce=b"")
@@ -113,9 +118,13 @@ def taken_over(
     )
 
 
-def released(transaction: Transaction, now: datetime) -> Transaction:
-    """The CA was not reached, or asking it again is harmless: the device's next message may try at once."""
-    return advance(transaction, Event.released, lease_until=now, may_retry=True)
+def released(transaction: Transaction, now: datetime, *, may_retry: bool = True) -> Transaction:
+    """The CA was not reached, or asking it again is harmless: the device's next message may try at once.
+
+    Args:
+        may_retry: Of a CA that replays, whether it is certain that it has seen nothing yet.
+    """
+    return advance(transaction, Event.released, lease_until=now, may_retry=may_retry)
 
 
 def deferred(transaction: Transaction, response_der: bytes, sender_nonce: bytes) -> Transaction:
@@ -172,6 +181,7 @@ def answered(
     *,
     confirm_until: datetime | None,
     expires_at: datetime | None,
+    unheard: bool = False,
 ) -> Transaction:
     """The CA has answered: issued, granted, revoked, informed, refused, accepted or rejected; failed, by an error.
 
@@ -179,8 +189,9 @@ def answered(
         response_der: What the device is answered, unless it was told to wait: then it asks for what is planned.
         confirm_until: Until then certConf is awaited, None where it is not.
         expires_at: None leaves it.
+        unheard: Whether nobody is there to be answered: a device that sends its message again gets what is planned.
     """
-    current = transaction.current
+    current = _unheard(transaction.current) if unheard else transaction.current
     waiting = current.waiting
     current = (
         replace(current, planned=checked.planned) if waiting else _answered(current, response_der)
@@ -213,6 +224,7 @@ def failed(
     *,
     certificate_der: bytes = b"",
     expires_at: datetime | None = None,
+    unheard: bool = False,
 ) -> Transaction:
     """No usable answer came, and sending the message again could issue twice.
 
@@ -220,8 +232,9 @@ def failed(
         fail_info: Name of what the device is told, or yet to be told.
         certificate_der: What the CA issued all the same, and cannot be relayed.
         expires_at: None leaves it.
+        unheard: As of `answered`.
     """
-    current = transaction.current
+    current = _unheard(transaction.current) if unheard else transaction.current
     if not current.waiting:
         current = _answered(current, response_der)
     return advance(

@@ -60,6 +60,7 @@ from ra_gateway.ra import (
     responses,
     retransmission,
     transactions,
+    unconfirmed,
 )
 from ra_gateway.ra.authentication import authenticate_request, check_status, find_shared_secret
 from ra_gateway.ra.authorization import (
@@ -247,15 +248,17 @@ async def _store(
     services: Services, context: RequestContext, transaction: Transaction, now: datetime
 ) -> tuple[Transaction, Transaction | None]:
     """Store a new transaction; returns it, and the one that is live under its key already, if there is."""
-    live, repeatable = None, False
+    live, repeatable, look_at = None, False, None
     if transaction.state is State.HELD:
         live = await services.store.load(transaction.key)  # which is not to be listed again
         if live is None:
             transaction = await approval.hold(services, context, transaction, now)
     else:
         repeatable = ca_exchange.may_ask_again(context.upstream, transaction)
+        if unconfirmed.finds_again(services, context.upstream, transaction):
+            look_at = transaction.lease_until
     if live is None:
-        live = await services.store.create(transaction, repeatable=repeatable)
+        live = await services.store.create(transaction, repeatable=repeatable, look_at=look_at)
     return transaction, live
 
 

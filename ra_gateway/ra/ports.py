@@ -23,13 +23,18 @@ class TransactionStore(Protocol):
     """
 
     async def create(
-        self, transaction: Transaction, *, repeatable: bool = False
+        self,
+        transaction: Transaction,
+        *,
+        repeatable: bool = False,
+        look_at: datetime | None = None,
     ) -> Transaction | None:
         """Store a new transaction (version 0) unless its key is live.
 
         Args:
             repeatable: Whether asking the CA for the same once more issues nothing twice: then one that is gone before
                 its time may begin anew.
+            look_at: Have it looked at from then on (aware UTC, `Schedule`); it is never stored without that.
 
         Returns:
             None when it was created; otherwise the live transaction under that key, unchanged.

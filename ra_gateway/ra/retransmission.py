@@ -141,7 +141,11 @@ async def _answered_before(
         live,
         partial(machine.delivered, late=late),
     )
-    return said if isinstance(after, Overtaken) else late.der  # where no pollReq was faster
+    if not isinstance(after, Overtaken):
+        return late.der
+    if not said:  # it was never told to wait: another repeat of its message was faster
+        raise StoreUnavailable("answered meanwhile by another node")
+    return said  # a pollReq was faster
 
 
 # --- the CA is yet to answer ----------------------------------------------------------------------------------
@@ -202,6 +206,8 @@ async def take_over(
             )
             return None
         expires_at = max(transaction.expires_at, now + services.lifetime)
+        if unconfirmed.finds_again(services, context.upstream, transaction):
+            await unconfirmed.look_after(services, context.upstream, transaction, now)
     after = await transactions.change(
         services.store,
         services.sink,

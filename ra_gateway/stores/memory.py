@@ -92,7 +92,11 @@ class MemoryStore:
         self._most_rates = _RATES_LIMIT
 
     async def create(
-        self, transaction: Transaction, *, repeatable: bool = False
+        self,
+        transaction: Transaction,
+        *,
+        repeatable: bool = False,
+        look_at: datetime | None = None,
     ) -> Transaction | None:
         """Store a new transaction unless its key is live, and return the live one if it is.
 
@@ -118,6 +122,8 @@ class MemoryStore:
         self._check_signer(key, now)
         self._make_room()
         self._keep(transaction)
+        if look_at is not None:
+            self._schedule.put(key, look_at)
         if len(list(self._sharing(key.transaction_id))) < FIND_LIMIT:
             _add(self._by_transaction_id, key.transaction_id, key)
         if not key.speaks_for_many:

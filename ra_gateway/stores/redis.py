@@ -153,6 +153,7 @@ class RedisStore:
         self._add, self._remove, self._put_after = writes(
             scripts.ADD, scripts.REMOVE, scripts.PUT_AFTER
         )
+        (self._add_new,) = writes(scripts.ADD_NEW)
         self._put, self._mark, self._remark = writes(scripts.PUT, scripts.MARK, scripts.REMARK)
         # What these write may be lost.
         self._reserve, self._due, self._held = reads(scripts.RESERVE, scripts.DUE, scripts.HELD)
@@ -165,7 +166,11 @@ class RedisStore:
         self._closed = False
 
     async def create(
-        self, transaction: Transaction, *, repeatable: bool = False
+        self,
+        transaction: Transaction,
+        *,
+        repeatable: bool = False,
+        look_at: datetime | None = None,
     ) -> Transaction | None:
         """Store a new transaction unless its key is live, and return the live one if it is.
 
@@ -182,6 +187,13 @@ class RedisStore:
         must_be_there = not repeatable and self._seen_age(hash_key) is not None
         lifetime_ms = self._lifetime_ms(transaction)
         args: list[Any] = [lifetime_ms, int(must_be_there), *self._sealed(hash_key, transaction)]
+        if look_at is not None and self.servers.is_one_slot:
+            keys = [*keys, self._schedule]
+            args += look_at.timestamp(), _member(transaction.key)
+        elif look_at is not None:
+            # A place of what is then not stored leads nowhere; it takes the place of no other.
+            place: list[Any] = [look_at.timestamp(), _member(transaction.key)]
+            self._note_strange(await self._ask(lambda _: self._add_new([self._schedule], place)))
 
         async def attempt(again: bool) -> Transaction | None:
             floor = self._seen_age(hash_key)

@@ -33,8 +33,9 @@ local function cleared(key, wanted)
 end
 """
 
-# An index lives as long as the longest-lived transaction in it. Members whose hash has expired are
-# removed only when their place is needed.
+# The third key is the schedule, where the transaction is to be looked at and one server has all slots. An index lives
+# as long as the longest-lived transaction in it. Members whose hash has expired are removed only when their place is
+# needed.
 CREATE: Final = f"""{READING}
 local live = read(KEYS[1])
 if live then return live end
@@ -42,6 +43,10 @@ if ARGV[2] == '1' then return 'lost' end
 local ttl = tonumber(ARGV[1])
 redis.call('HSET', KEYS[1], 'version', ARGV[3], 'record', ARGV[4])
 redis.call('PEXPIRE', KEYS[1], ttl)
+if KEYS[3] then
+  cleared(KEYS[3], 'zset')
+  redis.call('ZADD', KEYS[3], ARGV[5], ARGV[6])
+end
 cleared(KEYS[2], 'set')
 if redis.call('SCARD', KEYS[2]) >= {FIND_LIMIT} then
   for _, key in ipairs(redis.call('SMEMBERS', KEYS[2])) do
@@ -111,6 +116,12 @@ return found
 ADD: Final = f"""{READING}
 local strange = cleared(KEYS[1], 'zset')
 redis.call('ZADD', KEYS[1], ARGV[1], ARGV[2])
+return strange
+"""
+
+ADD_NEW: Final = f"""{READING}
+local strange = cleared(KEYS[1], 'zset')
+redis.call('ZADD', KEYS[1], 'NX', ARGV[1], ARGV[2])
 return strange
 """
 

@@ -190,6 +190,9 @@ class Servers(ABC):
         wait_replicas: So many replicas must have a write before it counts; fewer where fewer follow.
     """
 
+    is_one_slot = True
+    """Whether one script may touch any keys."""
+
     def __init__(
         self, url: RedisURL, options: dict[str, Any], seconds: float, wait_replicas: int
     ) -> None:
@@ -494,6 +497,8 @@ class Sentinels(Servers):
 
 class Cluster(Servers):
     """The masters of a Cluster, each of which has some of the slots."""
+
+    is_one_slot = False
 
     def __init__(
         self, url: RedisURL, options: dict[str, Any], seconds: float, wait_replicas: int

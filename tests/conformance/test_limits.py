@@ -109,9 +109,9 @@ async def test_one_vendor_does_not_use_up_anothers(world: World) -> None:
 class FarStore(MemoryStore):
     """A store that takes a while, as Redis does."""
 
-    async def create(self, transaction: Transaction, *, repeatable: bool = False) -> Any:
+    async def create(self, transaction: Transaction, **options: Any) -> Any:
         await asyncio.sleep(0.01)
-        return await super().create(transaction, repeatable=repeatable)
+        return await super().create(transaction, **options)
 
 
 async def test_repeats_that_come_at_once_leave_room_for_what_is_new(

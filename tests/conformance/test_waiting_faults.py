@@ -12,9 +12,9 @@ from ra_gateway.cmp.bodies import PKIStatusInfo, RevRepContent, rev_rep_body
 from ra_gateway.cmp.codes import BodyType, PKIStatus
 from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.errors import PKIFailureInfo
+from ra_gateway.ra.agenda import UnconfirmedCertificates
 from ra_gateway.ra.settings import CertConf, Unconfirmed
 from ra_gateway.ra.transaction import State
-from ra_gateway.ra.unconfirmed import UnconfirmedCertificates
 from tests.support.answers import fail_names, status_of
 from tests.support.faults import ReadOnlyStore, SignerInside
 from tests.support.harness import Answer, ManualClock, World

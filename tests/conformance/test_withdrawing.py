@@ -25,12 +25,12 @@ from ra_gateway.cmp.messages import confirm_wait_time, confirm_wait_time_of
 from ra_gateway.cmp.oids import OID
 from ra_gateway.errors import PKIFailureInfo, UpstreamUnavailable
 from ra_gateway.events import Outcome
+from ra_gateway.ra.agenda import UnconfirmedCertificates
 from ra_gateway.ra.ports import ConfirmationRecords, Schedule
 from ra_gateway.ra.services import Services
 from ra_gateway.ra.settings import CertConf, Unconfirmed
 from ra_gateway.ra.signer_status import SignerStatus
 from ra_gateway.ra.transaction import State
-from ra_gateway.ra.unconfirmed import UnconfirmedCertificates
 from ra_gateway.stores.memory import MemoryStore
 from ra_gateway.stores.redis import RedisStore
 from ra_gateway.tasks import ended

@@ -21,7 +21,7 @@ INVARIANTS: Final = (
     "the CA is asked for nothing that the store has not taken first",
     "no error comes that nobody expected",
     "who is not switched off can still get a certificate, by its own repeats alone",
-    "where everything has come to rest, each certificate was taken or is revoked, or its answer is known to be lost",
+    "where everything has come to rest, each certificate was taken, is revoked, or was told of as lost",
 )
 
 
@@ -33,7 +33,7 @@ class Explored:
         states, transitions: How many worlds, and how many moves between them.
         depth: Moves to the last one.
         ends: Worlds in which nothing happens any more unless something goes wrong.
-        fetched_by_nobody: In how many ends the CA has issued what no device came back for, as the transaction says.
+        told: In how many ends the operator was told that what the CA has issued cannot be known.
         complete: Whether these are all that there are.
         broken: Which invariant, and by which moves it came to that, for each that does not hold: the fewest moves.
         met: States of transactions.
@@ -46,7 +46,7 @@ class Explored:
     seconds: float = 0.0
     complete: bool = True
     broken: dict[str, list[str]] = field(default_factory=dict)
-    fetched_by_nobody: int = 0
+    told: int = 0
     met: set[State] = field(default_factory=set)
 
 
@@ -156,12 +156,8 @@ class Explorer:
             # A CA that hears of certConf revokes of its own accord what it does not hear of.
             if setting.ca_hears or entry.revoked or of_it is None:
                 known = of_it is not None
-            elif world.lost and (
-                of_it.state is State.REQUESTED
-                or (of_it.state is State.FAILED and not setting.replays)
-            ):
-                # The answer is outstanding, or was lost, and no device came back for it.
-                known, self._found.fetched_by_nobody = True, self._found.fetched_by_nobody + 1
+            elif not setting.replays and entry.transaction_id in world.told:
+                known, self._found.told = True, self._found.told + 1
             else:
                 # Where its certConf came and was not seen to its end, the operator is told, and nothing is revoked.
                 record = dict(stored.records).get(certificate_key(load_certificate(entry.der)))

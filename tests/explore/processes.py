@@ -18,12 +18,12 @@ from typing import Any, Final, NamedTuple
 from ra_gateway.cmp.algorithms import SignatureAlgorithm
 from ra_gateway.cmp.protection import Signer
 from ra_gateway.errors import StaleTransaction, StoreUnavailable, UpstreamUnavailable
-from ra_gateway.events import Fact, RequestHandled
+from ra_gateway.events import AnswerLost, Fact, RequestHandled
+from ra_gateway.ra.agenda import UnconfirmedCertificates
 from ra_gateway.ra.confirmation_records import ConfirmationNote, ConfirmationRecord
 from ra_gateway.ra.pipeline import Gateway
 from ra_gateway.ra.services import Services
 from ra_gateway.ra.transaction import Transaction, TransactionKey
-from ra_gateway.ra.unconfirmed import UnconfirmedCertificates
 
 BEGINNING: Final = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
@@ -199,12 +199,14 @@ class View(NamedTuple):
         timer: When it goes on without, None for never.
         reply: What it answers, once it does.
         bugs: Errors that nobody expected.
+        told: transactionIDs of which it has told that what the CA has issued cannot be known.
     """
 
     calls: tuple[Call, ...]
     timer: float | None
     reply: bytes | None
     bugs: tuple[str, ...]
+    told: tuple[bytes, ...] = ()
 
     @property
     def works(self) -> bool:
@@ -231,8 +233,14 @@ class Outside:
     def __init__(self, call: Callable[..., Coroutine[Any, Any, Any]]) -> None:
         self._call = call
 
-    async def create(self, transaction: Transaction, *, repeatable: bool = False) -> Any:
-        return await self._call("create", transaction)
+    async def create(
+        self,
+        transaction: Transaction,
+        *,
+        repeatable: bool = False,
+        look_at: datetime | None = None,
+    ) -> Any:
+        return await self._call("create", transaction, look_at)
 
     async def load(self, key: TransactionKey) -> Any:
         return await self._call("load", key)
@@ -285,6 +293,7 @@ class Process:
         self._waiting: dict[int, tuple[Call, asyncio.Future[Any]]] = {}
         self._asked = self._draws = 0
         self._bugs: list[str] = []
+        self._told: list[bytes] = []
         services = make_services(self)
         work: Coroutine[Any, Any, Any] = (
             UnconfirmedCertificates(services).work()
@@ -328,6 +337,8 @@ class Process:
     def sink(self, fact: Fact) -> None:
         if isinstance(fact, RequestHandled) and fact.bug is not None:
             self._bugs.append(f"{type(fact.bug).__name__}: {fact.bug}")
+        if isinstance(fact, AnswerLost):
+            self._told.append(bytes.fromhex(fact.transaction_id))
 
     def view(self) -> View:
         """Return what can be seen of it."""
@@ -339,7 +350,7 @@ class Process:
             elif not isinstance(error, StoreUnavailable):  # the agenda is worked through again
                 bugs.append(f"{type(error).__name__}: {error}")
         calls = tuple(call for call, future in self._waiting.values() if not future.done())
-        return View(calls, self._loop.next_timer, reply, tuple(bugs))
+        return View(calls, self._loop.next_timer, reply, tuple(bugs), tuple(self._told))
 
 
 class Processes:

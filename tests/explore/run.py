@@ -34,8 +34,8 @@ def main(arguments: Sequence[str]) -> int:
         found = Explorer(sides, disturbances=options.disturbances).explore(options.most)
         print(
             f"{setting.name}: {found.states:,} states, {found.transitions:,} transitions, depth {found.depth},"
-            f" {found.ends:,} ends ({found.fetched_by_nobody:,} with a certificate"
-            f" that nobody came back for), {found.seconds:.0f} s"
+            f" {found.ends:,} ends ({found.told:,} with a certificate"
+            f" that the operator was told to look for), {found.seconds:.0f} s"
             + ("" if found.complete else "; NOT ALL: --most was reached, and 7 was not looked at"),
             flush=True,
         )

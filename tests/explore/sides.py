@@ -155,11 +155,14 @@ def stored_after(
         compares: False breaks compare and set.
     """
     match call.name, call.arguments:
-        case "create", (transaction,):
+        case "create", (transaction, look_at):
             live = _live(stored, transaction.key, at)
             if live is not None:
                 return stored, live
             kept = _with(stored.transactions, transaction.key, transaction)
+            if look_at is not None:
+                agenda = _with(stored.agenda, transaction.key, look_at)
+                stored = stored._replace(agenda=agenda)
             return stored._replace(transactions=kept), None
         case "replace", (transaction,):
             live = _live(stored, transaction.key, at)

@@ -92,7 +92,7 @@ class World(NamedTuple):
         sent: What was sent to the gateways, and how often.
         late: Messages that will reach the CA when nobody waits for the answer any more.
         left: How many more things may go wrong.
-        lost: Whether an answer of the CA was lost, with a gateway or on its way.
+        told: transactionIDs of which the operator was told that what the CA has issued cannot be known.
     """
 
     time: float
@@ -103,7 +103,7 @@ class World(NamedTuple):
     sent: tuple[tuple[int, int], ...]
     late: tuple[int, ...]
     left: int
-    lost: bool = False
+    told: tuple[bytes, ...] = ()
 
 
 class Move(NamedTuple):
@@ -270,7 +270,6 @@ class Worlds:
             number = self.messages.of(call.arguments[0])
             told = self._told(spent, place, call, Raised("undelivered"))
             yield Move(f"{at.name}: the CA cannot be reached", True, told)
-            spent = spent._replace(lost=True)
             after, _ = self._done(spent, call)
             told = self._told(after, place, call, Raised("delivered"))
             yield Move(f"{at.name}: the CA answers, and the answer is lost", True, told)
@@ -320,22 +319,23 @@ class Worlds:
 
     def _settled(self, world: World) -> World:
         """Return a world without what nobody hears of: answers for nobody, and processes that are done."""
-        processes = []
+        processes, told = [], set(world.told)
         for at in world.processes:
             view = self.view(at)
+            told.update(view.told)
             if view.reply is not None and at.name != world.device.asks:
                 at = at._replace(replied=True)
             over = at.replied or at.name.startswith(AGENDA)
             if view.works or not over:
                 processes.append(at)
-        return world._replace(processes=tuple(sorted(processes)))
+        return world._replace(processes=tuple(sorted(processes)), told=tuple(sorted(told)))
 
     def _gone(self, world: World, place: int) -> World:
         """Return a world without a process: whoever waited for it sees its connection close."""
         processes, device = list(world.processes), world.device
         if processes.pop(place).name == device.asks:
             device = device._replace(asks="")
-        return world._replace(processes=tuple(processes), device=device, lost=True)
+        return world._replace(processes=tuple(processes), device=device)
 
     def _begin(self, world: World, der: bytes | None, *, asks: bool = True) -> World:
         sent, device = world.sent, world.device

@@ -26,7 +26,7 @@ from ra_gateway.cmp.crmf import CertTemplate
 from ra_gateway.config.reading import load
 from ra_gateway.errors import ServiceFailure
 from ra_gateway.events import unheard
-from ra_gateway.ra.unconfirmed import UnconfirmedCertificates
+from ra_gateway.ra.agenda import UnconfirmedCertificates
 from ra_gateway.tasks import ended
 from tests.support.pki import VendorPKI
 from tests.support.setups import make_setup

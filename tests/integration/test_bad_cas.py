@@ -19,7 +19,7 @@ from ra_gateway.cmp.codes import BodyType, PKIStatus
 from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.device.values import Send
 from ra_gateway.errors import PKIFailureInfo
-from ra_gateway.ra.unconfirmed import UnconfirmedCertificates
+from ra_gateway.ra.agenda import UnconfirmedCertificates
 from tests.support.answers import fail_names, status_of
 from tests.support.credentials import cmp_certificate, cmp_credential
 from tests.support.harness import Answer, ManualClock, ScriptedCA

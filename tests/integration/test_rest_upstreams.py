@@ -40,9 +40,9 @@ from ra_gateway.config.reading import load, parse
 from ra_gateway.errors import ConfigError, UpstreamBroken, UpstreamUnavailable
 from ra_gateway.events import RequestHandled
 from ra_gateway.keys import pem
+from ra_gateway.ra.agenda import UnconfirmedCertificates
 from ra_gateway.ra.general_messages import Information
 from ra_gateway.ra.settings import CertConf, Informing
-from ra_gateway.ra.unconfirmed import UnconfirmedCertificates
 from ra_gateway.upstream.kinds import RestUpstream, VaultUpstream
 from ra_gateway.upstream.plugins import UpstreamContext, make_plugin
 from ra_gateway.upstream.rest import RestClient

@@ -27,7 +27,7 @@ from ra_gateway.cmp.protection import Credential
 from ra_gateway.device.errors import CertificateRejected
 from ra_gateway.device.values import DeviceIdentity
 from ra_gateway.keys import KeySigner, pem
-from ra_gateway.ra.unconfirmed import UnconfirmedCertificates
+from ra_gateway.ra.agenda import UnconfirmedCertificates
 from tests.support.answers import fail_names, status_of
 from tests.support.ejbca import CLIENT_ALIAS, PROFILE, RA_ALIAS, EndEntityProfile, make_ejbca, serve
 from tests.support.openssl import OpensslMockCA, openssl_cmp_async

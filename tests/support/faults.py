@@ -94,10 +94,15 @@ class FaultyStore:
     faults: Faults
 
     async def create(
-        self, transaction: Transaction, *, repeatable: bool = False
+        self,
+        transaction: Transaction,
+        *,
+        repeatable: bool = False,
+        look_at: datetime | None = None,
     ) -> Transaction | None:
         return await self.faults.around(
-            "create", lambda: self.store.create(transaction, repeatable=repeatable)
+            "create",
+            lambda: self.store.create(transaction, repeatable=repeatable, look_at=look_at),
         )
 
     async def load(self, key: TransactionKey) -> Transaction | None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.messages import PKIMessage
+from ra_gateway.ra.agenda import UnconfirmedCertificates
 from ra_gateway.ra.services import Services
-from ra_gateway.ra.unconfirmed import UnconfirmedCertificates
 from tests.support.harness import World
 
 WAIT_SECONDS = 300
