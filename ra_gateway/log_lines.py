@@ -60,6 +60,8 @@ FRAME: Final[Mapping[str, Field]] = {
 FIELDS: Final[Mapping[str, Field]] = {
     "added": Field(Kind.whole, "Devices that were not listed before."),
     "again_in_seconds": Field(Kind.number, "Until a task, or a worker, begins anew."),
+    "ca_transaction_id": Field(Kind.hex, "transactionID of a request as the CA was shown it."),
+    "asked_at": Field(Kind.moment, "When the request for a certificate came."),
     "begins_in_seconds": Field(
         Kind.number, "Until transactions are begun with the RA's new certificate."
     ),
@@ -114,6 +116,7 @@ FIELDS: Final[Mapping[str, Field]] = {
     "issuer": Field(Kind.text, "Subject of the CA that signed a CRL."),
     "issuer_id": Field(Kind.hex, "Key identifier of an issuing CA of ours."),
     "key": Field(Kind.text, "Key in Redis."),
+    "key_sha256": Field(Kind.hex, "SHA-256 of a public key (SubjectPublicKeyInfo)."),
     "key_uri": Field(Kind.text, "Key in an HSM, as `pkcs11:` URI without PIN."),
     "listen": Field(Kind.text, "Host and port that are listened on."),
     "listener": Field(
@@ -244,6 +247,14 @@ LINES: Final[Mapping[str, Line]] = {
         "The bundled CA has refused a message, or could not answer it.",
     ),
     "ca.failed": Line(_ERROR, _OF_CA, "A bug of ours kept the bundled CA from answering."),
+    "answer.lost": Line(
+        _ERROR,
+        (
+            *("upstream", "endpoint", "domain", "transaction_id", "ca_transaction_id", "subject"),
+            *("key_sha256", "asked_at", "detail", "todo"),
+        ),
+        "A CA may have issued a certificate whose answer was lost and cannot be had again.",
+    ),
     "ca.unconfirmed": Line(
         _WARNING, ("revoked",), "The bundled CA has revoked what nobody confirmed in time."
     ),

@@ -22,6 +22,7 @@ import structlog
 from ra_gateway.errors import ConfigError, printable
 from ra_gateway.events import (
     BY_CA,
+    AnswerLost,
     CertificatesWithdrawn,
     Component,
     ConfigurationReloaded,
@@ -55,6 +56,11 @@ _PRIORITIES: Final = {
     "info": "<6>",
     "debug": "<7>",
 }
+
+_FIELDS_OF_LOST: Final = (
+    *("upstream", "endpoint", "domain", "transaction_id", "ca_transaction_id", "subject"),
+    *("key_sha256", "detail"),
+)
 
 _FIELDS_OF_GATEWAY: Final = (
     "endpoint",
@@ -448,6 +454,14 @@ class LogSink:
                 self._answered_by_gateway(event)
             case RequestHandled():
                 self._answered_by_ca(event)
+            case AnswerLost():
+                self._log.error(
+                    "answer.lost",
+                    **{name: value for name in _FIELDS_OF_LOST if (value := getattr(event, name))},
+                    asked_at=event.asked_at.isoformat(),
+                    todo=f"look at the CA of {event.upstream} for a certificate with this subject and key that was "
+                    "issued at that time; nobody has it: revoke it there",
+                )
             case CertificatesWithdrawn(by=Component.ca, rejected=False):
                 self._log.warning("ca.unconfirmed", revoked=len(event.certificates))
             case CRLPublished():

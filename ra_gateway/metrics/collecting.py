@@ -30,6 +30,7 @@ from ra_gateway.cmp.codes import BodyType
 from ra_gateway.durations import BOUNDS_SECONDS, Durations
 from ra_gateway.errors import GatewayError
 from ra_gateway.events import (
+    AnswerLost,
     CertificateConfirmed,
     CertificateIssued,
     CertificatesWithdrawn,
@@ -68,7 +69,7 @@ _MOST_REST_SECONDS: Final = 2.0
 _NAMES: Final = ("endpoint", "domain", "upstream")
 """Labels whose values are names of the configuration, which a reload may change."""
 
-_EVENTS: Final = ("issued", "confirmed", "rejected", "unconfirmed")
+_EVENTS: Final = ("issued", "confirmed", "rejected", "unconfirmed", "lost")
 
 _BODY_TYPES: Final = frozenset(item.name for item in BodyType)
 
@@ -190,6 +191,8 @@ class Metrics:
                 what = "rejected" if event.rejected else "unconfirmed"
                 given_back = event.by, event.upstream, what
                 self._count(families.CERTIFICATES, given_back, len(event.certificates))
+            case AnswerLost():
+                self._count(families.CERTIFICATES, (Component.gateway, event.upstream, "lost"))
             case UpstreamFailed():
                 why = event.upstream, event.fail_info.name or "", event.rule
                 self._count(families.UPSTREAM_FAILURES, why)

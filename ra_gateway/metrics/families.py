@@ -67,7 +67,8 @@ LABELS: Final = {
     "domain": "vendor's name, `operator`, `mac:` or `ra:` and an endpoint's name; empty where nobody vouched",
     "durable": "`true` where the answer may leave only after a flush to the disk, else `false`",
     "endpoint": "name of an endpoint of the configuration; of the CA `ra` or `client`",
-    "event": "`issued`, `confirmed`, `rejected` (by its device) or `unconfirmed` (in time: it was revoked)",
+    "event": "`issued`, `confirmed`, `rejected` (by its device) `unconfirmed` (in time: it was revoked) or "
+    "`lost` (the CA may have issued it, and its answer cannot be had again)",
     "fail_info": "PKIFailureInfo of RFC 9810 that was answered; empty where nothing failed",
     "file": "in the CA's directory",
     "fingerprint": "first 16 hex digits of the certificate's SHA-256",
@@ -125,7 +126,7 @@ IN_FLIGHT: Final = Family(
 CERTIFICATES: Final = Family(
     "ra_gateway_certificates_total",
     Kind.counter,
-    "Certificates that were issued, confirmed, or given back.",
+    "Certificates that were issued, confirmed, given back, or lost sight of.",
     ("by", "upstream", "event"),
 )
 

@@ -190,7 +190,8 @@ class UnconfirmedCertificates:
 
     def _later(self, requested: Transaction, until: datetime, now: datetime) -> datetime | None:
         """Return when to ask again; None where the transaction will have ended, which is told."""
-        last = until - _AGAIN_AFTER
+        # Early enough: a transaction that is gone can be told nothing of.
+        last = until - min((until - requested.created_at) / 10, _AGAIN_AT_LEAST_AFTER)
         if now < last:
             return min(_again_at(requested, now), last)
         if not requested.may_retry:

@@ -345,7 +345,8 @@ async def _settle(services: Services, exchange: _CAExchange, checked: CheckedRes
     if exchange.unheard and checked.event is Event.granted:
         # The CA awaits no certConf, and its device may never come back.
         what = f"{context.upstream.name} granted implicitConfirm to a device that is gone"
-        error = UpstreamBroken(what, rule="R111", certificate_der=certificate_der)
+        error = UpstreamBroken(what, rule="R111")
+        error.certificate_der = certificate_der
         return await _fail(services, exchange, error)
     step: Callable[..., Transaction]
     expires_at: datetime | None

@@ -142,6 +142,11 @@ CASES: Final = {
         (_growing(1),),
         (_growing(0.1),),
     ),
+    "RAGatewayAnswerLost": Case(
+        (f'ra_gateway_certificates_total{{{AT},by="gateway",event="lost",upstream="ejbca"}}',),
+        (_growing(0.1),),
+        (_always(1),),
+    ),
     "RAGatewayUpstreamDown": gauge(f'ra_gateway_upstream_up{{{AT},upstream="ejbca"}}', 0, 1),
     "RAGatewayUpstreamURLDown": gauge(
         f'ra_gateway_upstream_url_healthy{{{AT},upstream="ejbca",url="http://a"}}', 0, 1

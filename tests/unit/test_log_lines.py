@@ -130,6 +130,7 @@ FACTS: Final[tuple[Fact, ...]] = (
     *(handled(by, outcome=Outcome.failed, bug=ValueError()) for by in Component),
     *(handled(by, outcome=Outcome.batched, body_type="nested", messages=3) for by in Component),
     handled(Component.gateway, outcome=Outcome.issued),
+    events.AnswerLost("ca", "ran", "acme", "0f", "0f", "CN=x", "ab", NOW, "gone"),
     events.CertificatesWithdrawn(Component.ca, (b"", b"")),
     events.CRLPublished("ab", 2, 1, NOW, 100),
     events.CRLPublished("ab", 1, None, NOW, 100),

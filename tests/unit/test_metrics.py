@@ -18,6 +18,7 @@ from ra_gateway.app.readings import source_label
 from ra_gateway.durations import BOUNDS_SECONDS, Durations
 from ra_gateway.errors import PKIFailureInfo, StoreUnavailable
 from ra_gateway.events import (
+    AnswerLost,
     CertificateConfirmed,
     CertificateIssued,
     CertificatesWithdrawn,
@@ -72,6 +73,7 @@ FACTS: tuple[Fact, ...] = (
     CertificateIssued(GATEWAY, "0f", b"", "ejbca"),
     CertificateConfirmed(GATEWAY, "0f", b"", "ejbca"),
     CertificatesWithdrawn(CA, (b"", b"")),
+    AnswerLost("ejbca", "ran", "acme", "0f", "0f", "CN=x", "ab", datetime.now(UTC), "gone"),
     UpstreamFailed("ejbca", "0f", PKIFailureInfo.systemUnavail, "R91", "away"),
     UpstreamDown("ejbca", "away"),
     StoreLost(GATEWAY, "away"),
