@@ -334,10 +334,9 @@ async def _settle(services: Services, exchange: _CAExchange, checked: CheckedRes
         seconds = settings.check_after_seconds + settings.confirm_wait_seconds
         until = now + timedelta(seconds=seconds)
     waits = exchange.told_to_wait
-    again = may_ask_again(context.upstream, transaction)
-    if (checked.denied and again and (exchange.unheard or not waits)) or (
-        exchange.unheard and checked.event is Event.deferred
-    ):
+    undecided = exchange.unheard and checked.event is Event.deferred
+    unsure = checked.denied and (exchange.unheard or not waits)
+    if undecided or (unsure and may_ask_again(context.upstream, transaction)):
         # Whoever asks next gets what the CA may have done.
         await _release(services, exchange, may_retry=not context.upstream.replays_repeats)
         return response_der
