@@ -90,7 +90,7 @@ class Connection(asyncio.Protocol):
 
     def __init__(self, lost: Callable[[Connection], None]) -> None:
         self._lost = lost
-        self._transport: Any = None
+        self.transport: Any = None  # of asyncio or uvloop, with TLS or without
         self._parser: Any = None
         self._response: Response | None = None
         self._answer: asyncio.Future[Response] | None = None
@@ -102,25 +102,30 @@ class Connection(asyncio.Protocol):
         self.idle_since = 0.0
 
     def ask(self, octets: bytes, response: Response) -> asyncio.Future[Response]:
-        """Send a whole request and return what will be its answer; only while it is not `over`."""
+        """Send a whole request and return what will be its answer; only while it is `usable`."""
         self._response, self._answer = response, asyncio.get_running_loop().create_future()
         self._received = self._body = 0
         self._finished = self._keep = False
-        self._transport.write(octets)
+        self.transport.write(octets)
         return self._answer
+
+    @property
+    def usable(self) -> bool:
+        """Whether it is open; the loop may be about to tell that it is not."""
+        return not (self.over or self.transport.is_closing())
 
     @property
     def reusable(self) -> bool:
         """Whether the last answer has ended, all of the request is sent, and the server keeps the connection."""
-        return self._keep and not self.over and not self._transport.get_write_buffer_size()
+        return self._keep and self.usable and not self.transport.get_write_buffer_size()
 
     def end(self, error: Exception | None = None) -> None:
         """End it; an answer that is awaited fails."""
         if not self.over:
             self.over, self.failure = True, error
-            if self._transport is not None:
+            if self.transport is not None:
                 # Without a farewell by TLS, for which the other side would have to be waited for.
-                self._transport.abort()
+                self.transport.abort()
             self._lost(self)
         if not self._finished and self._answer is not None:
             self._finished = True
@@ -130,7 +135,7 @@ class Connection(asyncio.Protocol):
     async def start_tls(self, context: ssl.SSLContext, host: str) -> None:
         """Speak TLS from here on."""
         transport = await asyncio.get_running_loop().start_tls(
-            self._transport, self, context, server_hostname=host
+            self.transport, self, context, server_hostname=host
         )
         if transport is None or self.over:
             raise ServerDisconnectedError
@@ -139,7 +144,7 @@ class Connection(asyncio.Protocol):
     # --- asyncio.Protocol -----------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport
+        self.transport = transport
         self._parser = HttpResponseParser(self)
 
     def data_received(self, data: bytes) -> None:
@@ -268,6 +273,8 @@ class Host:
         """
         if self._connections.closed:
             raise _closed()
+        while self.idle and not self.idle[-1].usable:
+            self.idle[-1].end()
         return self.idle.pop() if self.idle else None
 
     async def wait(self) -> Connection:
@@ -290,8 +297,10 @@ class Host:
                 elif waiter in self._waiting:
                     self._waiting.remove(waiter)
                 raise
-        if connection is not None and not connection.over:
-            return connection
+        if connection is not None:
+            if connection.usable:
+                return connection
+            connection.end()
         try:
             return await self._open()
         except BaseException:

@@ -154,7 +154,7 @@ class HttpClient:
                     connection = await self._host.wait()
             timer = loop.call_at(end, connection.end, TimeoutError())
             try:
-                if connection.over:
+                if not connection.usable:
                     raise connection.failure or ServerDisconnectedError
                 sent = True
                 return await connection.ask(octets, response)

@@ -362,6 +362,19 @@ async def test_whoever_gives_up_while_it_gets_a_connection_leaves_it_to_the_next
             assert await ask(ca) == ANSWER
 
 
+async def test_a_connection_whose_end_is_yet_to_be_told_is_not_used() -> None:
+    """The loop tells of a reset in its next turn; what is asked until then goes over another one."""
+    connections = Connections()
+    async with served(saying()) as server:
+        ca = HttpCA(server.url, connections)
+        assert await ask(ca) == ANSWER
+        connections.host(URL(server.url)).idle[0].transport.abort()
+        assert await ask(ca) == ANSWER
+        assert len(server.heard) == 2
+        assert len(connections.host(URL(server.url)).idle) == 1
+        await ca.close()
+
+
 async def test_closing_ends_who_waits_for_a_connection() -> None:
     """It was not delivered, other than what was sent."""
 
