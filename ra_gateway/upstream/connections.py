@@ -131,6 +131,7 @@ class Connection(asyncio.Protocol):
             self._finished = True
             if not self._answer.done():
                 self._answer.set_exception(error or ServerDisconnectedError())
+                self._answer.exception()  # whoever awaits it may be cancelled in the same turn
 
     async def start_tls(self, context: ssl.SSLContext, host: str) -> None:
         """Speak TLS from here on."""
@@ -170,7 +171,7 @@ class Connection(asyncio.Protocol):
         self.end()
 
     def connection_lost(self, error: Exception | None) -> None:
-        self.end(error)
+        self.end(error if isinstance(error, OSError) else None)
         self._parser = None  # it knows this protocol
 
     # --- of the parser --------------------------------------------------------------------------------------------
@@ -216,7 +217,7 @@ class Connection(asyncio.Protocol):
         if response.limit_octets:
             if not self._finished:
                 self._keep = self._parser.should_keep_alive()
-                self._finished = True
+                self._finish()
         else:  # an interim one
             response.headers.clear()
             response.reason = b""
@@ -226,23 +227,16 @@ class Connection(asyncio.Protocol):
         try:
             self._parser.feed_data(octets)
         except (HttpParserError, HttpParserUpgrade) as error:
-            if self._finished:  # and something stands behind it
-                self._succeed()
-                self.end()
-                return
+            # Of an answer that is whole already, it is what stands behind it.
             cause = error.__context__
             self.end(cause if isinstance(cause, NotHTTP) else NotHTTP(str(error)))
             return
-        if self._finished:
-            self._succeed()
-        elif self._received - self._body > MAX_HEAD_OCTETS + _FRAMING_RATIO * self._body:
+        framing = self._received - self._body
+        if not self._finished and framing > MAX_HEAD_OCTETS + _FRAMING_RATIO * self._body:
             self.end(NotHTTP(f"the head of the answer has more than {MAX_HEAD_OCTETS} octets"))
 
     def _finish(self) -> None:
         self._finished = True
-        self._succeed()
-
-    def _succeed(self) -> None:
         if self._answer is not None and not self._answer.done() and self._response is not None:
             self._answer.set_result(self._response)
 
