@@ -14,12 +14,12 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Mapping
-from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import Final
 
 from yarl import URL
 
+from ra_gateway.connector import retry_after_seconds
 from ra_gateway.errors import ServiceFailure, UpstreamBroken, UpstreamUnavailable, printable
 from ra_gateway.upstream.connections import (
     Connections,
@@ -257,22 +257,11 @@ def _unusable(response: Response, content: bytes) -> UpstreamUnavailable | Upstr
     excerpt = "".join(c for c in text if c.isprintable())[:_EXCERPT_CHARACTERS]
     detail = f"HTTP {response.status} without a CMP message: {excerpt!r}"
     if response.status in _REFUSING:
-        return UpstreamBusy(detail, retry_after_seconds=_retry_after_seconds(response))
+        asked = response.header(b"retry-after"), response.header(b"date")
+        return UpstreamBusy(detail, retry_after_seconds=retry_after_seconds(*asked))
     if response.status in _BUSY:
         return UpstreamUnavailable(detail, delivered=True)
     return UpstreamBroken(detail, rule="R91")
-
-
-def _retry_after_seconds(response: Response) -> float | None:
-    """Return how long Retry-After asks to wait, by the server's own clock (RFC 9110 10.2.3)."""
-    value = response.header(b"retry-after")
-    if value.isascii() and value.isdigit():
-        return float(value[:9])
-    try:
-        until = parsedate_to_datetime(value)
-        return max(0.0, (until - parsedate_to_datetime(response.header(b"date"))).total_seconds())
-    except (TypeError, ValueError, OverflowError):
-        return None
 
 
 def _refuses_certificate(error: OSError) -> bool:
