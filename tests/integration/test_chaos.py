@@ -22,7 +22,7 @@ from tests.support.pki import VendorPKI
 DISTURBANCES: Final = int(os.environ.get("DISTURBANCES", "0"))
 """Of the long form; 0 for the short one."""
 
-SHORT: Final = 10
+SHORT: Final = 6
 
 SHARE: Final = {"redis": 0.8, "sentinel": 0.08, "cluster": 0.12}
 """Of the disturbances of the long form: a failover takes seconds."""

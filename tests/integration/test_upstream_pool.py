@@ -17,11 +17,12 @@ from urllib.parse import urlsplit
 import aiohttp
 import pytest
 from cryptography.hazmat.primitives import serialization
+from yarl import URL
 
 from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.messages import ANYONE, PKIHeader, assemble, body
 from ra_gateway.errors import ConfigError, UpstreamBroken, UpstreamUnavailable
-from ra_gateway.upstream.http import Connections
+from ra_gateway.upstream.connections import Connections
 from ra_gateway.upstream.kinds import CMPHTTPUpstream, Order
 from ra_gateway.upstream.pool import LONGEST_PAUSE_SECONDS, Breaker, HttpPool, issues_nothing
 from ra_gateway.upstream.tls import tls_context
@@ -200,6 +201,26 @@ async def test_what_was_not_delivered_goes_to_the_next() -> None:
         assert counts(ca) == (1, (0, 1, 0), (1, 0, 0))
 
 
+async def test_a_late_answer_is_awaited_by_as_many_as_may() -> None:
+    """Beyond the deadline, at which the URL counts as failed; half of the connections stay for others."""
+    awake = asyncio.Event()
+
+    async def late(visit: Visit) -> None:
+        await awake.wait()
+        visit.answer()
+
+    async with pool(late, late_answer_seconds=300.0, max_connections=2) as (ca, _):
+        first = asyncio.create_task(ask(ca, seconds=0.2))
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while not ca.states()[0].failed:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        assert (await unavailable(ca, seconds=0.2)).delivered
+        assert ca.states()[0].failed == 2
+        awake.set()
+        assert await first == ANSWER
+        assert (ca.states()[0].answered, ca.states()[0].failed) == (1, 2)
+
+
 @pytest.mark.requirement(90)
 @pytest.mark.parametrize("script", [drop, hang, drip, answering(503, b"<html>", content_type=None)])
 async def test_a_request_that_may_have_been_seen_is_not_repeated(script: Script) -> None:
@@ -285,13 +306,7 @@ async def test_a_cmp_message_in_an_error_is_the_answer() -> None:
 
 def keeps_any(connections: Connections, port: int) -> bool:
     """Tell whether a connection to a port is kept for the next exchange: its end was not noticed yet."""
-    connector: Any = connections.session().connector
-    return any(
-        handler.is_connected()
-        for key, kept in connector._conns.items()
-        for handler, _ in kept
-        if key.port == port
-    )
+    return bool(connections.host(URL(f"http://127.0.0.1:{port}")).idle)
 
 
 @pytest.mark.parametrize("replays", [False, True])

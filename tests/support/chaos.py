@@ -33,7 +33,13 @@ from tests.support.insisting import is_unavailable
 from tests.support.patience import PATIENCE_SECONDS
 from tests.support.pki import VendorPKI, make_key
 from tests.support.processes import CAProcess, GatewayProcess
-from tests.support.redis_groups import ClusterGroup, SentinelGroup, cluster_group, sentinel_group
+from tests.support.redis_groups import (
+    MASTER,
+    ClusterGroup,
+    SentinelGroup,
+    cluster_group,
+    sentinel_group,
+)
 from tests.support.redis_server import RedisServer
 from tests.support.setups import edit, http_upstream, make_setup, set_upstream
 from tests.support.shifted_clock import set_clock
@@ -224,6 +230,10 @@ def _fail_over(group: SentinelGroup | ClusterGroup, chance: random.Random) -> No
         lambda: sum(b"role:master" in _replication(each) for each in rest) == len(masters),
         "another master",
     )
+    if isinstance(group, SentinelGroup):
+        heir = str(rest[0].port).encode()  # until they agree, they may take the old one back
+        asked = f"SENTINEL get-master-addr-by-name {MASTER}"
+        _wait(lambda: all(heir in each.command(asked) for each in group.sentinels), "agreement")
     killed.start()
     if isinstance(group, SentinelGroup):  # Sentinels would say so, too, some ten seconds later
         killed.command(f"REPLICAOF 127.0.0.1 {rest[0].port}")
