@@ -220,6 +220,27 @@ async def test_nobody_gets_the_answer_of_one_who_left(own_redis_server: RedisSer
         assert await store.load(first.key) == first
 
 
+async def test_connections_that_the_server_ended_are_replaced(
+    store: RedisStore, redis_server: RedisServer
+) -> None:
+    """All at once, and before this process has heard of any: each call gets its own answer."""
+    mine = [new_transaction(signer=number) for number in range(10)]
+    await asyncio.gather(*(store.create(each) for each in mine))
+    for _ in range(5):
+        assert redis_server.command("CLIENT KILL TYPE normal SKIPME yes").startswith(b":")
+        assert await asyncio.gather(*(store.load(each.key) for each in mine)) == mine
+
+
+@pytest.mark.parametrize("octets", [1, 100, 1_000_000])
+async def test_an_answer_that_comes_in_pieces_is_one(store: RedisStore, octets: int) -> None:
+    """A record has more octets than one read from a socket gives."""
+    transaction = new_transaction(signer_der=os.urandom(octets))
+    await store.create(transaction)
+    assert (
+        await asyncio.gather(*(store.load(transaction.key) for _ in range(3))) == [transaction] * 3
+    )
+
+
 async def test_a_password_is_used_and_never_told(guarded_redis_server: RedisServer) -> None:
     """Logging in works by URL and by argument; no error text contains the password."""
     port = guarded_redis_server.port
