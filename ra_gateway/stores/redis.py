@@ -2,7 +2,7 @@
 
     {prefix}:{<transactionID>}:<domain>:<signer digest>   hash: version, record (seal and `Transaction.to_fields`)
     {prefix}:{<transactionID>}                            set: keys of these hashes (at most 8)
-    {prefix}:signer:{<digest>}:<domain>                   sorted set: a signer's transactions by when they expire
+    {prefix}:signer:{<digest>}:<domain>                   sorted set: transactions of a signer of many, by their ends
     {prefix}:agenda                                       sorted set: the schedule, transactions by when they are due
     {prefix}:{held}                                       hash: requester to the request that waits for approval
     {prefix}:{held}:until                                 sorted set: requesters by when their requests expire
@@ -49,6 +49,7 @@ from ra_gateway.ra.transaction import Transaction, TransactionKey, too_many
 from ra_gateway.stores import redis_scripts as scripts
 from ra_gateway.stores.redis_servers import Script, Servers, is_passing, open_servers
 from ra_gateway.stores.sealing import NotSealed, Seals, packed, unpacked
+from ra_gateway.stores.signer_rooms import SignerRooms
 
 log = structlog.get_logger()
 
@@ -90,7 +91,7 @@ class RedisStore:
         max_connections: At most so many to each server (1 or more); further calls wait for one within their time.
         wait_replicas: So many replicas must have a write before it counts; fewer where fewer follow.
         max_per_signer: How many live transactions one signer may have, RAs apart; each counts for as long as
-            it was to live when it was created.
+            it was to live when it was created. A node gives the first few room unasked (`SignerRooms`).
         max_held: Most requests that wait for an operator; one more is refused.
         sink: Takes that Redis is lost, and found again.
 
@@ -154,7 +155,7 @@ class RedisStore:
         self._reserve, self._due, self._held = reads(scripts.RESERVE, scripts.DUE, scripts.HELD)
         self._text, self._count, self._take = reads(scripts.TEXT, scripts.COUNT, scripts.TAKE)
         self.mark_key = f"{key_prefix}:seal"
-        self._max_per_signer = max_per_signer
+        self._max_per_signer, self._rooms = max_per_signer, SignerRooms(max_per_signer)
         self._max_held = max_held
         self._schedule = f"{key_prefix}:agenda"
         self._held_keys = [f"{key_prefix}:{{held}}", f"{key_prefix}:{{held}}:until"]
@@ -201,15 +202,20 @@ class RedisStore:
         return await self._ask(attempt)
 
     async def _has_room(self, transaction: Transaction) -> bool:
-        key = transaction.key
-        if key.speaks_for_many:
-            return True
-        index = f"{self._prefix}:signer:{{{key.signer_digest.hex()}}}:{key.domain}"
-        times = self._clock().timestamp(), transaction.expires_at.timestamp()
+        key, now = transaction.key, self._clock()
         # By digest: a transactionID may be long.
         member = hashlib.sha256(key.transaction_id).hexdigest()
-        limits = self._max_per_signer, max(self._lifetime_ms(transaction), 1)
-        reserved: Any = await self._ask(lambda _: self._reserve([index], [*times, member, *limits]))
+        until = transaction.expires_at
+        if key.speaks_for_many or self._rooms.take(key.signer, member, until, now):
+            return True
+        index = f"{self._prefix}:signer:{{{key.signer_digest.hex()}}}:{key.domain}"
+        begun = self._rooms.begun(key.signer)
+        lifetime_ms = max(self._ms_until(max([until, *begun.values()])), 1)
+        args: list[Any] = [now.timestamp(), self._max_per_signer, lifetime_ms]
+        args += [until.timestamp(), member]
+        for name, end in begun.items():
+            args += [end.timestamp(), name]
+        reserved: Any = await self._ask(lambda _: self._reserve([index], args))
         return bool(reserved)
 
     async def load(self, key: TransactionKey) -> Transaction | None:
