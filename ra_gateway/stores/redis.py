@@ -48,7 +48,8 @@ from ra_gateway.ra.rates import Rate, Taken
 from ra_gateway.ra.transaction import Transaction, TransactionKey, too_many
 from ra_gateway.stores import redis_scripts as scripts
 from ra_gateway.stores.redis_servers import Script, Servers, is_passing, open_servers
-from ra_gateway.stores.sealing import NotSealed, Seals, packed, unpacked
+from ra_gateway.stores.sealing import SEAL_OCTETS, NotSealed, Seals, packed, unpacked
+from ra_gateway.stores.seen import Age, Seen, age_of
 from ra_gateway.stores.signer_rooms import SignerRooms
 
 log = structlog.get_logger()
@@ -63,15 +64,12 @@ _LONGEST_PAUSE_SECONDS: Final = 0.2
 _MARKED: Final = b"sealed by the nodes"
 
 _SEEN_LIMIT: Final = 65_536
-"""Transactions whose newest version a node remembers, some 20 MB; and certificates, with what became of them."""
+"""Certificates of which a node remembers what became of them."""
 
 _REPORT_SECONDS: Final = 10.0
 """Between two log lines about records that do not verify: a stranger must not fill the log."""
 
 _T = TypeVar("_T")
-
-_Age = tuple[datetime, int]
-"""When a transaction began, and its version: of two under one key, the greater is the newer."""
 
 
 class RedisStore:
@@ -121,7 +119,7 @@ class RedisStore:
         self._seals = Seals(seal_keys)
         self._monotonic = monotonic
         self._watch = StoreWatch(sink, Component.gateway, monotonic)
-        self._seen: OrderedDict[str, tuple[_Age, float]] = OrderedDict()
+        self._seen = Seen(monotonic)
         self._records: OrderedDict[str, tuple[int, ConfirmationRecord, float]] = OrderedDict()
         self._reported_at, self._unreported = -math.inf, 0
         self.answered, self.failed = Durations(), Durations()
@@ -176,19 +174,19 @@ class RedisStore:
                 raise too_many(self._max_per_signer)
             return live
         keys = hash_key, _ = self._keys(transaction.key)
-        must_be_there = not repeatable and self._seen_age(hash_key) is not None
+        must_be_there = not repeatable and self._seen.age(hash_key) is not None
         lifetime_ms = self._lifetime_ms(transaction)
         args: list[Any] = [lifetime_ms, int(must_be_there), *self._sealed(hash_key, transaction)]
 
         async def attempt(again: bool) -> Transaction | None:
-            floor = self._seen_age(hash_key)
+            floor = self._seen.age(hash_key)
             reply = await self._create(keys, args)
             if reply == b"lost":
                 self._report(hash_key, "is gone before its time")
                 raise _lost()
             if not reply:
-                self._seen.pop(hash_key, None)  # of one that is gone
-                self._note(hash_key, transaction)
+                self._seen.forget(hash_key)  # of one that is gone
+                self._note(hash_key, transaction, args[-1])
                 return None
             live = self._read(hash_key, reply, floor, transaction.key)
             if live is None:
@@ -223,7 +221,7 @@ class RedisStore:
         hash_key, _ = self._keys(key)
 
         async def attempt(_again: bool) -> Transaction | None:
-            floor = self._seen_age(hash_key)
+            floor = self._seen.age(hash_key)
             reply = await self._load([hash_key])
             return self._read(hash_key, reply, floor, key) if reply else None
 
@@ -240,15 +238,19 @@ class RedisStore:
                 each = self._opened(name, [version, record])
                 if each is None or each.key.transaction_id != transaction_id:
                     continue
-                floor = self._seen_age(name)
-                if floor is None or floor <= _age(each):
-                    self._note(name, each)
+                floor = self._seen.age(name)
+                if floor is None or floor <= age_of(each):
+                    self._note(name, each, record)
                     found.append(each)
                 elif (live := await self.load(each.key)) is not None:  # changed here meanwhile
                     found.append(live)
             return found
 
         return await self._ask(attempt)
+
+    def awaited(self, transaction_id: bytes) -> Transaction | None:
+        """Return, once, a transaction as this node stored it last, whose device is to confirm next."""
+        return self._seen.awaited(transaction_id, self._clock())
 
     async def replace(self, transaction: Transaction) -> None:
         """Replace the stored version `transaction.version - 1` by this one.
@@ -259,14 +261,18 @@ class RedisStore:
         keys = hash_key, _ = self._keys(transaction.key)
         expected = transaction.version - 1
         sealed = self._sealed(hash_key, transaction)
-        args: list[Any] = [self._lifetime_ms(transaction), expected, *sealed]
+        # What is replaced has to be what was seen here last, if that was this version: another one of that number may
+        # have begun anew after Redis had lost this one.
+        was_sealed = self._seen.seal(hash_key, (transaction.created_at, expected))
+        args: list[Any] = [self._lifetime_ms(transaction), expected, *sealed, was_sealed]
 
         async def attempt(again: bool) -> None:
             found = await self._replace(keys, args)
             if found != 1 and again and await self.load(transaction.key) == transaction:
                 found = await self._bound([hash_key], args[:1])
             if found == 1:
-                self._note(hash_key, transaction)
+                self._note(hash_key, transaction, sealed[1])
+                self._seen.await_confirmation(transaction, len(sealed[1]))
                 return
             there = "none" if found is None else f"version {found.decode(errors='replace')}"
             raise StaleTransaction(f"expected version {expected} in the store, found {there}")
@@ -545,7 +551,7 @@ class RedisStore:
         self,
         hash_key: str,
         reply: Sequence[bytes],
-        floor: _Age | None,
+        floor: Age | None,
         key: TransactionKey,
     ) -> Transaction | None:
         """Return a transaction whose seal verifies; None where it is not to be believed.
@@ -563,7 +569,7 @@ class RedisStore:
         if transaction.key != key:
             self._report(hash_key, "belongs under another key")
             return None
-        if floor is not None and _age(transaction) < floor:
+        if floor is not None and age_of(transaction) < floor:
             began, version = floor
             self._report(
                 hash_key,
@@ -571,7 +577,7 @@ class RedisStore:
                 f"{version} of {began:%H:%M:%S}",
             )
             return None
-        self._note(hash_key, transaction)
+        self._note(hash_key, transaction, reply[1])
         return transaction
 
     def _opened(self, hash_key: str, reply: Sequence[bytes]) -> Transaction | None:
@@ -595,21 +601,9 @@ class RedisStore:
                 f"{self.name}: a stored transaction cannot be read: {error}"
             ) from error
 
-    def _note(self, hash_key: str, transaction: Transaction) -> None:
-        """Remember which version is there, and for how long it has to be."""
-        age = _age(transaction)
-        seen, _ = self._seen.pop(hash_key, (age, 0.0))
-        until = self._monotonic() + self._lifetime_ms(transaction) / 1000
-        self._seen[hash_key] = max(seen, age), until
-        if len(self._seen) > _SEEN_LIMIT:
-            self._seen.popitem(last=False)
-
-    def _seen_age(self, hash_key: str) -> _Age | None:
-        age, until = self._seen.get(hash_key, (None, 0.0))
-        if self._monotonic() < until:
-            return age
-        self._seen.pop(hash_key, None)
-        return None
+    def _note(self, hash_key: str, transaction: Transaction, record: bytes) -> None:
+        seal, lifetime_ms = record[:SEAL_OCTETS], self._lifetime_ms(transaction)
+        self._seen.note(hash_key, transaction, seal, lifetime_ms)
 
     def _note_strange(self, count: int) -> None:
         if count:
@@ -664,10 +658,6 @@ class RedisStore:
             if self._closed:  # what was just being connected when the store was closed
                 self.servers.disconnect()
         return await self._ask(attempt, again=True)
-
-
-def _age(transaction: Transaction) -> _Age:
-    return transaction.created_at, transaction.version
 
 
 def _requester(key: TransactionKey) -> str:

@@ -82,7 +82,7 @@ return redis.call('PEXPIRE', KEYS[1], left)
 REPLACE: Final = f"""{READING}
 local live = read(KEYS[1])
 if not live then return false end
-if live[1] ~= ARGV[2] then return live[1] end
+if live[1] ~= ARGV[2] or string.sub(live[2], 1, #ARGV[5]) ~= ARGV[5] then return live[1] end
 local ttl = tonumber(ARGV[1])
 redis.call('DEL', KEYS[1])
 redis.call('HSET', KEYS[1], 'version', ARGV[3], 'record', ARGV[4])
