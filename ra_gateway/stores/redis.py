@@ -518,7 +518,7 @@ class RedisStore:
     async def close(self) -> None:
         """Release the connections; whatever is asked afterwards is refused."""
         self._closed = True
-        self.servers.disconnect()
+        await self.servers.end()
 
     def _index(self, transaction_id: bytes) -> str:
         if len(transaction_id) > _PLAIN_ID_BYTES:
@@ -656,7 +656,7 @@ class RedisStore:
                 raise StoreUnavailable(f"{self.name}: {what}", rule="R95") from error
         finally:
             if self._closed:  # what was just being connected when the store was closed
-                self.servers.disconnect()
+                await self.servers.end()
         return await self._ask(attempt, again=True)
 
 

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import hiredis
 from redis.asyncio import BlockingConnectionPool
 from redis.exceptions import ConnectionError as NotConnected
 from redis.exceptions import InvalidResponse
 
-_CLOSED_BY_SERVER = "Connection closed by server."
+_CLOSED_BY_SERVER: Final = "Connection closed by server."
+_END_SECONDS: Final = 1.0
 
 
 class Connections:
@@ -71,6 +72,13 @@ class Connections:
         self._end(self._idle if only_idle else list(self._open))
         self._idle = []
 
+    async def end(self) -> None:
+        """End all connections, and return when they are gone."""
+        ending = [connection.lost for connection in self._open]
+        self.close()
+        if ending:
+            await asyncio.wait(ending, timeout=_END_SECONDS)
+
     def _end(self, connections: Sequence[_Connection]) -> None:
         for connection in connections:
             connection.close()
@@ -93,6 +101,8 @@ class _Connection(asyncio.Protocol):
         self._replies: list[Any] = []
         self._awaited = 0
         self._answered: asyncio.Future[list[Any]] | None = None
+        self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Done when it is gone."""
         self._transport = self._streams[1].transport
         self._transport.set_protocol(self)
 
@@ -135,5 +145,6 @@ class _Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell whoever waits for an answer."""
+        self.lost.set_result(None)
         if self._answered is not None and not self._answered.done():
             self._answered.set_exception(NotConnected(str(exc or _CLOSED_BY_SERVER)))

@@ -183,6 +183,10 @@ class Node:
         """End its connections; it may be used again."""
         self._connections.close(only_idle=only_idle)
 
+    async def end(self) -> None:
+        """End its connections, and return when they are gone; it may be used again."""
+        await self._connections.end()
+
 
 class Servers(ABC):
     """The servers of one URL, connected to when they are first used.
@@ -346,10 +350,9 @@ class Servers(ABC):
         for address in gone:
             self._nodes.pop(address).disconnect()
 
-    def disconnect(self) -> None:
-        """End all connections; it may be used again."""
-        for node in self._nodes.values():
-            node.disconnect()
+    async def end(self) -> None:
+        """End all connections, and return when they are gone; it may be used again."""
+        await asyncio.gather(*(node.end() for node in self._nodes.values()))
 
 
 class Script:
@@ -489,10 +492,9 @@ class Sentinels(Servers):
             raise NotConnected("the master is down")
         return int(told[b"config-epoch"]), _joined(told[b"ip"].decode(), int(told[b"port"]))
 
-    def disconnect(self) -> None:
-        super().disconnect()
-        for sentinel in self._sentinels:
-            sentinel.disconnect()
+    async def end(self) -> None:
+        await super().end()
+        await asyncio.gather(*(sentinel.end() for sentinel in self._sentinels))
 
 
 class Cluster(Servers):
