@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import OrderedDict
 from collections.abc import Callable
 from datetime import datetime
@@ -11,6 +12,9 @@ from ra_gateway.ra.transaction import State, Transaction
 
 _MOST: Final = 65_536
 """Transactions whose newest version is remembered, some 25 MB."""
+
+_LET_GO: Final = 2
+"""As many whose time is over go for each that is seen: they cannot pile up."""
 
 _MOST_AWAITED: Final = 1024
 _MOST_OCTETS: Final = 16_384
@@ -48,9 +52,11 @@ class Seen:
         age, before = age_of(transaction), self._newest.pop(name, None)
         if before is not None and before.age > age:
             age, seal = before.age, before.seal
-        self._newest[name] = _Seen(age, seal, self._monotonic() + lifetime_ms / 1000)
-        if len(self._newest) > _MOST:
-            self._newest.popitem(last=False)
+        now = self._monotonic()
+        self._newest[name] = _Seen(age, seal, now + lifetime_ms / 1000)
+        for oldest, seen in list(itertools.islice(self._newest.items(), _LET_GO)):
+            if len(self._newest) > _MOST or seen.until <= now:
+                del self._newest[oldest]
 
     def age(self, name: str) -> Age | None:
         """Return the newest version that must be there; None where there need be none."""
@@ -68,6 +74,9 @@ class Seen:
     def forget(self, name: str) -> None:
         """Forget a transaction that need not be there."""
         self._newest.pop(name, None)
+
+    def __len__(self) -> int:
+        return len(self._newest)
 
     def clear(self) -> None:
         """Forget all, as a node that has just begun."""
