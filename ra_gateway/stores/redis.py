@@ -178,7 +178,8 @@ class RedisStore:
             if live is None:
                 raise too_many(self._max_per_signer)
             return live
-        keys = hash_key, _ = self._keys(transaction.key)
+        keys = [*self._keys(transaction.key)]
+        hash_key = keys[0]
         must_be_there = not repeatable and self._seen.age(hash_key) is not None
         lifetime_ms = self._lifetime_ms(transaction)
         args: list[Any] = [lifetime_ms, int(must_be_there), *self._sealed(hash_key, transaction)]

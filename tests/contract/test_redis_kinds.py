@@ -40,8 +40,9 @@ async def live(store: RedisStore, number: int) -> None:
     changed = advance(first, Event.issued, certificate_der=b"c")
     await store.ping()
     assert await store.has_our_mark()
-    assert await store.create(first) is None
-    assert await store.create(first) == first
+    assert await store.create(first, look_at=now) is None
+    assert await store.create(first, look_at=now + timedelta(hours=1)) == first
+    assert await store.due(now, limit=9) == [first.key]
     await store.replace(changed)
     with pytest.raises(StaleTransaction):
         await store.replace(changed)

@@ -17,7 +17,7 @@ from ra_gateway.ra.ports import Backlog
 from ra_gateway.ra.transaction import TransactionKey
 from ra_gateway.stores.redis import RedisStore
 from tests.support.harness import ManualClock
-from tests.support.transactions import Node, nodes, system_clock
+from tests.support.transactions import Node, new_transaction, nodes, system_clock
 
 MAX_HELD = 3
 HOUR = timedelta(hours=1)
@@ -49,6 +49,18 @@ async def test_what_is_planned_is_due_from_its_time_on(node: Node, clock: Manual
     assert await node().due(clock() + HOUR - timedelta(seconds=1), limit=9) == []
     assert await node().due(clock() + HOUR, limit=9) == [key(1)]
     assert await node().due(clock() + HOUR, limit=9) == [key(1)]
+
+
+async def test_a_new_transaction_is_planned_with_what_it_is(node: Node, clock: ManualClock) -> None:
+    """By the same step; one that is not stored changes nothing of the plan of the one that is."""
+    first = new_transaction(b"first")
+    assert await node().create(first, look_at=clock() + HOUR) is None
+    assert await node().due(clock() + HOUR - timedelta(seconds=1), limit=9) == []
+    assert await node().due(clock() + HOUR, limit=9) == [first.key]
+    assert await node().create(first, look_at=clock()) == first
+    assert await node().due(clock(), limit=9) == []
+    assert await node().create(new_transaction(b"another")) is None
+    assert await node().backlog() == Backlog(held=0, scheduled=1, overdue=0)
 
 
 async def test_the_longest_due_comes_first(node: Node, clock: ManualClock) -> None:

@@ -127,7 +127,7 @@ class ScriptedCA(Receiving):
     operator: OperatorPKI
     clock: ManualClock
     script: Script = lambda answer: None
-    failure: Exception | None = None
+    failure: BaseException | None = None
     failures: int = 0
     failure_loses_answer: bool = False
     gate: asyncio.Event | None = None
