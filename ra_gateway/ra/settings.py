@@ -111,7 +111,9 @@ class IssuingSettings(Table):
     """
     unconfirmed: Unconfirmed = Unconfirmed.leave
     """What becomes of a certificate that its device rejects or does not confirm in time: "leave" trusts the CA to see
-    to it; "report" logs it; "revoke" has the CA revoke it, for a CA that does not read certConf.
+    to it; "report" logs it; "revoke" has the CA revoke it, for a CA that does not read certConf. With "report" and
+    "revoke" an answer that was lost is seen to as well: where the CA replays it is asked again, and otherwise
+    `answer.lost` is logged. A CA that revokes by itself what is not confirmed needs none of that.
     """
     unconfirmed_reason: Literal[0, 4, 5] = 5
     """reasonCode of that revocation: 0 unspecified, 4 superseded, 5 cessationOfOperation. The default says that the

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ra_gateway.ra import ca_exchange, late_certificates, transaction
+from ra_gateway.ra import ca_exchange, late_certificates, transaction, unconfirmed
 from ra_gateway.ra.transaction import TRANSITIONS, Event, State
 from tests.explore.explorer import INVARIANTS, Explorer
 from tests.explore.settings import SETTINGS
@@ -65,6 +65,17 @@ def test_a_certificate_that_is_let_go_of_is_found(
     way = explorer.explore(stop_at_first=True).broken[INVARIANTS[7]]
     assert way[2] == "ir(1)#1: the CA answers"
     assert way[3].startswith("ir(1)#1: the store does not take ")
+    assert "the device is switched off" in way
+
+
+def test_an_answer_that_nobody_asks_for_again_is_found(
+    vendor_pki: VendorPKI, operator_pki: OperatorPKI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A request that is on nobody's list before the CA is asked, and whose device is gone."""
+    monkeypatch.setattr(unconfirmed, "finds_again", lambda *_: False)
+    explorer = Explorer(Sides(SETTINGS[2], vendor_pki, operator_pki), disturbances=2)
+    way = explorer.explore(stop_at_first=True).broken[INVARIANTS[7]]
+    assert way[2] == "ir(1)#1: the CA answers, and the answer is lost"
     assert "the device is switched off" in way
 
 
