@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ra_gateway.ra import ca_exchange, late_certificates, transaction, unconfirmed
+from ra_gateway.ra import ca_exchange, transaction, unconfirmed
 from ra_gateway.ra.transaction import TRANSITIONS, Event, State
 from tests.explore.explorer import INVARIANTS, Explorer
 from tests.explore.settings import SETTINGS
@@ -50,22 +50,6 @@ def test_a_message_that_is_sent_again_is_found(
     way = explorer.explore(stop_at_first=True).broken[INVARIANTS[0]]
     assert way[2:4] == ["ir(1)#1: the CA answers", "ir(1)#1: its gateway dies"]
     assert way[-1] == "ir(1)#3: the CA answers"
-
-
-def test_a_certificate_that_is_let_go_of_is_found(
-    vendor_pki: VendorPKI, operator_pki: OperatorPKI, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The store is away for a moment when the CA has answered, and nothing is stored later."""
-
-    async def nothing(*_: object, **__: object) -> bytes:
-        return b""
-
-    monkeypatch.setattr(late_certificates, "store_later", nothing)
-    explorer = Explorer(Sides(SETTINGS[3], vendor_pki, operator_pki), disturbances=2)
-    way = explorer.explore(stop_at_first=True).broken[INVARIANTS[7]]
-    assert way[2] == "ir(1)#1: the CA answers"
-    assert way[3].startswith("ir(1)#1: the store does not take ")
-    assert "the device is switched off" in way
 
 
 def test_an_answer_that_nobody_asks_for_again_is_found(
