@@ -14,7 +14,6 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Final
 
-from ra_gateway.cmp import asn1
 from ra_gateway.cmp.bodies import PKIStatusInfo
 from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.cmp.verification import AuthenticatedMessage
@@ -23,7 +22,6 @@ from ra_gateway.errors import (
     HeaderRefused,
     NotAuthorized,
     PKIFailureInfo,
-    ServiceFailure,
     StoreUnavailable,
     TransactionInUse,
     UpstreamBroken,
@@ -35,12 +33,12 @@ from ra_gateway.ra import (
     late_certificates,
     machine,
     responses,
+    single_use,
     transactions,
     unconfirmed,
 )
 from ra_gateway.ra.context import RequestContext, event_of
 from ra_gateway.ra.endpoints import Endpoint, Upstream
-from ra_gateway.ra.ports import Claim
 from ra_gateway.ra.response_checks import CheckedResponse, planned_confirmation, validate
 from ra_gateway.ra.services import Services
 from ra_gateway.ra.transaction import Event, State, Transaction
@@ -176,7 +174,7 @@ async def ask_unheard(
     )
     error: CMPError | None = _must_not_resend(upstream, taken, found)
     if error is None:
-        error = await _claim_unheard(endpoint, taken)
+        error = await single_use.claim_unheard(endpoint, taken)
     if error is None:
         await _run(services, exchange)
     else:
@@ -249,7 +247,7 @@ async def _run(services: Services, exchange: _CAExchange) -> bytes:
     endpoint, upstream = context.endpoint, context.upstream
     sent = transaction.current
     try:
-        claimed = await _claim_secret(context, transaction)
+        claimed = context.shared is not None and await single_use.claim(context, transaction)
     except NotAuthorized as error:
         exchange.settling = True
         return await _fail(services, exchange, error)
@@ -282,7 +280,7 @@ async def _run(services: Services, exchange: _CAExchange) -> bytes:
         # back before the lease: whoever takes over claims it anew.
         unasked = isinstance(error, UpstreamUnavailable) and not error.delivered
         if claimed and unasked and services.clock() < transaction.lease_until:
-            await _release_secret(context, transaction)
+            await single_use.release(context, transaction)
         sure = unasked and exchange.untouched
         await _release(services, exchange, may_retry=sure or not upstream.replays_repeats)
         raise
@@ -379,7 +377,7 @@ async def _settle(services: Services, exchange: _CAExchange, checked: CheckedRes
         certificate_der=certificate_der,
     )
     if exchange.overtaken is None and exchange.transaction.state is State.REFUSED:
-        await _release_secret(context, transaction)
+        await single_use.release(context, transaction)
     return response_der
 
 
@@ -668,57 +666,3 @@ async def _explained(services: Services, transaction: Transaction, error: CMPErr
     ):
         return TransactionInUse(error.detail, rule="R12")
     return error
-
-
-# --- shared secrets for single use ----------------------------------------------------------------------------
-
-
-async def _claim_secret(context: RequestContext, transaction: Transaction) -> bool:
-    """Use up a shared secret that is for one certificate, before the CA is asked for it.
-
-    Returns:
-        Whether that was done now: not where it is for more, nor where this transaction did it before.
-
-    Raises:
-        NotAuthorized: Another transaction used it up.
-        StoreUnavailable: That cannot be told, or not be recorded.
-    """
-    mac, shared = context.endpoint.mac, context.shared
-    if mac is None or shared is None or not shared.secret.single_use:
-        return False
-    if transaction.confirmation is not None:
-        return False
-    claim = await mac.secrets.claim(shared.secret.reference, _holder(transaction))
-    if claim is Claim.refused:
-        raise NotAuthorized(f"the {shared.secret.label} was used before", rule="RFC 9483 4.1.5")
-    return claim is Claim.taken
-
-
-async def _claim_unheard(endpoint: Endpoint, transaction: Transaction) -> NotAuthorized | None:
-    """Use up a secret as `_claim_secret` does, for a device that is not there; returns why the CA must not be asked.
-
-    Raises:
-        ServiceFailure: The secret is gone.
-        StoreUnavailable: As of `_claim_secret`.
-    """
-    if transaction.signer_der[:1] != b"\x04" or endpoint.mac is None:
-        return None
-    reference, secrets = asn1.content(asn1.element(transaction.signer_der)), endpoint.mac.secrets
-    secret = await secrets.find(reference, "")
-    if secret is None:
-        raise ServiceFailure("the shared secret of its device is gone")
-    if secret.single_use and await secrets.claim(reference, _holder(transaction)) is Claim.refused:
-        return NotAuthorized(f"the {secret.label} was used before", rule="RFC 9483 4.1.5")
-    return None
-
-
-async def _release_secret(context: RequestContext, transaction: Transaction) -> None:
-    """Give a shared secret back: no certificate came of this transaction."""
-    mac, shared = context.endpoint.mac, context.shared
-    if mac is not None and shared is not None and shared.secret.single_use:
-        await mac.secrets.release(shared.secret.reference, _holder(transaction))
-
-
-def _holder(transaction: Transaction) -> str:
-    """Return what tells a transaction from every other, also from one with the same octets later."""
-    return f"{transaction.opening.request_digest.hex()}@{transaction.created_at.isoformat()}"

@@ -182,7 +182,8 @@ class RedisStore:
         hash_key = keys[0]
         must_be_there = not repeatable and self._seen.age(hash_key) is not None
         lifetime_ms = self._lifetime_ms(transaction)
-        args: list[Any] = [lifetime_ms, int(must_be_there), *self._sealed(hash_key, transaction)]
+        sealed = self._sealed(hash_key, transaction)
+        args: list[Any] = [lifetime_ms, int(must_be_there), *sealed]
         if look_at is not None and self.servers.is_one_slot:
             keys = [*keys, self._schedule]
             args += look_at.timestamp(), _member(transaction.key)
@@ -199,7 +200,7 @@ class RedisStore:
                 raise _lost()
             if not reply:
                 self._seen.forget(hash_key)  # of one that is gone
-                self._note(hash_key, transaction, args[-1])
+                self._note(hash_key, transaction, sealed[-1])
                 return None
             live = self._read(hash_key, reply, floor, transaction.key)
             if live is None:
