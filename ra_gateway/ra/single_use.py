@@ -1,4 +1,4 @@
-"""Shared secrets that are for one certificate: used up before a CA is asked, and given back where nothing came of it."""
+"""Shared secrets for one certificate: used up before a CA is asked, and given back where nothing came of it."""
 
 from __future__ import annotations
 

@@ -53,8 +53,9 @@ async def test_what_is_planned_is_due_from_its_time_on(node: Node, clock: Manual
 
 async def test_a_new_transaction_is_planned_with_what_it_is(node: Node, clock: ManualClock) -> None:
     """By the same step; one that is not stored changes nothing of the plan of the one that is."""
-    first = new_transaction(b"first")
-    assert await node().create(first, look_at=clock() + HOUR) is None
+    first, store = new_transaction(b"first"), node()
+    assert await store.create(first, look_at=clock() + HOUR) is None
+    assert await store.load(first.key) == first
     assert await node().due(clock() + HOUR - timedelta(seconds=1), limit=9) == []
     assert await node().due(clock() + HOUR, limit=9) == [first.key]
     assert await node().create(first, look_at=clock()) == first
