@@ -120,6 +120,7 @@ FIELDS: Final[Mapping[str, Field]] = {
         Kind.text, "Whose it was: `cmp`, `status` or `management`, as in the metrics."
     ),
     "logger": Field(Kind.text, "Module of a library that logs by itself."),
+    "lost": Field(Kind.whole, "Records that there was no room for."),
     "management": Field(Kind.text, "URL of the management listener; empty without one."),
     "messages": Field(Kind.whole, "Messages in a batch."),
     "method": Field(Kind.text, "Method of an HTTP request."),
@@ -144,6 +145,7 @@ FIELDS: Final[Mapping[str, Field]] = {
     ),
     "ra": Field(Kind.text, "Name of the RA that asked the CA."),
     "reason": Field(Kind.text, "Why an HTTP request was refused, as the client is told."),
+    "records": Field(Kind.whole, "Records that were written."),
     "refused": Field(
         Kind.whole,
         "Requests and connections that this listener refused, or cut off, since its start.",
@@ -187,6 +189,7 @@ FIELDS: Final[Mapping[str, Field]] = {
     "upstream": Field(Kind.text, "Name of the CA in the configuration."),
     "url": Field(Kind.text, "Of a CA, without user and password."),
     "version": Field(Kind.text, "Of this program."),
+    "waiting": Field(Kind.whole, "Records that wait."),
     "warnings": Field(Kind.texts, "What helps nobody, a sentence each."),
     "what": Field(Kind.text, "Was asked of a worker."),
     "worker": Field(Kind.whole, "Number of a worker, from 1 on."),
@@ -332,6 +335,20 @@ LINES: Final[Mapping[str, Line]] = {
         _ERROR,
         ("key", "detail", "todo"),
         "Gateways that share a Redis seal by keys that not all have.",
+    ),
+    "audit.down": Line(
+        _ERROR, ("detail", "todo"), "The database of the audit trail takes no records; they wait."
+    ),
+    "audit.up": Line(
+        _INFO, ("records", "lost"), "It takes records again, and has those that waited."
+    ),
+    "audit.lost": Line(
+        _ERROR,
+        ("detail", "waiting", "todo"),
+        "As many records wait for the audit trail as may: further ones are lost, and their number stands in it.",
+    ),
+    "audit.failed": Line(
+        _ERROR, ("fact",), "A bug of ours kept something from being recorded as it should be."
     ),
     "inventory.changed": Line(
         ("info", "warning"),

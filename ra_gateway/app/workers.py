@@ -399,7 +399,8 @@ class Workers:
             await self._all("leave")
             raise
 
-    async def _go_over(self) -> GatewayConfig:
+    async def _go_over(self) -> tuple[GatewayConfig, GatewayConfig]:
+        before = self.config
         kept = await asyncio.to_thread(self._source.kept)
         config = await asyncio.to_thread(self._read, kept)
         require_no_restart(self.config, config)
@@ -417,7 +418,7 @@ class Workers:
             self.config, self._kept = config, kept
             self._tls.take_up(tls)
             await self._all("take_up")
-        return config
+        return before, config
 
     async def _all(self, what: str) -> None:
         """Have all that serve do something that cannot be refused; whoever does not begins anew."""

@@ -246,6 +246,26 @@ STORE_STRANGE: Final = Family(
     Kind.counter,
     "Records in Redis that no gateway wrote, or none with our keys.",
 )
+AUDIT_UP: Final = Family(
+    "ra_gateway_audit_up",
+    Kind.gauge,
+    "1 while the database of the audit trail takes records.",
+    together=Together.least,
+)
+AUDIT_RECORDS: Final = Family(
+    "ra_gateway_audit_records_total", Kind.counter, "Records that are in the audit trail."
+)
+AUDIT_WAITING: Final = Family(
+    "ra_gateway_audit_waiting",
+    Kind.gauge,
+    "Records that wait for the database of the audit trail.",
+    together=Together.sum,
+)
+AUDIT_LOST: Final = Family(
+    "ra_gateway_audit_lost_total",
+    Kind.counter,
+    "Records that there was no room for while the database took none.",
+)
 TRANSACTIONS: Final = Family(
     "ra_gateway_transactions",
     Kind.gauge,

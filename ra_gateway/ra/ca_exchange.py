@@ -181,6 +181,9 @@ async def _run(services: Services, exchange: _CAExchange) -> bytes:
     endpoint, upstream = context.endpoint, context.upstream
     sent = transaction.current
     try:
+        if sent.upstream_der:
+            asked = BodyType.certConf if transaction.confirmation else transaction.body_type
+            await services.about_to_forward(transaction, asked, sent.upstream_der)
         claimed = await _claim_secret(context, transaction)
     except NotAuthorized as error:
         exchange.settling = True
