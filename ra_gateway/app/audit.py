@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 import socket
 import time
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
+
+import structlog
 
 from ra_gateway.cmp.responder import Reply
 from ra_gateway.config.audit_tables import AuditConfig
 from ra_gateway.errors import StoreUnavailable, missing_extra
+from ra_gateway.events import PersonActed
 from ra_gateway.server.cmp import CMPHandler, KnowsBegun
 from ra_gateway.server.listener import RETRY, Refusal
 
@@ -72,6 +76,41 @@ def audit_trail(config: AuditConfig | None) -> AuditTrail | None:
         wait_seconds=config.wait_seconds,
         keep=None if days is None else keep,
     )
+
+
+def record_act(
+    config: AuditConfig | None, actor: str, action: str, subject: str, detail: Mapping[str, str]
+) -> None:
+    """Have the trail say what somebody does by hand, before it is done, and return when that is durable.
+
+    Args:
+        actor: Who, as "operator:NAME".
+        detail: Facts by the names of the log's fields; no secrets.
+
+    Raises:
+        StoreUnavailable: It cannot be recorded, and must be.
+    """
+    if config is None:
+        return
+    database = audit_database(config)
+    from ra_gateway.audit.appending import append
+    from ra_gateway.audit.records import record_of
+
+    record = record_of(
+        clock_ms(), PersonActed(actor, action, subject, tuple(detail.items())), node()
+    )
+    try:
+        database.write(lambda connection: append(connection, [record]))
+    except StoreUnavailable as error:
+        if config.required:
+            raise
+        structlog.get_logger().error(
+            "audit.down",
+            detail=error.detail,
+            todo="what was done by hand is not in the audit trail; write it down",
+        )
+    finally:
+        database.close()
 
 
 class Recorded:

@@ -108,6 +108,31 @@ def entries(connection: Connection, after: int, limit: int) -> list[AuditEntry]:
     return [entry(row) for row in rows]
 
 
+def stored(connection: Connection, after: int, limit: int) -> Sequence[AnyRow]:
+    """Return lines as they are stored, those behind line `after`: for whoever checks their hashes."""
+    return connection.execute(_ENTRIES, {"after": after, "most": limit}).all()
+
+
+def newest(
+    connection: Connection, before: int, limit: int, subjects: Sequence[str] = ()
+) -> Sequence[AnyRow]:
+    """Return lines as they are stored, the newest first, those in front of line `before`.
+
+    Args:
+        subjects: Of which one the lines are; empty for all.
+    """
+    statement = select(_audit).where(_audit.c.number < before)
+    if subjects:
+        statement = statement.where(_audit.c.subject.in_(subjects))
+    return connection.execute(statement.order_by(_audit.c.number.desc()).limit(limit)).all()
+
+
+def head(connection: Connection) -> tuple[int, bytes] | None:
+    """Return number and hash of the last line, as the row says that says so; None where it is missing."""
+    row = connection.execute(select(_head.c.number, _head.c.hash)).first()
+    return None if row is None else (row.number, bytes(row.hash))
+
+
 def require_writable(connection: Connection) -> None:
     """Check that this transaction could append.
 
