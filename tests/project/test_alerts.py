@@ -158,6 +158,10 @@ CASES: Final = {
     "RAGatewayStoreNotBelieved": Case(
         (f"ra_gateway_store_not_believed_total{{{AT}}}",), (_growing(1),), (_always(5),)
     ),
+    "RAGatewayAuditDown": gauge(f"ra_gateway_audit_up{{{AT}}}", 0, 1),
+    "RAGatewayAuditLost": Case(
+        (f"ra_gateway_audit_lost_total{{{AT}}}",), (_growing(1),), (_always(5),)
+    ),
     "RAGatewayStoreFull": gauge(
         f"ra_gateway_transactions_unfinished{{{AT}}}",
         0.9,
