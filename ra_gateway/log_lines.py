@@ -172,6 +172,7 @@ FIELDS: Final[Mapping[str, Field]] = {
         Kind.whole, "HTTP status; none where the connection was closed without an answer."
     ),
     "store": Field(Kind.text, "Which store."),
+    "stream": Field(Kind.text, "Name of a stream of the audit trail."),
     "subject": Field(
         Kind.text, "Subject of the certificate that the line is about, or that is asked for."
     ),
@@ -346,6 +347,15 @@ LINES: Final[Mapping[str, Line]] = {
         _ERROR,
         ("detail", "waiting", "todo"),
         "As many records wait for the audit trail as may: further ones are lost, and their number stands in it.",
+    ),
+    "audit.stream_down": Line(
+        _ERROR, ("stream", "detail", "todo"), "A stream of the audit trail takes no records."
+    ),
+    "audit.stream_up": Line(_INFO, ("stream", "lost"), "It takes records again."),
+    "audit.stream_lost": Line(
+        _ERROR,
+        ("stream", "detail", "waiting", "todo"),
+        "As many records wait for a stream as may, or did when the process ended; they are in the database.",
     ),
     "audit.failed": Line(
         _ERROR, ("fact",), "A bug of ours kept something from being recorded as it should be."

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import os
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
 import structlog
 
+from ra_gateway.app.webhooks import signed_headers, webhook_secret
 from ra_gateway.cmp.responder import Reply
-from ra_gateway.config.audit_tables import AuditConfig
+from ra_gateway.config.audit_tables import (
+    AuditConfig,
+    AuditStream,
+    FileStream,
+    SyslogStream,
+    WebhookStream,
+)
 from ra_gateway.errors import StoreUnavailable, missing_extra
 from ra_gateway.events import PersonActed
 from ra_gateway.server.cmp import CMPHandler, KnowsBegun
@@ -20,7 +29,9 @@ from ra_gateway.server.listener import RETRY, Refusal
 
 if TYPE_CHECKING:
     from ra_gateway.audit.database import AuditDatabase
+    from ra_gateway.audit.streams import CallSender, Entry, QueuedStream
     from ra_gateway.audit.trail import AuditTrail
+    from ra_gateway.upstream.rest import RestClient
 
 _DAY_MS: Final = 86_400_000
 
@@ -69,6 +80,7 @@ def audit_trail(config: AuditConfig | None) -> AuditTrail | None:
 
     return AuditTrail(
         database,
+        streams=[_stream(name, stream) for name, stream in config.streams.items()],
         node=node(),
         clock_ms=clock_ms,
         required=config.required,
@@ -76,6 +88,56 @@ def audit_trail(config: AuditConfig | None) -> AuditTrail | None:
         wait_seconds=config.wait_seconds,
         keep=None if days is None else keep,
     )
+
+
+def _stream(name: str, config: AuditStream) -> QueuedStream:
+    """Return one stream; nothing is connected yet.
+
+    Raises:
+        ConfigError: A file that it names cannot be used.
+    """
+    from ra_gateway.audit import streams
+
+    sender: streams.Sender
+    if isinstance(config, FileStream):
+        sender = streams.FileSender(config.path)
+    elif isinstance(config, SyslogStream):
+        sender = streams.SyslogSender(config.address)
+    else:
+        sender = _webhook(f"audit.streams.{name}", config)
+    return streams.QueuedStream(name, sender)
+
+
+def _webhook(setting: str, config: WebhookStream) -> CallSender:
+    from ra_gateway.audit.streams import CallSender
+    from ra_gateway.upstream.rest import RestClient
+
+    key = webhook_secret(config.secret_path, f"{setting}.secret_path")
+    connections = config.connections(setting, config.url)
+    client = RestClient(config.url, connections)
+    runner: list[asyncio.Runner] = []
+
+    def post(entries: Sequence[Entry]) -> None:
+        if not runner:
+            runner.append(asyncio.Runner())
+        runner[0].run(_posted(client, key, entries, config.deadline_seconds))
+
+    def end() -> None:
+        if runner:
+            runner[0].run(client.close())
+            runner[0].close()
+
+    return CallSender(post, end)
+
+
+async def _posted(
+    client: RestClient, key: bytes, entries: Sequence[Entry], deadline_seconds: float
+) -> None:
+    document = {"records": list(entries)}
+    headers = signed_headers(key, json.dumps(document).encode(), int(time.time()))
+    answer = await client.post("", document, headers=headers, deadline_seconds=deadline_seconds)
+    if not answer.succeeded:
+        raise StoreUnavailable(f"HTTP {answer.status}")
 
 
 def record_act(

@@ -99,6 +99,9 @@ def of_audit(trail: AuditTrail) -> Iterator[Reading]:
     yield Reading(families.AUDIT_RECORDS, (), trail.written)
     yield Reading(families.AUDIT_WAITING, (), trail.waiting)
     yield Reading(families.AUDIT_LOST, (), trail.lost)
+    for stream in trail.streams:
+        yield Reading(families.AUDIT_STREAM_UP, (stream.name,), not stream.problem)
+        yield Reading(families.AUDIT_STREAM_LOST, (stream.name,), stream.lost)
 
 
 def _of_upstream(upstream: Upstream) -> Iterator[Reading]:

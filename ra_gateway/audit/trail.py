@@ -41,6 +41,10 @@ KEEPING_SECONDS: Final = 3600.0
 class Stream(Protocol):
     """What gets each record once it is in the database, as well."""
 
+    name: str
+    lost: int
+    problem: str
+
     def put(self, number: int, record: Record, hash_: bytes) -> None:
         """Take one record; neither waits nor raises."""
 
@@ -77,7 +81,7 @@ class AuditTrail:
         self._database, self._node, self._clock_ms = database, node, clock_ms
         self.required = required
         self._most_waiting, self._wait_seconds = most_waiting, wait_seconds
-        self._keep, self._streams = keep, streams
+        self._keep, self.streams = keep, tuple(streams)
         self._changed = threading.Condition()
         self._waiting: deque[tuple[int, Fact]] = deque()
         self._waiters: deque[tuple[int, asyncio.AbstractEventLoop, asyncio.Future[None]]] = deque()
@@ -190,7 +194,7 @@ class AuditTrail:
                 todo="the process has ended before the database took them",
             )
         self._database.close()
-        for stream in self._streams:
+        for stream in self.streams:
             stream.close(max(0.1, (self._closing_at or 0.0) - time.monotonic()))
 
     def _taken(self) -> list[tuple[int, Fact]]:
@@ -231,7 +235,7 @@ class AuditTrail:
             time.sleep(left)
         self._wrote(len(batch), losses)
         for number, (record, hash_) in enumerate(zip(made, self._hashes, strict=True), first):
-            for stream in self._streams:
+            for stream in self.streams:
                 stream.put(number, record, hash_)
         return True
 

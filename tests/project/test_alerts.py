@@ -162,6 +162,7 @@ CASES: Final = {
     "RAGatewayAuditLost": Case(
         (f"ra_gateway_audit_lost_total{{{AT}}}",), (_growing(1),), (_always(5),)
     ),
+    "RAGatewayAuditStreamDown": gauge(f'ra_gateway_audit_stream_up{{{AT},stream="siem"}}', 0, 1),
     "RAGatewayStoreFull": gauge(
         f"ra_gateway_transactions_unfinished{{{AT}}}",
         0.9,
