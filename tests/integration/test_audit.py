@@ -19,7 +19,7 @@ from ra_gateway.device.client import NotCMP
 from tests.support.credentials import cmp_credential
 from tests.support.pki import VendorPKI, make_vendor_pki
 from tests.support.postgres_server import PostgresServer
-from tests.support.reloading import Site, other_vendor, serving
+from tests.support.reloading import Site, other_vendor, serving, serving_ca
 from tests.support.setups import make_setup
 from tests.support.stations import until
 
@@ -162,6 +162,25 @@ async def _down(site: Site, server: PostgresServer, vendor: VendorPKI) -> None:
         for _ in range(3):
             with pytest.raises(NotCMP, match="503"):
                 await client.post(session, f"{site.url}/.well-known/cmp", der)
+
+
+async def test_a_ca_by_itself_keeps_one_too(tmp_path: Path, vendor: VendorPKI) -> None:
+    """Its own messages, beside the trail of its ledger."""
+    config = with_audit(
+        make_setup(tmp_path / "site", vendors={"acme": vendor}),
+        'sqlite_path = "audit.sqlite"', "required = true",
+    )  # fmt: skip
+    async with serving_ca(config) as site, client.open_session() as session:
+        for path in site.service.listener._served[1]._table:
+            answer = await session.post(
+                f"{site.url}{path}", data=b"0\0", headers={"Content-Type": "application/pkixcmp"}
+            )
+            assert answer.status == 400
+            break
+        assert site.service.management.readiness()["audit"] == ""
+    start, message = await recorded(config)
+    assert (start.actor, start.action) == ("ca", "start")
+    assert (message.action, message.detail["outcome"]) == ("ca.message", "refused")
 
 
 def test_what_is_no_trail_is_said(tmp_path: Path, vendor: VendorPKI) -> None:
