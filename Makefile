@@ -20,7 +20,7 @@ WORKERS = $(shell expr $$(nproc) + 1)
 .DEFAULT_GOAL := help
 # The tests start hundreds of processes: compiled modules save each of them a second or more.
 unexport PYTHONDONTWRITEBYTECODE
-.PHONY: FORCE help setup lock dist sbom docs bench-fleet bench-ledger bench-strangers bench-workers openssl newer-openssl softhsm slapd postgresql haproxy logrotate prometheus deploy-tools systemd under-load chaos rolling-restarts install-check deploy-check lint-each fmt lint types contracts test coverage fuzz fuzz-cost demo bench clean
+.PHONY: FORCE help setup lock dist sbom docs bench-fleet bench-ledger bench-strangers bench-workers openssl newer-openssl softhsm slapd postgresql haproxy logrotate prometheus deploy-tools systemd under-load chaos explore soak rolling-restarts install-check deploy-check lint-each fmt lint types contracts test coverage fuzz fuzz-cost demo bench clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -177,6 +177,12 @@ under-load: setup haproxy  ## Reload, restart, roll the RA and take Redis away u
 chaos: setup  ## Kill, restart and freeze gateways, CA and Redis at random while base stations enrol (DISTURBANCES=1500, CHAOS_SEED)
 	@DISTURBANCES=$(or $(DISTURBANCES),1500) $(if $(CHAOS_SEED),CHAOS_SEED=$(CHAOS_SEED)) \
 	  $(BIN)/python -m pytest -q -s -o timeout=0 tests/integration/test_chaos.py
+
+soak: setup  ## Load workers, CA and Redis with half of their peak; fails if memory or latency grow (MINUTES=30; JSON=FILE)
+	@$(BIN)/python -m tests.bench.soak --minutes $(or $(MINUTES),30) $(if $(JSON),--json "$(JSON)")
+
+explore: setup  ## Try every interleaving of gateways, store, CA and device while two things go wrong (DISTURBANCES=3, ONLY=replays)
+	@$(BIN)/python -m tests.explore.run --disturbances $(or $(DISTURBANCES),2) --only "$(ONLY)"
 
 rolling-restarts:  ## Of these, restart gateways behind HAProxy alone (ROUNDS=20)
 	@$(MAKE) under-load ONLY="and restarted"

@@ -11,6 +11,7 @@ import functools
 import os
 import ssl
 from collections.abc import Callable
+from email.utils import parsedate_to_datetime
 from typing import Any, Final
 
 import aiohttp
@@ -52,6 +53,20 @@ class _Handler(ResponseHandler):
             self.transport.close()
         message = f"the head of the answer has more than {MAX_HEAD_OCTETS} octets"
         self.set_exception(HttpProcessingError(code=400, message=message))
+
+
+def retry_after_seconds(response: aiohttp.ClientResponse) -> float | None:
+    """Return how long Retry-After asks to wait, by the server's own clock (RFC 9110 10.2.3)."""
+    value = response.headers.get("Retry-After", "").strip()
+    if value.isascii() and value.isdigit():
+        return float(value[:9])
+    try:
+        until = parsedate_to_datetime(value)
+        return max(
+            0.0, (until - parsedate_to_datetime(response.headers.get("Date", ""))).total_seconds()
+        )
+    except (TypeError, ValueError, OverflowError):
+        return None
 
 
 def in_words(error: BaseException) -> str:

@@ -53,7 +53,7 @@ async def supervised(
         pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
 
 
-async def ended(*tasks: asyncio.Task[None]) -> None:
+async def ended(*tasks: asyncio.Task[Any]) -> None:
     """Cancel tasks and wait for their ends, whatever these are."""
     for task in tasks:
         task.cancel()

@@ -194,7 +194,9 @@ class Wiring:
                 before=None if before is None else before.services.limits,
             ),
             audit=audit,
-            begun=Begun() if before is None else before.services.begun,
+            begun=Begun(config.store.transaction_lifetime_seconds)
+            if before is None
+            else before.services.begun,
         )
         self.gateway = Gateway(self.services)
         self._most_in_background = _BACKGROUND_FACTOR * config.server.max_requests_in_flight

@@ -298,7 +298,7 @@ async def _reload_when(asked: asyncio.Event, service: Service) -> None:
 
 
 async def run_until_signalled(service: Service, started: Callable[[str, int], None]) -> None:
-    """Serve until SIGTERM or SIGINT, then drain; at SIGHUP reload.
+    """Serve until SIGTERM or SIGINT, then drain; at SIGHUP reload. A start that was not awaited is given up.
 
     Args:
         started: Called with host and port when requests are taken.
@@ -310,8 +310,16 @@ async def run_until_signalled(service: Service, started: Callable[[str, int], No
     asked = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, asked.set)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGHUP,))  # put off until now
+    starting, ending = asyncio.create_task(service.start()), asyncio.create_task(ended.wait())
+    await asyncio.wait((starting, ending), return_when=asyncio.FIRST_COMPLETED)
     try:
-        host, port = await service.start()
+        if (
+            ended.is_set()
+        ):  # a CRL that does not come, and the workers after the first, may take minutes
+            await tasks_ended(starting)
+            await service.stop()
+            return
+        host, port = await starting
     except (ConfigError, ServiceFailure, CannotListen):
         await service.stop()
         raise
@@ -320,7 +328,7 @@ async def run_until_signalled(service: Service, started: Callable[[str, int], No
     notify(READY=1, STATUS=f"listening on {host}:{port}")
     alive = asyncio.create_task(supervised("watchdog", lambda: keep_alive(service.is_alive)))
     reloading = asyncio.create_task(supervised("reload", lambda: _reload_when(asked, service)))
-    await ended.wait()
+    await ending
     notify(STOPPING=1)
     await tasks_ended(reloading)
     structlog.get_logger().info("draining", listen=f"{host}:{port}")

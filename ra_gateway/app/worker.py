@@ -107,10 +107,12 @@ class Worker:
         self._config = load(Source.of_plain(question["source"]))
         loop = asyncio.get_running_loop()
         self._ready, self._verdict = loop.create_future(), loop.create_future()
-        self._reloading = asyncio.create_task(self._application.reload())
-        await asyncio.wait((self._reloading, self._ready), return_when=asyncio.FIRST_COMPLETED)
-        if self._reloading.done():
-            reloading, self._reloading = self._reloading, None
+        reloading = self._reloading = asyncio.create_task(self._application.reload())
+        await asyncio.wait((reloading, self._ready), return_when=asyncio.FIRST_COMPLETED)
+        if self._reloading is not reloading:  # it was left meanwhile, or ends
+            raise _OTHERS
+        if reloading.done():
+            self._reloading = None
             await reloading
 
     def _next(self) -> GatewayConfig:

@@ -106,13 +106,16 @@ class _Worker:
             for setting, of_each in sockets.items()
         }
         inherited = [n for of_each in numbers.values() for of_one in of_each for n in of_one]
-        ours, theirs = socket.socketpair()
-        with theirs:
-            try:
-                self.process = _begun(theirs.fileno(), inherited)
-            except OSError as error:
-                ours.close()
-                raise self._cannot(f"no process can be begun: {error.strerror}") from error
+        try:
+            ours, theirs = socket.socketpair()
+            with theirs:
+                try:
+                    self.process = _begun(theirs.fileno(), inherited)
+                except OSError:
+                    ours.close()
+                    raise
+        except OSError as error:
+            raise self._cannot(f"no process can be begun: {error.strerror}") from error
         self._asking = Asking(await Channel.over(ours))
         self._over = asyncio.create_task(self._asking.run())
         try:

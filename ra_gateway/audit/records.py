@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 from ra_gateway.cmp.certificates import load_certificate
@@ -157,7 +158,8 @@ def _forwarded(fact: MessageForwarded) -> Said:
     return Said(Component.gateway, "forward", "", detail)
 
 
-def _certificate(der: bytes) -> dict[str, str]:
+@lru_cache(maxsize=512)  # of an enrolment, each is in several records
+def _certificate(der: bytes) -> Mapping[str, str]:
     if der:
         with suppress(MalformedMessage):
             found = load_certificate(der, loosely=True)
@@ -173,7 +175,7 @@ def _certificate(der: bytes) -> dict[str, str]:
 
 def _of_certificate(action: str) -> Callable[[Any], Said]:
     def said(fact: CertificateIssued | CertificateConfirmed) -> Said:
-        found = _certificate(fact.certificate_der)
+        found = dict(_certificate(fact.certificate_der))
         subject = found.pop("subject", "")
         detail = {"transaction_id": fact.transaction_id, "upstream": fact.upstream, **found}
         return Said(fact.by, action, subject, detail)

@@ -51,6 +51,10 @@ def _is_url(url: str) -> str:
         usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
         usable = False
+    if usable and "@" in parts.netloc:
+        raise typer.BadParameter(
+            "names and passwords have no place in a URL: CMP signs its messages. Leave out what is before the @"
+        )
     if not usable:
         plain = url if "//" not in url and url.replace(".", "").replace(":", "").isalnum() else ""
         host = plain or "127.0.0.1:8080"

@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from ra_gateway.device.fleet.running import Material
 
 MAX_COUNT: Final = 1_000_000
+_USUAL_NAME: Final = "sim-{n}"
 _USUAL_COUNT: Final = 100
 _USUAL_AT_ONCE: Final = 8
 _USUAL_AT_ONCE_OPEN: Final = 1000
@@ -91,7 +92,7 @@ def simulate(
     ] = FleetRequest.ir,
     name: Annotated[
         str, typer.Option(help="Name of base stations that are made; {n} is the number.")
-    ] = "sim-{n}",
+    ] = _USUAL_NAME,
     subject: Annotated[
         str | None,
         typer.Option(help="Subject to ask for, RFC 4514; {n} is the number, {name} the name."),
@@ -226,8 +227,12 @@ def simulate(
             f"{host} is not this machine, and a fleet of base stations can keep a gateway from its work",
             "Say that it may be loaded with --target-is-mine: a staging gateway of your own, with its own CA and store",
         )
-    if (vendor_cert is None or vendor_key is None) is (devices is None):
+    of_vendor = (vendor_cert, vendor_key)
+    unused = devices is not None and any((*of_vendor, vendor_key_password))
+    if unused or (devices is None and None in of_vendor):
         raise typer.BadParameter("Give --vendor-cert and --vendor-key, or --devices")
+    if devices is not None and name != _USUAL_NAME:
+        raise typer.BadParameter("--name goes with --vendor-cert: --devices have names")
     if request is FleetRequest.kur and devices is None:
         raise typer.BadParameter("kur goes with --devices that have certificates of the operator")
     if request is not FleetRequest.ir and trusted is None:
@@ -236,6 +241,8 @@ def simulate(
         raise typer.BadParameter("--storm and --rate are two kinds of load: give one")
     if ramp and rate is None:
         raise typer.BadParameter("--ramp goes with --rate")
+    if renew_after and not renewals:
+        raise typer.BadParameter("--renew-after goes with --renewals")
     if bool(fault) and not faulty:
         raise typer.BadParameter("--fault goes with --faulty PERCENT")
     _require_names(name, subject, san or ())
@@ -278,7 +285,7 @@ def simulate(
         ramp_seconds=ramp,
         duration_seconds=duration,
         seed=seed,
-        processes=min(processes, number),
+        processes=min(processes, number, at_once or usual),
         out=directory,
     )
     origin = Origin(
@@ -321,12 +328,14 @@ def _require_names(name: str, subject: str | None, san: Sequence[str]) -> None:
             f"--name {name[:60]!r} is no label of a domain name with {{n}} in it: write sim-{{n}}"
         )
     if subject is not None:
-        require_name(_filled(subject), "--subject")
+        require_name(_filled(subject, "--subject"), "--subject")
     for text in san:
-        require_san(_filled(text))
+        require_san(_filled(text, "--san"))
 
 
-def _filled(text: str) -> str:
+def _filled(text: str, option: str) -> str:
+    if unknown := set(re.findall(r"\{[^}]*\}", text)) - {"{n}", "{name}"}:
+        raise typer.BadParameter(f"{min(unknown)} in {option} is neither {{n}} nor {{name}}")
     return text.replace("{n}", "1").replace("{name}", "sim-1")
 
 
@@ -529,8 +538,15 @@ def _show_capacity(told: Mapping[str, Any]) -> None:
         ],
     )
     say(
-        f"Spread them over {_time(advice['least_hours'])} at least, each at a moment of its own chosen at random: "
-        "half of what was carried is used, the rest is for repeats and a node that is away."
+        f"Spread them over {_time(advice['least_hours'])} at least, each at a moment of its own chosen at random."
+    )
+    least = advice["least"]
+    say(
+        f"How that is reckoned: of {carried['per_second']:.1f} a second that were carried half is used, "
+        f"{advice['usable_per_second']:.1f}, the rest is for repeats and a node that is away. "
+        f"{advice['devices']} in {advice['least_hours'] * 3600:.1f} s are {least['per_second']:.3g} a second, "
+        f"{least['mean']:.1f} in 10 s, and in the busiest of {least['windows']:.1f} times 10 s "
+        f"{least['most']:.1f}: m + sqrt(2 m ln w) + (ln w) / 3 for m on average in each of w, or all of them at most."
     )
 
 
@@ -539,4 +555,5 @@ def _time(hours: float) -> str:
     for unit, length in (("day", 24.0), ("hour", 1.0), ("minute", 1 / 60)):
         if hours >= length:
             return f"{hours / length:.3g} {unit}{'' if hours == length else 's'}"
-    return f"{math.ceil(hours * 3600)} seconds"
+    seconds = max(1, math.ceil(hours * 3600))
+    return f"{seconds} second{'' if seconds == 1 else 's'}"

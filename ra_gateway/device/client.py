@@ -12,7 +12,7 @@ from aiohttp.abc import AbstractResolver
 from aiohttp.http import HttpProcessingError
 
 from ra_gateway.cmp.codes import CMP_CONTENT_TYPE
-from ra_gateway.connector import bounded_connector
+from ra_gateway.connector import bounded_connector, retry_after_seconds
 from ra_gateway.device.enrollment import Enrollment
 from ra_gateway.device.errors import EnrollmentFailed
 from ra_gateway.device.values import Done
@@ -42,10 +42,13 @@ class NotCMP(EnrollmentFailed):
 
     Args:
         status: HTTP status code.
+        retry_after_seconds: When to come again; None if it named no time.
     """
 
-    def __init__(self, what: str, todo: str, status: int) -> None:
-        self.status = status
+    def __init__(
+        self, what: str, todo: str, status: int, retry_after_seconds: float | None = None
+    ) -> None:
+        self.status, self.retry_after_seconds = status, retry_after_seconds
         super().__init__(what, todo)
 
 
@@ -216,6 +219,7 @@ def _require_cmp(response: aiohttp.ClientResponse, url: str) -> None:
         f"{printable(content_type or 'no Content-Type', 80)}{_packed(encoding)} from {url}",
         todo,
         response.status,
+        retry_after_seconds(response),
     )
 
 

@@ -8,7 +8,7 @@ from functools import partial
 from ra_gateway.cmp.names import readable
 from ra_gateway.errors import GatewayError, ServiceFailure
 from ra_gateway.events import Outcome, unheard
-from ra_gateway.ra import machine, responses, retransmission, transactions
+from ra_gateway.ra import machine, responses, transactions
 from ra_gateway.ra.context import RequestContext
 from ra_gateway.ra.ports import Approvals, Clock, TransactionStore
 from ra_gateway.ra.services import Services
@@ -71,24 +71,23 @@ async def _not_held(approvals: Approvals, found: Transaction | None) -> NotHeld:
 
 async def hold(
     services: Services, context: RequestContext, transaction: Transaction, now: datetime
-) -> bytes:
-    """Store a request for an operator to decide on, and tell the device to wait.
+) -> Transaction:
+    """List a request for an operator to decide on; returns its transaction, yet to be stored, whose device waits.
 
     Raises:
-        CMPError: It is refused.
+        StoreUnavailable: Too many wait already.
     """
     if services.approvals is None:
         raise ServiceFailure("approval is configured, but nothing keeps what waits for it")
-    live = await services.store.load(transaction.key)
-    if live is not None:
-        return await retransmission.respond(services, context, live)
     response = await responses.waiting(services, context, transaction)
     held = machine.opened_waiting(transaction, *response, now)
     await services.approvals.hold(held.key, held.expires_at)
-    live = await services.store.create(held)
-    if live is not None:
-        return await retransmission.respond(services, context, live)
-    services.sink(transactions.changed(held))
+    return held
+
+
+def told(context: RequestContext, held: Transaction) -> bytes:
+    """Return what the device of a request is told that an operator has to decide on."""
+    assert held.opening.response_der is not None
     context.report.outcome = Outcome.held
     context.report.notes.append(f"{readable(held.subject_der)} waits for approval")
-    return response.der
+    return held.opening.response_der

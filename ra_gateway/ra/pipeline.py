@@ -156,7 +156,7 @@ class Gateway:
         services.sink(event_of(context, self._elapsed_ms(context.started), bug))
         report = context.report
         if report.authenticated is not None and report.refusal is None:
-            services.begun.note(context.message.header.transaction_id or b"")
+            services.begun.note(context.message.header.transaction_id or b"", services.monotonic())
         return response
 
     def _elapsed_ms(self, started: float) -> float:
@@ -205,27 +205,58 @@ async def _open(services: Services, context: RequestContext) -> bytes:
         return await retransmission.respond(services, context, live)
     context.report.passed.append((Stage.status, services.monotonic()))
     domain = authenticated.domain.name
+    if key.transaction_id in services.begun and (live := await _repeated(services, context, key)):
+        return await retransmission.respond(services, context, live)  # and holds nothing meanwhile
     try:
         await services.limits.admit(domain)
     except RateExceeded:
-        live = await services.store.load(key)
-        if live is None or live.exchange_for(context.digest) is None:
+        live = await _repeated(services, context, key)
+        if live is None:
             raise
         return await retransmission.respond(services, context, live)
-    transaction = await _prepare(services, context, authenticated, key, operation, now)  # step 5
-    context.report.passed.append((Stage.sign, services.monotonic()))
-    if authenticated.domain.forgives:
-        await forgiveness.note_taken(services, context, authenticated, now)
-    if operation.held:
-        return await approval.hold(services, context, transaction, now)
-    repeatable = ca_exchange.may_ask_again(context.upstream, transaction)
-    live = await services.store.create(transaction, repeatable=repeatable)  # step 6
-    services.begun.note(key.transaction_id)  # before the CA has answered: its device may repeat it
+    try:
+        # step 5
+        transaction = await _prepare(services, context, authenticated, key, operation, now)
+        context.report.passed.append((Stage.sign, services.monotonic()))
+        if authenticated.domain.forgives:
+            await forgiveness.note_taken(services, context, authenticated, now)
+        transaction, live = await _store(services, context, transaction, now)  # step 6
+    except BaseException:  # whoever begins nothing, however often, leaves the rate to the others
+        services.limits.give_back(domain)
+        raise
+    # Before the CA has answered: its device may repeat it.
+    services.begun.note(key.transaction_id, services.monotonic())
     if live is not None:
         services.limits.give_back(domain)
         return await retransmission.respond(services, context, live)
     services.sink(transactions.changed(transaction))
+    if operation.held:
+        return approval.told(context, transaction)
     return await ca_exchange.ask(services, context, transaction)  # steps 7 to 10
+
+
+async def _repeated(
+    services: Services, context: RequestContext, key: TransactionKey
+) -> Transaction | None:
+    """Return the transaction of a message that came before; None for one that is new."""
+    live = await services.store.load(key)
+    return None if live is None or live.exchange_for(context.digest) is None else live
+
+
+async def _store(
+    services: Services, context: RequestContext, transaction: Transaction, now: datetime
+) -> tuple[Transaction, Transaction | None]:
+    """Store a new transaction; returns it, and the one that is live under its key already, if there is."""
+    live, repeatable = None, False
+    if transaction.state is State.HELD:
+        live = await services.store.load(transaction.key)  # which is not to be listed again
+        if live is None:
+            transaction = await approval.hold(services, context, transaction, now)
+    else:
+        repeatable = ca_exchange.may_ask_again(context.upstream, transaction)
+    if live is None:
+        live = await services.store.create(transaction, repeatable=repeatable)
+    return transaction, live
 
 
 async def _check_time_and_status(
@@ -254,8 +285,8 @@ async def _check_time_and_status(
             await forgiveness.check_new(services, context, authenticated, now)
         await check_status(services, context, authenticated, now)
     except (HeaderRefused, SignerNotTrusted, StatusUnavailable) as error:
-        live = await services.store.load(key)
-        if live is None or live.exchange_for(context.digest) is None:
+        live = await _repeated(services, context, key)
+        if live is None:
             raise
         if live.state is State.REQUESTED and message.body_type is not BodyType.rr:
             # It has got nothing yet: what the CA is asked for now is for a signer that is good now.

@@ -35,7 +35,9 @@ _REMEMBERED_FOR_EACH: Final = 10
 """So many transactions that were let go of are remembered for each one that may be kept, some 150 octets each."""
 
 _RATES_LIMIT: Final = 65_536
-"""Rates of which something may be missing: beyond it, those of which nothing is are forgotten at each new one."""
+"""Rates of which something may be missing: beyond it, those of which nothing is are forgotten whenever there are twice
+as many as the last time.
+"""
 
 
 _Index: TypeAlias = dict[bytes, "TransactionKey | tuple[TransactionKey, ...]"]
@@ -87,6 +89,7 @@ class MemoryStore:
         self._held: dict[tuple[str, bytes, bytes], TransactionKey] = {}
         self._held_until: Timetable[tuple[str, bytes, bytes]] = Timetable()
         self._rates: dict[str, float] = {}
+        self._most_rates = _RATES_LIMIT
 
     async def create(
         self, transaction: Transaction, *, repeatable: bool = False
@@ -156,8 +159,9 @@ class MemoryStore:
     async def take(self, name: str, rate: Rate, wanted: int, owed: int) -> Taken:
         """Take of a rate (`SharedRates`)."""
         now = self._lifetimes().timestamp()
-        if name not in self._rates and len(self._rates) >= _RATES_LIMIT:
+        if name not in self._rates and len(self._rates) >= self._most_rates:
             self._rates = {key: full_at for key, full_at in self._rates.items() if full_at > now}
+            self._most_rates = max(_RATES_LIMIT, 2 * len(self._rates))
         self._rates[name], taken = drawn(self._rates.get(name, now), now, rate, wanted, owed)
         return taken
 

@@ -28,6 +28,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import itertools
 import math
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -63,6 +64,9 @@ _MARKED: Final = b"sealed by the nodes"
 
 _SEEN_LIMIT: Final = 65_536
 """Transactions whose newest version a node remembers, some 20 MB; and certificates, with what became of them."""
+
+_LET_GO: Final = 2
+"""As many whose time is over go for each that is seen: they cannot pile up."""
 
 _REPORT_SECONDS: Final = 10.0
 """Between two log lines about records that do not verify: a stranger must not fill the log."""
@@ -595,8 +599,9 @@ class RedisStore:
         seen, _ = self._seen.pop(hash_key, (age, 0.0))
         until = self._monotonic() + self._lifetime_ms(transaction) / 1000
         self._seen[hash_key] = max(seen, age), until
-        if len(self._seen) > _SEEN_LIMIT:
-            self._seen.popitem(last=False)
+        for oldest, (_, until) in list(itertools.islice(self._seen.items(), _LET_GO)):
+            if len(self._seen) > _SEEN_LIMIT or until <= self._monotonic():
+                del self._seen[oldest]
 
     def _seen_age(self, hash_key: str) -> _Age | None:
         age, until = self._seen.get(hash_key, (None, 0.0))

@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Awaitable, Callable
-from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import Final, TypeVar
 
@@ -24,7 +23,7 @@ from aiohttp.http import HttpProcessingError
 from multidict import CIMultiDict
 from yarl import URL
 
-from ra_gateway.connector import bounded_connector, in_words
+from ra_gateway.connector import bounded_connector, in_words, retry_after_seconds
 from ra_gateway.errors import ServiceFailure, UpstreamBroken, UpstreamUnavailable, printable
 
 T = TypeVar("T")
@@ -351,24 +350,10 @@ def _unusable(
     excerpt = "".join(c for c in text if c.isprintable())[:_EXCERPT_CHARACTERS]
     detail = f"HTTP {response.status} without a CMP message: {excerpt!r}"
     if response.status in _REFUSING:
-        return UpstreamBusy(detail, retry_after_seconds=_retry_after_seconds(response))
+        return UpstreamBusy(detail, retry_after_seconds=retry_after_seconds(response))
     if response.status in _BUSY:
         return UpstreamUnavailable(detail, delivered=True)
     return UpstreamBroken(detail, rule="R91")
-
-
-def _retry_after_seconds(response: aiohttp.ClientResponse) -> float | None:
-    """Return how long Retry-After asks to wait, by the server's own clock (RFC 9110 10.2.3)."""
-    value = response.headers.get("Retry-After", "").strip()
-    if value.isascii() and value.isdigit():
-        return float(value[:9])
-    try:
-        until = parsedate_to_datetime(value)
-        return max(
-            0.0, (until - parsedate_to_datetime(response.headers.get("Date", ""))).total_seconds()
-        )
-    except (TypeError, ValueError, OverflowError):
-        return None
 
 
 def _refuses_certificate(error: BaseException | None) -> bool:

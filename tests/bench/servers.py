@@ -57,7 +57,28 @@ class Server:
     @property
     def cpu_seconds(self) -> float:
         """User and system time of the process so far, all its threads'."""
-        return time.clock_gettime(~self.pid << 3 | 2)  # what clock_getcpuclockid(3) gives
+        return cpu_seconds(self.pid)
+
+    @property
+    def children(self) -> list[int]:
+        """IDs of the processes that it has begun."""
+        return list(
+            map(int, Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split())
+        )
+
+
+def cpu_seconds(pid: int) -> float:
+    """Return user and system time of a process so far, all its threads'."""
+    return time.clock_gettime(~pid << 3 | 2)  # what clock_getcpuclockid(3) gives
+
+
+def busy_seconds() -> float:
+    """Return what all cores together have worked since the machine began."""
+    user, nice, system, idle, iowait, irq, softirq, *_ = map(
+        int, Path("/proc/stat").read_text().splitlines()[0].split()[1:]
+    )
+    del idle, iowait
+    return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import uvloop
 
-from tests.bench.servers import Server, Site, drive, prepare, server
+from tests.bench.servers import Site, busy_seconds, cpu_seconds, drive, prepare, server
 from tests.support.redis_server import RedisServer
 
 
@@ -45,23 +45,6 @@ class Figure:
     """What everything else on the machine took: a run beside other work says little."""
     least_share: float
     """Of the enrolments' CPU, the worker that did least."""
-
-
-def _children(pid: int) -> list[int]:
-    return list(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
-
-
-def _busy_seconds() -> float:
-    """Return what all cores together have worked since the machine began."""
-    user, nice, system, idle, iowait, irq, softirq, *_ = map(
-        int, Path("/proc/stat").read_text().splitlines()[0].split()[1:]
-    )
-    del idle, iowait
-    return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
-
-
-def _cpu_seconds(pid: int) -> float:
-    return Server(pid, 0).cpu_seconds
 
 
 def run_one(workers: int, *, apart: bool, enrolments: int, concurrency: int) -> Figure:
@@ -87,13 +70,13 @@ def run_one(workers: int, *, apart: bool, enrolments: int, concurrency: int) -> 
                 log=directory / "gateway.log",
             )
         )  # fmt: skip
-        serving = _children(gateway.pid) if workers > 1 else [gateway.pid]
+        serving = gateway.children if workers > 1 else [gateway.pid]
         runner = stack.enter_context(asyncio.Runner(loop_factory=uvloop.new_event_loop))
 
         def cpu() -> list[float]:
             apart_seconds = 0.0 if ca is None else ca.cpu_seconds
-            others = [time.process_time(), _cpu_seconds(redis._running.pid)]
-            return [_busy_seconds(), apart_seconds, *others, *map(_cpu_seconds, serving)]
+            others = [time.process_time(), cpu_seconds(redis._running.pid)]
+            return [busy_seconds(), apart_seconds, *others, *map(cpu_seconds, serving)]
 
         def enrol(count: int) -> tuple[list[float], float, list[float]]:
             devices = runner.run(prepare(site.vendor, count, implicit=False))

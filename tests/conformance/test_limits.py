@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
 
-from ra_gateway.cmp.codes import BodyType
+from ra_gateway.cmp.codes import BodyType, PKIStatus
 from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.device.values import Done, Send
 from ra_gateway.events import Outcome
 from ra_gateway.ra.pipeline import Gateway
 from ra_gateway.ra.rates import Limits, Rate
-from tests.support.answers import fail_names
-from tests.support.harness import World
+from ra_gateway.ra.settings import Approval
+from ra_gateway.ra.transaction import Transaction
+from ra_gateway.stores.memory import MemoryStore
+from tests.support.answers import fail_names, status_of
+from tests.support.harness import ManualClock, World
 from tests.support.pki import OperatorPKI, VendorPKI
 
 TWO = Rate(0.01, 2)
@@ -100,3 +104,69 @@ async def test_one_vendor_does_not_use_up_anothers(world: World) -> None:
     _, der = await request(world, "ENB-4")
     assert fail_names(await world.ask(der)) == ["systemUnavail"]
     assert "limits.requests_per_second" in world.events[-1].detail
+
+
+class FarStore(MemoryStore):
+    """A store that takes a while, as Redis does."""
+
+    async def create(self, transaction: Transaction, *, repeatable: bool = False) -> Any:
+        await asyncio.sleep(0.01)
+        return await super().create(transaction, repeatable=repeatable)
+
+
+async def test_repeats_that_come_at_once_leave_room_for_what_is_new(
+    vendor_pki: VendorPKI, operator_pki: OperatorPKI
+) -> None:
+    """Whoever sends a captured request over and over holds nothing of the rate while it is looked up."""
+    clock = ManualClock()
+    store = FarStore(clock, max_transactions=100)
+    world = World.make(vendor_pki, operator_pki, store=store, clock=clock)
+    limited(world, world.gateway, vendors={"acme": TWO})
+    _, der = await request(world, "ENB-1")
+    answer = await world.post(der)
+    _, new = await request(world, "ENB-2")
+    *repeats, served = await asyncio.gather(*(world.post(der) for _ in range(20)), world.post(new))
+    assert set(repeats) == {answer}
+    assert PKIMessage.from_der(served).body_type is BodyType.ip
+
+
+async def test_a_held_request_that_is_repeated_uses_up_nothing(
+    vendor_pki: VendorPKI, operator_pki: OperatorPKI
+) -> None:
+    """Also at a gateway that has not seen it before, and while it waits for an operator."""
+    world = World.make(vendor_pki, operator_pki, endpoint={"approval": Approval.required})
+    gateways = [world.gateway, world.second_gateway()]
+    for gateway in gateways:
+        limited(world, gateway, vendors={"acme": TWO})
+    _, der = await request(world, "ENB-1")
+    for _ in range(4):
+        for gateway in gateways:
+            status = status_of(await world.ask(der, gateway=gateway))
+            assert status.status is PKIStatus.waiting
+    _, other = await request(world, "ENB-2")
+    # What the first repeat took and gave back there, that gateway has.
+    assert status_of(await world.ask(other, gateway=gateways[1])).status is PKIStatus.waiting
+    _, late = await request(world, "ENB-3")
+    for gateway in gateways:
+        assert fail_names(await world.ask(late, gateway=gateway)) == ["systemUnavail"]
+
+
+async def test_what_opens_no_transaction_uses_up_nothing(
+    vendor_pki: VendorPKI, operator_pki: OperatorPKI
+) -> None:
+    """One device that begins more than it may, held or not, leaves its vendor's rate to the others."""
+    for approval in (Approval.none, Approval.required):
+        clock = ManualClock()
+        store = MemoryStore(clock, max_transactions=100, max_per_signer=1)
+        world = World.make(
+            vendor_pki, operator_pki, store=store, clock=clock, endpoint={"approval": approval}
+        )
+        limited(world, world.gateway, vendors={"acme": TWO})
+        device = world.device("ENB-1")
+        await world.post(await world.enrollment(device).request())
+        for _ in range(4):
+            refused = await world.ask(await world.enrollment(device).request())
+            assert "max_transactions_per_signer" in world.events[-1].detail
+            assert fail_names(refused)
+        _, der = await request(world, "ENB-2")
+        assert (await world.ask(der)).body_type is BodyType.ip

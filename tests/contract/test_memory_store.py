@@ -13,6 +13,7 @@ import pytest
 
 from ra_gateway.errors import PKIFailureInfo, StoreUnavailable, TransactionInUse
 from ra_gateway.ra.confirmation_records import ConfirmationNote, ConfirmationStatus
+from ra_gateway.ra.rates import Rate
 from ra_gateway.ra.transaction import Event, Exchange, State, Transaction, advance
 from ra_gateway.stores.memory import MemoryStore
 from tests.support.harness import ManualClock
@@ -251,3 +252,23 @@ async def lines_of(call: Callable[[], Awaitable[object]]) -> int:
     finally:
         sys.settrace(before)
     return lines
+
+
+async def test_rates_of_many_addresses_are_seldom_looked_through(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whoever has a network of addresses neither makes each message walk over all of them, nor fills a memory."""
+    monkeypatch.setattr("ra_gateway.stores.memory._RATES_LIMIT", 16)
+    clock = ManualClock(START)
+    store = MemoryStore(clock, max_transactions=1)
+    walked, kept = 0, store._rates
+    for number in range(1000):
+        await store.take(f"source:{number:08x}", Rate(1.0, 10), 1, owed=0)
+        walked += store._rates is not kept
+        kept = store._rates
+    assert len(kept) == 1000
+    assert walked < 10
+    clock.now += MINUTE
+    for number in range(1000, 3000):
+        await store.take(f"source:{number:08x}", Rate(1.0, 10), 1, owed=0)
+    assert f"source:{1:08x}" not in store._rates

@@ -102,6 +102,22 @@ async def test_of_two_processes_exactly_one_creates(redis_url: str) -> None:
     assert sorted(left + right) == [each.hex() for each in ids]
 
 
+async def test_what_was_seen_is_let_go_when_its_time_is_over(redis_url: str) -> None:
+    """A node that serves on does not remember for each transaction of its life which version was there."""
+    moment = 0.0
+    store = RedisStore(
+        redis_url, clock=system_clock, seal_keys=[SEAL_KEY], monotonic=lambda: moment
+    )
+    for number in range(20):
+        await store.create(new_transaction(number.to_bytes(16, "big")))
+    assert len(store._seen) == 20
+    moment += 2 * 3600
+    for number in range(20, 40):
+        await store.create(new_transaction(number.to_bytes(16, "big")))
+    assert len(store._seen) == 20
+    await store.close()
+
+
 async def test_a_record_and_its_index_share_a_hash_tag(
     store: RedisStore, redis_server: RedisServer
 ) -> None:

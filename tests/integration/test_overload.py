@@ -64,7 +64,7 @@ class Desk:
         """Answer the oldest; returns how many."""
         answered = [self.queue.popleft() for _ in range(min(count, len(self.queue)))]
         for der, done in answered:
-            self.begun.note(envelope_of(der).transaction_id)
+            self.begun.note(envelope_of(der).transaction_id, 0.0)
             done.set_result(None)
         return len(answered)
 
@@ -185,7 +185,7 @@ async def test_whoever_says_certconf_takes_no_room_from_what_was_begun() -> None
         serving(max_requests_in_flight=8) as (desk, _, connect),
     ):
         known = secrets.token_bytes(16)
-        desk.begun.note(known)
+        desk.begun.note(known, 0.0)
         answers = []
         for body_type, room in ((BodyType.ir, 8), (BodyType.certConf, 9)):
             while len(desk.queue) < room:
@@ -212,11 +212,23 @@ def test_an_id_that_was_copied_lets_no_flood_through(transaction_id: bytes) -> N
     """A transactionID travels in the clear: it goes before others a few times only."""
     begun = Begun()
     assert not begun.ride(transaction_id)
-    begun.note(transaction_id)
+    begun.note(transaction_id, 0.0)
     rides = sum(begun.ride(transaction_id) for _ in range(1000))
-    begun.note(transaction_id)
+    begun.note(transaction_id, 0.0)
     assert 8 <= rides <= 64
     assert not begun.ride(transaction_id)
+
+
+def test_what_was_begun_is_let_go_when_its_time_is_over() -> None:
+    """A node that serves on does not remember each transaction of its life; one that goes on is kept."""
+    begun, hour = Begun(3600.0), 3600.0
+    for number in range(40):
+        begun.note(number.to_bytes(16, "big"), float(number))
+    begun.note(bytes(16), hour - 1)
+    for number in range(40, 80):
+        begun.note(number.to_bytes(16, "big"), hour + number)
+    assert len(begun) == 41
+    assert begun.ride(bytes(16))
 
 
 def test_what_is_no_message_opens_something() -> None:

@@ -100,7 +100,10 @@ def test_for_people(staging: Staging) -> None:
     assert "\nir\t\tissued\t2\n" in text
     assert re.search(r"^ir, all of it\t2\t", text, re.MULTILINE)
     assert "certConf" not in text
-    assert "Spread them over " in text
+    assert re.search(r"^Spread them over [1-9]\d* seconds? at least, ", text, re.MULTILINE)
+    assert re.search(
+        r"^How that is reckoned: of [\d.]+ a second that were carried half", text, re.M
+    )
     assert re.search(r"^Carried: [\d.]+ operations a second", text, re.MULTILINE)
 
 
@@ -143,8 +146,11 @@ def test_losses_and_repeats_are_borne(staging: Staging) -> None:
 def test_what_is_always_lost_is_no_fault_of_the_gateway(staging: Staging) -> None:
     """It is told as lost, and the exit code is 0."""
     told = staging.told(
-        *("--count", "2", "--lose-requests", "100", "--timeout", "0.01", "--first", "400")
+        *("--count", "2", "--lose-requests", "100", "--timeout", "0.01", "--first", "400"),
+        *("--at-once", "1", "--processes", "2"),
     )
+    assert len(told["simulator"]["cpu_shares"]) == 1  # one under way at a time is one process
+
     assert outcomes(told) == {("ir", None, "lost"): 2}
     assert (told["lost_requests"], told["retransmitted"]) == (8, 6)
 
@@ -278,6 +284,7 @@ def test_only_what_is_ones_own_is_loaded(url: str, staging: Staging) -> None:
     [
         (("--storm", "--rate", "1"), "two kinds of load"),
         (("--ramp", "1"), "--ramp goes with --rate"),
+        (("--renew-after", "1"), "--renew-after goes with --renewals"),
         (("--fault", "pop"), "--fault goes with --faulty"),
         (("--faulty", "101"), "less than or equal to 100"),
         (("--rate", "nan"), "--rate"),
@@ -286,6 +293,9 @@ def test_only_what_is_ones_own_is_loaded(url: str, staging: Staging) -> None:
         (("--devices", "."), "Give --vendor-cert and --vendor-key, or --devices"),
         (("--name", "a.b"), "is no label of a domain name"),
         (("--subject", "{name}"), "is no name"),
+        (("--subject", "CN={nam}"), "{nam} in --subject is neither {n} nor {name}"),
+        (("--san", "dns:{host}.example.net"), "{host} in --san is neither"),
+        (("--url", "http://admin:secret-word@127.0.0.1/"), "--url"),
         (("--san", "dns"), "--san"),
         (("--trusted", "none.pem"), "--trusted: no certificate can be read"),
         (("--vendor-cert", "{root}"), "does not belong to the certificate"),
@@ -301,7 +311,44 @@ def test_what_is_wrong_is_told_first(options: tuple[str, ...], told: str, stagin
     ended = run(*staging.fleet, *filled)
     assert (ended.exit_code, ended.stdout) == (2, "")
     assert told in ended.stderr, ended.stderr
+    assert "secret-word" not in ended.stderr
     assert len(staging.gateway.handled) == before
+
+
+@pytest.mark.parametrize("load", [("--at-once", "1"), ("--storm", "--at-once", "1")])
+def test_what_was_counted_is_told_whatever_ends_it(
+    load: tuple[str, ...], staging: Staging, tmp_path: Path
+) -> None:
+    """A base station whose key cannot be read, or a directory that is full: in words, after what there was."""
+    got = tmp_path / "got"
+    staging.told("--count", "4", "--first", "700", "--out", got)
+    (got / "sim-702" / "key.pem").write_text("no key")
+    url, kur = staging.gateway.url, ("--request", "kur", "--trusted", staging.root)
+    ended = run("simulate", "--url", url, "--devices", got, *kur, *load)
+    assert ended.exit_code == 1
+    assert "\nkur\t\tissued\t" in ended.stdout
+    assert (
+        f"it was ended by an error: --devices: no private key can be read from {got}"
+        in ended.stderr
+    )
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "sim-711").symlink_to(tmp_path / "nowhere" / "else")
+    ended = run(*staging.fleet, "--count", "4", "--first", "710", "--out", tmp_path / "out", *load)
+    assert ended.exit_code == 2  # it is not empty
+
+
+def test_who_is_one_of_several_processes_says_what_is_wrong(
+    staging: Staging, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """As one alone does: in words, and without the traceback of any process."""
+    got = tmp_path / "got"
+    staging.told("--count", "2", "--first", "720", "--out", got)
+    (got / "sim-721" / "key.pem").write_text("no key")
+    options = ("--request", "kur", "--trusted", staging.root, "--processes", "2")
+    ended = run("simulate", "--url", staging.gateway.url, "--devices", got, *options)
+    assert (ended.exit_code, ended.stdout) == (1, "")
+    assert "--devices: no private key can be read from" in ended.stderr
+    assert capfd.readouterr().err == ""
 
 
 def test_a_directory_without_base_stations(staging: Staging, tmp_path: Path) -> None:
@@ -312,3 +359,11 @@ def test_a_directory_without_base_stations(staging: Staging, tmp_path: Path) -> 
     assert (ended.exit_code, "no base station is in" in ended.stderr) == (2, True)
     ended = run(*options, staging.directory / "acme")
     assert (ended.exit_code, "is the certificate of a CA" in ended.stderr) == (2, True)
+    for unused in ("--vendor-cert", "--vendor-key", "--vendor-key-password"):
+        ended = run(*options, tmp_path, unused, tmp_path / "file")
+        assert (ended.exit_code, "Give --vendor-cert and --vendor-key, or" in ended.stderr) == (
+            2,
+            True,
+        )
+    ended = run(*options, tmp_path, "--name", "enb-{n}")
+    assert (ended.exit_code, "--name goes with --vendor-cert" in ended.stderr) == (2, True)

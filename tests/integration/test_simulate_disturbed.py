@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import multiprocessing
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from ra_gateway.device.fleet.figures import Figures, Outcome
 from ra_gateway.device.fleet.plan import Behaviour, Load, Plan
 from ra_gateway.device.fleet.running import Material, ProcessEnded, simulate
 from ra_gateway.device.fleet.sources import Origin
+from ra_gateway.device.fleet.station import Station
 from ra_gateway.device.fleet.summary import unexpected
 from tests.support.patience import PATIENCE_SECONDS
 from tests.support.pki import VendorPKI
@@ -34,13 +36,15 @@ Answering = Callable[[bytes], Awaitable[bytes | int]]
 
 
 @asynccontextmanager
-async def server(answering: Answering) -> AsyncIterator[str]:
+async def server(
+    answering: Answering, headers: Mapping[str, str] | None = None
+) -> AsyncIterator[str]:
     """Answer messages for as long as the block lasts; gives the URL."""
 
     async def handle(request: web.Request) -> web.Response:
         answer = await answering(await request.read())
         if isinstance(answer, int):
-            return web.Response(status=answer)
+            return web.Response(status=answer, headers=headers)
         return web.Response(body=answer, content_type="application/pkixcmp")
 
     app = web.Application()
@@ -114,6 +118,34 @@ async def test_who_is_told_that_it_is_too_much_comes_again(material: Material) -
         figures = await ran(plan(f"{url}elsewhere"), material)
         assert figures.operations == {("ir", "", Outcome.not_cmp): 2}
         assert figures.retransmitted == 0
+
+
+@pytest.mark.parametrize(
+    "told, patience, least",
+    [("1", 600.0, 1.0), ("3600", 0.5, 0.5), ("0", 600.0, 0.0), ("soon", 600.0, 0.0)],
+)
+async def test_who_is_told_when_to_come_again_does_not_come_before(
+    told: str, patience: float, least: float, material: Material
+) -> None:
+    """Retry-After is heeded, as long as patience lasts; what cannot be read is none."""
+    async with server(busy, {"Retry-After": told}) as url:
+        what = plan(url, count=1, retransmissions=1, patience_seconds=patience)
+        figures = await ran(what, material)
+    assert figures.operations == {("ir", "", Outcome.busy): 1}
+    assert figures.retransmitted == 1
+    assert figures.elapsed_seconds > least
+
+
+async def test_a_full_disk_ends_it_in_words(
+    gateway: str, material: Material, tmp_path: Path
+) -> None:
+    """What was counted until then is told, and that it is not as expected."""
+    (tmp_path / "out").write_text("")
+    what = replace(plan(gateway, count=5), out=tmp_path / "out")
+    figures = await ran(what, material)
+    assert figures.operations == {("ir", "", Outcome.issued): 1}
+    (said,) = unexpected(figures)
+    assert said.startswith("it was ended by an error: --out: sim-1 cannot be written: ")
 
 
 async def test_no_answer_is_waited_for_no_longer_than_the_timeout(material: Material) -> None:
@@ -227,6 +259,25 @@ async def test_a_host_is_looked_up_once(
         figures = await ran(plan(by_name, count=4, retransmissions=1), material)
     assert figures.operations == {("ir", "", Outcome.busy): 4}
     assert asked == ["localhost", "localhost"]
+
+
+async def test_nobody_is_ready_long_before_it_is_due(
+    material: Material, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A first message has the time at which it was made, and would be refused for it (badTime)."""
+    stop, made = Stop(), list[Station]()
+    prepare = Station.prepare
+
+    async def counted(self: Station) -> Station:
+        made.append(self)
+        return await prepare(self)
+
+    monkeypatch.setattr(Station, "prepare", counted)
+    seldom = replace(plan("http://127.0.0.1:1/", count=9), load=Load.rate, per_second=0.001)
+    assert next(seldom.share(0))[1] > 60
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        figures = await simulate(replace(seldom, at_once=9), material, stop, lambda figures: stop())
+    assert (figures.begun, figures.prepared, made) == (0, 0, [])
 
 
 async def test_a_slow_gateway_does_not_slow_arrivals(material: Material) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 import subprocess
 import time
@@ -215,3 +216,40 @@ async def test_a_reload_that_was_refused_opens_the_log_anew(
     await worker.reply({"what": "leave"})
     assert path.exists()
     await worker.reply({"what": "stop"})
+
+
+async def test_it_is_told_to_end_while_it_gets_ready(
+    serving: tuple[Worker, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever asked hears that it did not go over; it is no bug."""
+    worker, config = serving
+    reached, goes_on = asyncio.Event(), asyncio.Event()
+
+    async def slow(_: Any) -> None:
+        reached.set()
+        await goes_on.wait()
+
+    monkeypatch.setattr("ra_gateway.app.gateway.Wiring.start", slow)  # a CRL that takes its time
+    preparing = asyncio.create_task(worker.reply(asked(config, "prepare")))
+    await reached.wait()
+    assert await worker.reply({"what": "leave"}) == {}
+    (problem,) = (await preparing)["refused"]
+    assert problem["what"] == "do not all go over"
+
+
+async def test_no_descriptor_is_left_to_begin_one_with(
+    tmp_path: Path, vendor_pki: VendorPKI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is told as what it is, and tried again, as where no process can be had."""
+    config = make_setup(tmp_path, vendors={"acme": vendor_pki}, redis_url="redis://127.0.0.1:1/0")
+    edit(config, "[server]\n", "[server]\nworkers = 2\n")
+    parent = parents.Workers(Source(config), load)
+    for name in ("socket.socketpair", "subprocess.Popen"):
+        with monkeypatch.context() as patch:
+            patch.setattr(name, failing)
+            with pytest.raises(ConfigError, match="no process can be begun: Too many open files"):
+                await parent._workers[0].begin(parent._kept, {})
+
+
+def failing(*_: object, **__: object) -> Any:
+    raise OSError(errno.EMFILE, "Too many open files")

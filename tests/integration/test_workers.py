@@ -153,7 +153,9 @@ async def test_two_serve_as_one_also_when_one_is_killed(
 async def recorded(config: Path, action: str) -> list[str]:
     """Return which processes have told of something in the audit trail."""
     search = ("audit", "search", "--action", action, "--json", "--config", config)
-    return [item["detail"]["node"] for item in json.loads(await asyncio.to_thread(succeeded, *search))]
+    return [
+        item["detail"]["node"] for item in json.loads(await asyncio.to_thread(succeeded, *search))
+    ]
 
 
 async def both_serve_and_count(gateway: Gateway, session: aiohttp.ClientSession) -> None:

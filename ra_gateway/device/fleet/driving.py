@@ -9,7 +9,7 @@ import ssl
 import time
 from asyncio import FIRST_COMPLETED
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, Final
@@ -24,9 +24,13 @@ from ra_gateway.device.fleet.figures import Figures
 from ra_gateway.device.fleet.plan import Load, Plan
 from ra_gateway.device.fleet.sources import Source
 from ra_gateway.device.fleet.station import Station, Surroundings
+from ra_gateway.errors import ConfigError
 
 MAX_PREPARED: Final = 2000
 """Base stations that are ready before the first one begins: a storm does not wait for its keys."""
+
+AHEAD_SECONDS: Final = 10.0
+"""No base station is ready longer before it is due: its first message has the time at which it was made."""
 
 GRACE_SECONDS: Final = 10.0
 """How long base stations that are under way may go on when the simulation is told to end."""
@@ -61,6 +65,11 @@ class _Remembering(AbstractResolver):
 
     async def close(self) -> None:
         """Keep what was found for the next base station (aiohttp)."""
+
+
+def _leaves(errors: BaseExceptionGroup[ConfigError]) -> Iterator[BaseException]:
+    for error in errors.exceptions:
+        yield from _leaves(error) if isinstance(error, BaseExceptionGroup) else (error,)
 
 
 class Driver:
@@ -113,10 +122,14 @@ class Driver:
                 rest=self._rest,
             )
             cpu_before = time.process_time()
-            for number, moment in itertools.islice(self._numbers, min(self._at_once, MAX_PREPARED)):
+            for number, moment in self._numbers:
+                if moment > AHEAD_SECONDS:
+                    self._numbers = itertools.chain([(number, moment)], self._numbers)
+                    break
                 self._prepared.append((await Station(number, around).prepare(), moment))
                 await asyncio.sleep(0)
-                if self._stop.soon.is_set():
+                enough = len(self._prepared) >= min(self._at_once, MAX_PREPARED)
+                if enough or self._stop.soon.is_set():
                     break
             self._counted.prepared = len(self._prepared)
             self._cpu_before = time.process_time()
@@ -133,7 +146,9 @@ class Driver:
         if self._prepared:
             return self._prepared.popleft()
         number, moment = next(self._numbers, (-1, 0.0))
-        return None if number < 0 else (await Station(number, around).prepare(), moment)
+        if number < 0 or await self._rest(around.began + moment - AHEAD_SECONDS - time.monotonic()):
+            return None
+        return await Station(number, around).prepare(), moment
 
     async def _until_stopped(self, loop: Coroutine[Any, Any, None]) -> None:
         """Run a loop to its end, or until those under way have had their time after the simulation was stopped."""
@@ -146,7 +161,12 @@ class Driver:
             task.cancel()
         await asyncio.wait((running, soon, now))
         if not running.cancelled():
-            running.result()
+            try:
+                running.result()
+            except* (
+                ConfigError
+            ) as errors:  # of one base station: what the others saw is told all the same
+                self._counted.ended_by = str(next(_leaves(errors)))
 
     @asynccontextmanager
     async def _sessions(

@@ -168,6 +168,7 @@ class Figures:
         cpu_seconds: Of the simulator, by process.
         elapsed_seconds: Since the begin.
         validity_seconds: Of the certificate that came last.
+        ended_by: What ended it before its time, "" where that was nothing but being told to.
     """
 
     begun: int = 0
@@ -191,6 +192,7 @@ class Figures:
     cpu_seconds: tuple[float, ...] = ()
     elapsed_seconds: float = 0.0
     validity_seconds: float = 0.0
+    ended_by: str = ""
 
     @classmethod
     def of(cls, parts: Iterable[Figures]) -> Self:
@@ -228,7 +230,7 @@ class Figures:
     def _merge(self, other: Figures) -> None:
         for item in fields(self):
             mine, theirs = getattr(self, item.name), getattr(other, item.name)
-            if item.name in ("elapsed_seconds", "validity_seconds"):
+            if item.name in ("elapsed_seconds", "validity_seconds", "ended_by"):
                 setattr(self, item.name, max(mine, theirs))
             elif isinstance(mine, int | float | tuple):
                 setattr(self, item.name, mine + theirs)

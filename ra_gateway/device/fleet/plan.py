@@ -76,7 +76,7 @@ class Plan:
         ramp_seconds: Within which the rate rises from 0 to that.
         duration_seconds: After which no further one begins; None for as long as it takes.
         seed: Of all that is left to chance but keys, nonces and transactionIDs.
-        processes: Among which they are shared out.
+        processes: Among which they are shared out; no more than `at_once`.
         out: Directory for what they get, None for nowhere.
     """
 
@@ -111,7 +111,7 @@ class Plan:
 
     def at_once_in(self, process: int) -> int:
         """Return how many base stations of one process are under way at the same time, at most."""
-        return len(range(process, self.at_once, self.processes)) or 1
+        return len(range(process, self.at_once, self.processes))
 
     def chance(self, number: int) -> random.Random:
         """Return what decides for one base station, always the same for a seed."""

@@ -7,7 +7,8 @@ import multiprocessing
 import signal
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -30,7 +31,7 @@ _START_SECONDS: Final = 0.2
 
 
 class ProcessEnded(GatewayError):
-    """A process of the simulation ended before its time."""
+    """A process of the simulation ended before its time, or could not begin."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,13 +127,15 @@ class _Several:
                 process.start()
                 processes.append(process)
                 theirs.close()
-            await asyncio.gather(*map(_received, pipes))  # all are prepared
+            await _all([_received(pipe) for pipe in pipes])  # they are prepared
             began = time.monotonic() + _START_SECONDS
             for pipe in pipes:
                 pipe.send(began)
             telling = asyncio.create_task(self._tell_the_end(pipes))
-            await asyncio.gather(*(self._listen(*item) for item in enumerate(pipes)))
-            telling.cancel()
+            try:
+                await _all([self._listen(*item) for item in enumerate(pipes)])
+            finally:
+                telling.cancel()
         finally:
             for pipe in pipes:
                 pipe.close()  # whoever still works ends for it
@@ -164,6 +167,17 @@ class _Several:
                     continue  # it has ended already
 
 
+async def _all(waiting: Sequence[Coroutine[Any, Any, Any]]) -> None:
+    """Wait for all, or until one fails; no other one goes on then, as its pipe is closed."""
+    tasks = [asyncio.create_task(one) for one in waiting]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+
+
 async def _received(pipe: Connection) -> Any:
     """Return what a process sends next.
 
@@ -175,18 +189,27 @@ async def _received(pipe: Connection) -> Any:
     loop.add_reader(pipe.fileno(), ready.set)
     try:
         await ready.wait()
-        return pipe.recv()
+        received = pipe.recv()
     except (EOFError, OSError) as error:
         raise ProcessEnded("a process of the simulation ended before its time") from error
     finally:
         loop.remove_reader(pipe.fileno())
+    if isinstance(received, str):
+        raise ProcessEnded(received)
+    return received
 
 
 def _work(plan: Plan, material: Material, number: int, pipe: Connection) -> None:
     """Be one process: whatever the terminal sends, the first one tells when to end."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_drive(plan, material, number, pipe))
+    with (
+        asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
+        suppress(EOFError, BrokenPipeError),  # nobody is left to tell
+    ):
+        try:
+            runner.run(_drive(plan, material, number, pipe))
+        except GatewayError as error:
+            pipe.send(str(error))
 
 
 async def _drive(plan: Plan, material: Material, number: int, pipe: Connection) -> None:

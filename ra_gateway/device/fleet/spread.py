@@ -25,11 +25,16 @@ class Spread:
     Args:
         per_second: Renewals a second, on average.
         peak: The same in the busiest ten seconds that are to be expected.
+        windows: How many times ten seconds there are.
+        mean, most: Renewals in one of them, on average and in the busiest.
     """
 
     hours: float
     per_second: float
     peak: float
+    windows: float
+    mean: float
+    most: float
 
 
 def spread(devices: int, hours: float) -> Spread:
@@ -40,7 +45,8 @@ def spread(devices: int, hours: float) -> Spread:
     # Of a Poisson process: what is exceeded in one window of all of them (Bernstein).
     odds = math.log(windows)
     most = min(float(devices), mean + math.sqrt(2 * mean * odds) + odds / 3)
-    return Spread(hours, devices / seconds, most / min(seconds, _PEAK_SECONDS))
+    peak = most / min(seconds, _PEAK_SECONDS)
+    return Spread(hours, devices / seconds, peak, windows, mean, most)
 
 
 def least_hours(devices: int, per_second: float) -> float:

@@ -33,7 +33,7 @@ from ra_gateway.device.fleet.plan import Plan
 from ra_gateway.device.fleet.sources import Source
 from ra_gateway.device.kinds import Fault
 from ra_gateway.device.values import DeviceIdentity, Done, RequestOptions
-from ra_gateway.errors import CMPError, printable
+from ra_gateway.errors import CMPError, ConfigError, printable
 from ra_gateway.files import make_directory
 from ra_gateway.keys import KEY_KINDS, write_certificates, write_private_key
 
@@ -142,7 +142,7 @@ class Station:
                 break
             done = renewed
         if done is not None and self._plan.out is not None:
-            _write(self._plan.out / self._name, done)
+            _write(self._plan.out, self._name, done)
 
     async def _operate(self, operation: _Operation, due: float) -> Done | None:
         """Run one operation; returns None where it fails."""
@@ -235,13 +235,16 @@ class Station:
             except (NotCMP, ServerUnreachable, LostOnPurpose) as error:
                 if not left or (isinstance(error, NotCMP) and error.status not in _BUSY):
                     raise
-                waited = isinstance(error, LostOnPurpose) or _timed_out(error)
-            if not waited:
-                await asyncio.sleep(
-                    self._does.retransmit_after_seconds * self._chance.uniform(0.5, 1.5)
-                )
+                if not (isinstance(error, LostOnPurpose) or _timed_out(error)):
+                    await asyncio.sleep(self._pause(error))
             self._figures.retransmitted += 1
         raise AssertionError("not reached")
+
+    def _pause(self, error: EnrollmentFailed) -> float:
+        """Return the seconds before a message is sent again: not before it is asked for again."""
+        own = self._does.retransmit_after_seconds * self._chance.uniform(0.5, 1.5)
+        told = error.retry_after_seconds if isinstance(error, NotCMP) else None
+        return max(own, min(told or 0.0, self._does.patience_seconds))
 
     async def _post(self, der: bytes) -> bytes:
         timeout = self._does.timeout_seconds
@@ -320,8 +323,16 @@ def _outcome(error: EnrollmentFailed) -> Outcome:
             return Outcome.unusable
 
 
-def _write(directory: Path, done: Done) -> None:
-    make_directory(directory)
-    write_private_key(directory / "key.pem", done.private_key)
-    write_certificates(directory / "cert.pem", [done.certificate, *done.chain])
-    write_certificates(directory / "root.pem", [done.operator_root])
+def _write(out: Path, name: str, done: Done) -> None:
+    directory = out / name
+    try:
+        make_directory(directory)
+        write_private_key(directory / "key.pem", done.private_key)
+        write_certificates(directory / "cert.pem", [done.certificate, *done.chain])
+        write_certificates(directory / "root.pem", [done.operator_root])
+    except OSError as error:
+        raise ConfigError.of(
+            "--out",
+            f"{name} cannot be written: {error.strerror}",
+            f"Make room in {out}, and see that it may be written",
+        ) from error

@@ -120,6 +120,8 @@ def unexpected(figures: Figures, allowed: float = 0.0) -> list[str]:
         said.append(f"{figures.issued_twice} messages were answered with two certificates")
     if not total:
         said.append("no operation came to its end")
+    if figures.ended_by:
+        said.append(f"it was ended by an error: {figures.ended_by}")
     return said
 
 
@@ -156,7 +158,9 @@ def cpu_shares(figures: Figures) -> list[float]:
 def _kept_busy(plan: Plan, figures: Figures) -> bool:
     """Tell whether there was always more to do: the gateway, or what stands behind it, set the pace."""
     if plan.load is not Load.rate:
-        return True
+        does = plan.behaviour
+        rests = does.renewals and does.renew_after_seconds
+        return not (rests or does.lost_requests or does.lost_answers)
     rows = figures.timeline.rows()
     last = max((at for at, (_, span) in enumerate(rows) if span.due), default=0)
     left = sum(span.due - span.issued - span.failed for _, span in rows[: last + 1])
@@ -209,11 +213,19 @@ def _advice(devices: int, found: Carried, validity_seconds: float) -> dict[str, 
             for item in [spread(devices, hours)]
         ]
     days = validity_seconds / 86_400
+    least = spread(devices, least_hours(devices, found.per_second)) if usable else None
     return {
         "devices": devices,
         "validity_days": round(days, 2) or None,
         "renewals_a_day": round(devices / days, 2) if days else None,
         "usable_per_second": round(usable, 2),
-        "least_hours": round(least_hours(devices, found.per_second), 3) if usable else None,
+        "least_hours": least and round(least.hours, 6),
+        "least": least
+        and {
+            "per_second": round(least.per_second, 4),
+            "windows": round(least.windows, 2),
+            "mean": round(least.mean, 2),
+            "most": round(least.most, 2),
+        },
         "spreads": list(rows),
     }

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from ra_gateway.ca import ra_credential
 from ra_gateway.ca.files import changing
 from ra_gateway.ca.hierarchy import certify_signer, parse_subject
 from ra_gateway.ca.keys import (
@@ -519,8 +520,11 @@ async def test_making_a_ca_survives_death(tmp_path: Path, torn: bool) -> None:
     raise AssertionError("it never ends")
 
 
-async def test_installing_an_ra_s_credential_survives_death(directory: Path) -> None:
+async def test_installing_an_ra_s_credential_survives_death(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What is loaded is the old pair, or the new one, or no pair at all; the second attempt is always right."""
+    monkeypatch.setattr(ra_credential, "KDF_ROUNDS", 1000)  # the password is not what is tried here
     keys = load_ca(directory, now=NOW)
     gateway = directory.parent / "gateway"
     made = []

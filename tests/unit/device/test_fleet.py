@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import pickle
 import random
+import re
 from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -200,6 +205,23 @@ def test_what_capacity_was_bound_by() -> None:
     assert carried(asked, figures).bound == "simulator"
 
 
+@pytest.mark.parametrize(
+    "behaviour, bound",
+    [
+        ({"renewals": 1, "renew_after_seconds": 5.0}, "load"),
+        ({"renew_after_seconds": 5.0}, "gateway"),
+        ({"renewals": 1}, "gateway"),
+        ({"lost_requests": 0.01}, "load"),
+        ({"lost_answers": 0.01}, "load"),
+    ],
+)
+@pytest.mark.parametrize("load", [Load.at_once, Load.storm])
+def test_who_rests_asks_for_nothing(load: Load, behaviour: dict[str, Any], bound: str) -> None:
+    """Base stations that wait for their renewal, or for an answer that is lost, keep no gateway busy."""
+    asked = plan(load=load, behaviour=Behaviour(**behaviour))
+    assert carried(asked, counted(("", Outcome.issued, 100))).bound == bound
+
+
 def test_renewals_are_spread_until_their_peak_is_carried() -> None:
     """Longer is calmer; the least that is advised is carried, and less than that is not."""
     peaks = [spread(50_000, hours).peak for hours in HOURS]
@@ -211,6 +233,25 @@ def test_renewals_are_spread_until_their_peak_is_carried() -> None:
         assert spread(devices, hours).peak <= per_second * USABLE
         assert spread(devices, hours / 1.2).peak > per_second * USABLE or hours < 0.01
     assert 0.1 < least_hours(50_000, 300) < 0.15
+
+
+def test_the_advice_can_be_reckoned_by_hand() -> None:
+    """From the values that are printed with it."""
+    told = summarized(
+        plan(), counted(("", Outcome.issued, 1200)), devices=50_000, allowed=0, interrupted=False
+    )
+    assert told["carried"]["per_second"] == 120
+    advice, least = told["advice"], told["advice"]["least"]
+    seconds = advice["least_hours"] * 3600
+    assert advice["usable_per_second"] == 60
+    assert least["per_second"] == pytest.approx(50_000 / seconds, rel=0.001)
+    assert least["windows"] == pytest.approx(seconds / 10, rel=0.001)
+    assert least["mean"] == pytest.approx(50_000 / least["windows"], rel=0.001)
+    odds = math.log(least["windows"])
+    by_hand = least["mean"] + math.sqrt(2 * least["mean"] * odds) + odds / 3
+    assert least["most"] == pytest.approx(by_hand, rel=0.001)
+    assert least["most"] / 10 == pytest.approx(60, rel=0.06)
+    assert least["most"] / 10 <= 60
 
 
 def test_the_summary_is_json() -> None:
@@ -232,3 +273,33 @@ def test_the_summary_is_json() -> None:
     assert len(told["advice"]["spreads"]) == len(HOURS)
     nothing = summarized(plan(), Figures(), devices=1, allowed=0, interrupted=True)
     assert (nothing["as_expected"], nothing["advice"]["least_hours"]) == (False, None)
+
+
+def keys(value: Any, at: str = "") -> Iterator[str]:
+    """Yield the names in a JSON value, with the way there; those of objects whose names are counted things end in *."""
+    if isinstance(value, list):
+        for item in value:
+            yield from keys(item, f"{at}[]")
+    elif isinstance(value, dict):
+        for name, item in value.items():
+            place = f"{at}.{name}" if at else name
+            yield place
+            if place in ("fail_info", "reasons"):
+                yield f"{place}.*"
+            else:
+                yield from keys(item, place)
+
+
+def test_the_json_is_described() -> None:
+    """docs/simulating.md has a row for each value, and no other."""
+    figures = counted(("", Outcome.issued, 100))
+    figures.operation("ir", 0, 0.1, 0.2)
+    figures.timeline.add(1, due=1)
+    figures.reason("no")
+    told = summarized(plan(), figures, devices=9, allowed=0, interrupted=False)
+    page = (Path(__file__).parents[3] / "docs" / "simulating.md").read_text()
+    described = re.findall(
+        r"`([^`]+)`",
+        "".join(re.findall(r"^\| (`.+?`) \| (?!in)", page.split("## The JSON")[1], re.M)),
+    )
+    assert sorted(described) == sorted(set(keys(told)))
