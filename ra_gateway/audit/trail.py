@@ -31,6 +31,9 @@ MOST_IN_BATCH: Final = 500
 GATHER_SECONDS: Final = 0.1
 """How long records that nobody waits for are gathered: a batch costs a commit, however small."""
 
+AWAITED_SECONDS: Final = 0.002
+"""How long those are gathered that somebody waits for: at a time when many do, they share a commit."""
+
 AGAIN_SECONDS: Final = 1.0
 """Between two attempts at a database that does not take a batch."""
 
@@ -88,6 +91,7 @@ class AuditTrail:
         self._told = self._written = 0
         self._untold_losses = 0
         self._closing_at: float | None = None
+        self._is_idle = False
         self._attempt: tuple[int, bytes] | None = None
         self._hashes: list[bytes] = []
         self._thread: threading.Thread | None = None
@@ -118,7 +122,9 @@ class AuditTrail:
                 is_first = False
                 self._waiting.append((self._clock_ms(), fact))
                 self._told += 1
-                self._changed.notify()
+                # A thread that gathers is not woken for each.
+                if self._is_idle or len(self._waiting) >= MOST_IN_BATCH:
+                    self._changed.notify()
         if is_first:
             log.error(
                 "audit.lost",
@@ -201,7 +207,15 @@ class AuditTrail:
         """Return what is to be written next; nothing at the end, or where it is time to look after other things."""
         with self._changed:
             if not self._waiting and self._closing_at is None and not self._untold_losses:
+                self._is_idle = True
                 self._changed.wait(KEEPING_SECONDS)
+                self._is_idle = False
+            is_awaited = bool(self._waiters)
+        if is_awaited:
+            time.sleep(
+                AWAITED_SECONDS
+            )  # and not by the condition, which each record that comes would end
+        with self._changed:
             if not self._waiters and len(self._waiting) < MOST_IN_BATCH and not self._closing_at:
                 gather_until = time.monotonic() + GATHER_SECONDS
                 while (left := gather_until - time.monotonic()) > 0 and not (
