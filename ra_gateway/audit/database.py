@@ -121,6 +121,8 @@ class SQLiteAudit:
             with connection.begin():
                 connection.exec_driver_sql(begin)
                 return function(connection)
+        except ConfigError as error:  # others may read it
+            raise StoreUnavailable(str(error)) from error
         except failures() as error:
             self.close()  # the file may have been replaced, or moved to another disk
             raise _unavailable(self.name, error) from error

@@ -444,6 +444,19 @@ async def test_processes_that_are_killed_leave_one_whole_chain(
             assert len(own) <= count + 1
 
 
+async def test_a_file_that_others_may_read_takes_nothing(tmp_path: Path) -> None:
+    """It is said what to do, and what waits comes once that is done."""
+    path = tmp_path / "audit.sqlite"
+    path.touch(0o644)
+    path.chmod(0o644)
+    async with writing(SQLiteAudit(path), required=True) as trail:
+        trail(act(1))
+        with pytest.raises(StoreUnavailable, match="chmod 600"):
+            await trail.durable()
+        path.chmod(0o600)
+        await until(lambda: not trail.waiting, "it is written")
+
+
 def test_the_file_is_its_owners_alone(tmp_path: Path) -> None:
     """Names of base stations are nobody else's business."""
     path = tmp_path / "audit.sqlite"
