@@ -55,16 +55,18 @@ class _Handler(ResponseHandler):
         self.set_exception(HttpProcessingError(code=400, message=message))
 
 
-def retry_after_seconds(response: aiohttp.ClientResponse) -> float | None:
-    """Return how long Retry-After asks to wait, by the server's own clock (RFC 9110 10.2.3)."""
-    value = response.headers.get("Retry-After", "").strip()
+def retry_after_seconds(value: str, date: str) -> float | None:
+    """Return how long an answer asks to wait, by the server's own clock (RFC 9110 10.2.3).
+
+    Args:
+        value: Its Retry-After; "" for none.
+        date: Its Date; "" for none.
+    """
     if value.isascii() and value.isdigit():
         return float(value[:9])
     try:
         until = parsedate_to_datetime(value)
-        return max(
-            0.0, (until - parsedate_to_datetime(response.headers.get("Date", ""))).total_seconds()
-        )
+        return max(0.0, (until - parsedate_to_datetime(date)).total_seconds())
     except (TypeError, ValueError, OverflowError):
         return None
 

@@ -219,7 +219,9 @@ def _require_cmp(response: aiohttp.ClientResponse, url: str) -> None:
         f"{printable(content_type or 'no Content-Type', 80)}{_packed(encoding)} from {url}",
         todo,
         response.status,
-        retry_after_seconds(response),
+        retry_after_seconds(
+            response.headers.get("Retry-After", "").strip(), response.headers.get("Date", "")
+        ),
     )
 
 

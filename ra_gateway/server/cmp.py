@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Mapping
+from email.utils import formatdate
+from functools import cache, lru_cache
 from http import HTTPStatus
 from typing import ClassVar, Final, NamedTuple, Protocol, Unpack, runtime_checkable
 
@@ -139,9 +142,49 @@ def _normalised(target: str) -> str:
     return _UNRESERVED.sub(lambda found: chr(int(found[0][1:], 16)), path)
 
 
-def _answered(reply: Reply) -> web.Response:
-    status = HTTPStatus.OK if reply.understood else HTTPStatus.BAD_REQUEST
-    return web.Response(status=status, body=reply.der, content_type=MEDIA_TYPE, headers=NOT_STORED)
+class _Answer(web.Response):
+    """An answer with a CMP message: it leaves in one piece, with a head of which only length and date change.
+
+    All answers with headers of their own are aiohttp's.
+    """
+
+    def __init__(self, reply: Reply) -> None:
+        # Nothing of aiohttp's, which keeps headers in a dictionary; whether to close is in the class.
+        self._reply = reply
+
+    async def prepare(self, request: web.BaseRequest) -> None:
+        """Write it all."""
+        if self._eof_sent:
+            return
+        transport = request.transport
+        if transport is None or transport.is_closing():
+            raise ConnectionResetError("the client has gone")
+        self._eof_sent = True
+        if self._keep_alive is None:
+            self._keep_alive = request.keep_alive
+        der = self._reply.der
+        head = _head(request.version.minor, self._reply.understood, self._keep_alive)
+        date = _date(int(time.time()))
+        transport.write(b"%b%d\r\nDate: %b\r\n\r\n%b" % (head, len(der), date, der))
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        """Do nothing: it is written."""
+
+
+@cache
+def _head(minor: int, understood: bool, keep: bool) -> bytes:
+    """Return the head of an answer, up to its length."""
+    status = HTTPStatus.OK if understood else HTTPStatus.BAD_REQUEST
+    headers = {"Content-Type": MEDIA_TYPE, **NOT_STORED}
+    if keep is (minor == 0):  # RFC 9112 9.3: the other one goes without saying
+        headers["Connection"] = "keep-alive" if keep else "close"
+    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    return f"HTTP/1.{minor} {status} {status.phrase}\r\n{lines}Content-Length: ".encode()
+
+
+@lru_cache(maxsize=1)
+def _date(second: int) -> bytes:
+    return formatdate(second, usegmt=True).encode()
 
 
 class CMPListener(Listener):
@@ -216,7 +259,7 @@ class CMPListener(Listener):
             operation=route.operation,
             peer=peer,
         )
-        return _answered(reply)
+        return _Answer(reply)
 
     def _require_room(self, handler: CMPHandler, der: bytes) -> None:
         """Let through, of what comes when all of the room is taken, what belongs to something that was begun.

@@ -212,9 +212,11 @@ class _Connection(web.RequestHandler):
         """Note that a phase begins."""
         if phase is _ANSWERING:
             self._lines = 0
+        waits = phase in _WAITING
+        if waits or self.phase in _WAITING:
+            self._room.note(self, waits=waits)
         self.phase = phase
         self.since = self._loop.time()
-        self._room.note(self, waits=phase in _WAITING)
 
     def expire(self) -> None:
         """Close, or cut off a client that does not take what was sent to it."""
@@ -617,7 +619,8 @@ class Listener(ABC):
         connection = cast(_Connection, request.protocol)
         task = cast("asyncio.Task[object]", asyncio.current_task())
         self._tasks.add(task)
-        connection.enter(_WORKING)
+        if connection.phase is not _WORKING:
+            connection.enter(_WORKING)
         try:
             return await self._answer(request, connection)
         except ConnectionError:  # the client has gone; there is nobody to take this

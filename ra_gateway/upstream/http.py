@@ -13,30 +13,27 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Mapping
 from http import HTTPStatus
-from typing import Final, TypeVar
+from typing import Final
 
-import aiohttp
-from aiohttp.abc import AbstractStreamWriter
-from aiohttp.http import HttpProcessingError
-from multidict import CIMultiDict
 from yarl import URL
 
-from ra_gateway.connector import bounded_connector, in_words, retry_after_seconds
+from ra_gateway.connector import retry_after_seconds
 from ra_gateway.errors import ServiceFailure, UpstreamBroken, UpstreamUnavailable, printable
-
-T = TypeVar("T")
+from ra_gateway.upstream.connections import (
+    Connections,
+    ConnectTimeout,
+    NotHTTP,
+    Response,
+    ServerDisconnectedError,
+    authorization,
+    head_of,
+    in_words,
+)
 
 MEDIA_TYPE: Final = "application/pkixcmp"
 _MEDIA_TYPES: Final = (MEDIA_TYPE, "application/pkixcmp-poll")
-
-_KEEPALIVE_SECONDS: Final = 15.0
-"""How long an unused connection is kept.
-
-Well below what servers use (nginx 75 s, WildFly 60 s, Tomcat 20 s): when the server closes first, a
-request may be on its way already, and nobody can tell whether the CA has seen it.
-"""
 
 _EXCERPT_BYTES: Final = 1024
 """How much of an error page is read; more than the 80 characters wanted, as they may follow CSS."""
@@ -84,108 +81,13 @@ class UpstreamBusy(UpstreamUnavailable):
         super().__init__(detail, delivered=True)
 
 
-class _Body(aiohttp.BytesPayload):
-    """A request body that knows whether any of it may have left this process.
-
-    aiohttp writes it last: as long as it is not asked to, no CA can have seen a whole message.
-
-    Args:
-        begin: Called when it is about to leave.
-    """
-
-    def __init__(self, octets: bytes) -> None:
-        super().__init__(octets)
-        self.started = False
-        self.begin: Callable[[], None] = lambda: None
-
-    async def write(self, writer: AbstractStreamWriter) -> None:
-        self._start()
-        await super().write(writer)
-
-    async def write_with_length(
-        self, writer: AbstractStreamWriter, content_length: int | None
-    ) -> None:
-        self._start()
-        await super().write_with_length(writer, content_length)
-
-    def _start(self) -> None:
-        self.started = True
-        self.begin()
-
-
 def had_connection(failure: ServiceFailure) -> bool:
     """Tell whether a request that failed found somebody at its URL: a proxy or a front door, if not the CA."""
     if isinstance(failure, UpstreamBusy):
         return False  # a front door with nobody behind it says so by that
     return isinstance(failure, UpstreamBroken) or isinstance(
-        failure.__cause__, aiohttp.ServerDisconnectedError
+        failure.__cause__, ServerDisconnectedError
     )
-
-
-class Connections:
-    """Connections to one CA, kept and reused, whichever of its URLs they lead to.
-
-    Args:
-        connect_timeout_seconds: For TCP and TLS, for each address of the host.
-        max_response_bytes: Larger answers are refused, unread.
-        max_connections: To each host; further exchanges wait for one, within their deadline.
-        ssl_context: How to speak TLS; by default with the system's trust store.
-        proxy: URL of an HTTP proxy; by default none, whatever the environment says.
-    """
-
-    def __init__(
-        self,
-        *,
-        connect_timeout_seconds: float = 3.0,
-        max_response_bytes: int = 262_144,
-        max_connections: int = 64,
-        ssl_context: ssl.SSLContext | None = None,
-        proxy: str | None = None,
-    ) -> None:
-        self.max_response_bytes = max_response_bytes
-        self._max_connections = max_connections
-        self._ssl_context = ssl_context
-        self._proxy = proxy
-        # The deadline is `exchange`'s, in one timer. aiohttp's `total` would be a second one.
-        self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=connect_timeout_seconds)
-        self._session: aiohttp.ClientSession | None = None
-        self._closed = False
-
-    def session(self) -> aiohttp.ClientSession:
-        """Return the session, opened by the first who asks.
-
-        Raises:
-            UpstreamUnavailable: They were closed.
-        """
-        if self._closed:
-            raise UpstreamUnavailable("the connection to the CA was closed", delivered=False)
-        if self._session is None:
-            self._session = self._open()
-        return self._session
-
-    async def close(self) -> None:
-        """Close the connections; exchanges under way fail."""
-        self._closed = True
-        if self._session is not None:
-            await self._session.close()
-
-    def _open(self) -> aiohttp.ClientSession:
-        return aiohttp.ClientSession(
-            connector=bounded_connector(
-                # No limit for all hosts together: one that hangs would use it up for the others.
-                limit=0,
-                limit_per_host=self._max_connections,
-                keepalive_timeout=_KEEPALIVE_SECONDS,
-                ssl=self._ssl_context or True,
-            ),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            headers={"Accept-Encoding": "identity"},
-            skip_auto_headers=("Accept", "User-Agent"),
-            timeout=self._timeout,
-            auto_decompress=False,
-            trust_env=False,
-            proxy=self._proxy,
-        )
 
 
 class HttpClient:
@@ -201,6 +103,7 @@ class HttpClient:
         self._urls: dict[str, URL] = {"": URL(url)}
         self.shown_url = str(self._urls[""].with_user(None))
         self._connections = connections or Connections()
+        self._host = self._connections.host(self._urls[""])
 
     async def close(self) -> None:
         """Close the connections; exchanges under way fail."""
@@ -215,49 +118,60 @@ class HttpClient:
         Raises:
             ServiceFailure: No answer, one of these, or one that is not HTTP.
         """
-        await self._within(self._head(), _Body(b""), deadline_seconds)
+        head = self._head("HEAD", "", {}) + b"\r\n"
+        response = await self._ask(head, Response(lambda _: 0, bodyless=True), deadline_seconds)
+        if response.status in _BUSY:
+            raise _unusable(response, b"")
 
-    async def _head(self) -> None:
-        async with self._connections.session().head(
-            self._target(""), allow_redirects=False
-        ) as response:
-            if response.status in _BUSY:
-                raise _unusable(response, b"")
+    def _head(self, method: str, path: str, headers: Mapping[str, str]) -> bytes:
+        """Return a request's head, but for its last, empty line; errors as of `head_of`."""
+        url, proxy = self._target(path), self._connections.proxy
+        target = url.raw_path_qs
+        own = {"Host": url.host_port_subcomponent or ""} | authorization("Authorization", url)
+        if proxy is not None and url.scheme == "http":
+            target = f"{url.origin()}{target}"
+            own |= authorization("Proxy-Authorization", proxy)
+        own |= {"Accept-Encoding": "identity", **headers}
+        return head_of(f"{method} {target} HTTP/1.1", own)
 
-    async def _within(
+    async def _ask(
         self,
-        answer: Awaitable[T],
-        body: _Body,
+        octets: bytes,
+        response: Response,
         deadline_seconds: float,
         unsent_seconds: float | None = None,
-    ) -> T:
-        """Await an answer until the deadline, and translate what aiohttp raises."""
-        began = asyncio.get_running_loop().time()
+    ) -> Response:
+        """Send a request and return its answer; what goes wrong leaves as an error of ours."""
+        loop = asyncio.get_running_loop()
+        began = loop.time()
         end = began + deadline_seconds
-        first = end if unsent_seconds is None else min(end, began + unsent_seconds)
+        sent = False
         try:
-            async with asyncio.timeout_at(first) as timer:
-                body.begin = lambda: None if timer.expired() else timer.reschedule(end)
-                return await answer
+            connection = self._host.take()
+            if connection is None:
+                first = end if unsent_seconds is None else min(end, began + unsent_seconds)
+                async with asyncio.timeout_at(first):
+                    connection = await self._host.wait()
+            timer = loop.call_at(end, connection.end, TimeoutError())
+            try:
+                if not connection.usable:
+                    raise connection.failure or ServerDisconnectedError
+                sent = True
+                return await connection.ask(octets, response)
+            finally:
+                timer.cancel()
+                self._host.release(connection)
         except TimeoutError as error:
-            # aiohttp's own timeout, of connecting, is a TimeoutError too.
-            what = "no connection" if isinstance(error, aiohttp.ClientError) else "no answer"
+            what = "no connection" if isinstance(error, ConnectTimeout) else "no answer"
             raise UpstreamUnavailable(
-                f"{what} in time from {self.shown_url}", delivered=body.started
+                f"{what} in time from {self.shown_url}", delivered=sent
             ) from error
-        except aiohttp.ClientHttpProxyError as error:
-            raise UpstreamUnavailable(
-                f"the proxy does not connect: HTTP {error.status} {printable(error.message, 200)}",
-                delivered=False,
-            ) from error
-        except (aiohttp.ClientResponseError, HttpProcessingError) as error:
-            raise UpstreamBroken(
-                f"not HTTP: {printable(error.message, 200)}", rule="R91"
-            ) from error
-        except (aiohttp.ClientError, OSError, ValueError) as error:
+        except NotHTTP as error:
+            raise UpstreamBroken(f"not HTTP: {printable(str(error), 200)}", rule="R91") from error
+        except OSError as error:
             raise UpstreamUnavailable(
                 in_words(error),
-                delivered=body.started and not _refuses_certificate(error),
+                delivered=sent and not _refuses_certificate(error),
             ) from error
 
     def _target(self, path: str) -> URL:
@@ -278,7 +192,7 @@ class HttpCA(HttpClient):
 
     def __init__(self, url: str, connections: Connections | None = None) -> None:
         super().__init__(url, connections)
-        self._headers = CIMultiDict({"Content-Type": MEDIA_TYPE})
+        self._heads: dict[str, bytes] = {}
 
     async def exchange(
         self,
@@ -300,26 +214,28 @@ class HttpCA(HttpClient):
             UpstreamUnavailable: No answer, or HTTP 429, 502, 503 or 504.
             UpstreamBroken: An answer that is not CMP: status and beginning are in its detail.
         """
-        body = _Body(der)
-        return await self._within(self._post(body, path), body, deadline_seconds, unsent_seconds)
+        head = self._heads.get(path)
+        if head is None:
+            head = self._head("POST", path, {"Content-Type": MEDIA_TYPE}) + b"Content-Length: "
+            self._heads[path] = head
+        octets = b"%b%d\r\n\r\n%b" % (head, len(der), der)
+        response = Response(self._limit)
+        return self._message(await self._ask(octets, response, deadline_seconds, unsent_seconds))
 
-    async def _post(self, body: _Body, path: str) -> bytes:
-        async with self._connections.session().post(
-            self._target(path), data=body, headers=self._headers, allow_redirects=False
-        ) as response:
-            return await self._message(response)
+    def _limit(self, response: Response) -> int:
+        if _may_hold_cmp(response):
+            return self._connections.max_response_bytes
+        return _EXCERPT_BYTES
 
-    async def _message(self, response: aiohttp.ClientResponse) -> bytes:
+    def _message(self, response: Response) -> bytes:
         """Return the PKIMessage of a response, whatever its status (RFC 9811 3.3)."""
-        status = response.status
-        succeeded = 200 <= status < 300
-        if not succeeded and (status < 400 or not _is_cmp(response)):
-            raise _unusable(response, await _read(response.content, _EXCERPT_BYTES))
-        encoding = response.headers.get("Content-Encoding", "identity")
-        if encoding.strip().lower() != "identity":
+        status, message = response.status, bytes(response.content)
+        if not _may_hold_cmp(response):
+            raise _unusable(response, message)
+        encoding = response.header(b"content-encoding", "identity")
+        if encoding.lower() != "identity":
             raise UpstreamBroken(f"HTTP {status} with Content-Encoding {encoding[:20]!r}")
         limit = self._connections.max_response_bytes
-        message = await _read(response.content, limit)
         if len(message) > limit:
             raise UpstreamBroken(f"HTTP {status} with more than {limit} bytes")
         if not message.startswith(_SEQUENCE):
@@ -327,40 +243,28 @@ class HttpCA(HttpClient):
         return message
 
 
-async def _read(content: aiohttp.StreamReader, limit: int) -> bytes:
-    """Return the content, or its beginning as soon as that is longer than the limit."""
-    message = await content.readany()
-    if content.at_eof():
-        return message
-    parts = bytearray(message)
-    while len(parts) <= limit and (part := await content.readany()):
-        parts += part
-    return bytes(parts)
+def _may_hold_cmp(response: Response) -> bool:
+    """Tell whether an answer's body counts: after success, whatever its media type says."""
+    status = response.status
+    return 200 <= status < 300 or (
+        status >= 400
+        and response.header(b"content-type").partition(";")[0].strip().lower() in _MEDIA_TYPES
+    )
 
 
-def _is_cmp(response: aiohttp.ClientResponse) -> bool:
-    media_type = response.headers.get("Content-Type", "").partition(";")[0]
-    return media_type.strip().lower() in _MEDIA_TYPES
-
-
-def _unusable(
-    response: aiohttp.ClientResponse, content: bytes
-) -> UpstreamUnavailable | UpstreamBroken:
+def _unusable(response: Response, content: bytes) -> UpstreamUnavailable | UpstreamBroken:
     text = " ".join(content.decode("utf-8", "replace").split())
     excerpt = "".join(c for c in text if c.isprintable())[:_EXCERPT_CHARACTERS]
     detail = f"HTTP {response.status} without a CMP message: {excerpt!r}"
     if response.status in _REFUSING:
-        return UpstreamBusy(detail, retry_after_seconds=retry_after_seconds(response))
+        asked = response.header(b"retry-after"), response.header(b"date")
+        return UpstreamBusy(detail, retry_after_seconds=retry_after_seconds(*asked))
     if response.status in _BUSY:
         return UpstreamUnavailable(detail, delivered=True)
     return UpstreamBroken(detail, rule="R91")
 
 
-def _refuses_certificate(error: BaseException | None) -> bool:
+def _refuses_certificate(error: OSError) -> bool:
     """Tell whether the server's TLS ended the connection for want of a certificate it likes."""
-    while error is not None:
-        # aiohttp passes on the texts of ssl.SSLError, whether or not the class.
-        if isinstance(error, OSError) and str(error.strerror).startswith("[SSL: "):
-            return any(f"_ALERT_{alert}]" in str(error.strerror) for alert in _CERTIFICATE_ALERTS)
-        error = error.__cause__
-    return False
+    alerts = tuple(f"_ALERT_{alert}" for alert in _CERTIFICATE_ALERTS)
+    return isinstance(error, ssl.SSLError) and (error.reason or "").endswith(alerts)

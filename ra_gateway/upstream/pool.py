@@ -30,7 +30,8 @@ from ra_gateway.cmp import asn1, structures
 from ra_gateway.cmp.codes import BodyType
 from ra_gateway.errors import MalformedMessage, ServiceFailure, UpstreamBroken, UpstreamUnavailable
 from ra_gateway.tasks import supervised
-from ra_gateway.upstream.http import Connections, HttpCA, UpstreamBusy, had_connection
+from ra_gateway.upstream.connections import Connections
+from ra_gateway.upstream.http import HttpCA, UpstreamBusy, had_connection
 from ra_gateway.upstream.kinds import CMPHTTPUpstream, Order
 
 LONGEST_PAUSE_SECONDS: Final = 60.0

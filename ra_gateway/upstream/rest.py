@@ -17,8 +17,6 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final
 
-import aiohttp
-
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.names import rfc4514
 from ra_gateway.cmp.pem import PEMRefused, pem_blocks
@@ -32,15 +30,8 @@ from ra_gateway.errors import (
 )
 from ra_gateway.files import open_to_read
 from ra_gateway.keys import pem
-from ra_gateway.upstream.http import (
-    _BUSY,
-    _EXCERPT_BYTES,
-    Connections,
-    HttpClient,
-    _Body,
-    _read,
-    had_connection,
-)
+from ra_gateway.upstream.connections import Connections, Response
+from ra_gateway.upstream.http import _BUSY, _EXCERPT_BYTES, HttpClient, had_connection
 from ra_gateway.upstream.kinds import RestUpstream
 from ra_gateway.upstream.signing import SignedCertificate, SigningRequest, not_offered
 
@@ -138,27 +129,28 @@ class RestClient(HttpClient):
             UpstreamUnavailable: No answer, or HTTP 429, 502, 503 or 504.
             UpstreamBroken: Any other 3xx or 5xx, or an answer that is not JSON.
         """
-        body = _Body(json.dumps(document).encode())
-        return await self._within(self._post(path, body, headers or {}), body, deadline_seconds)
+        body = json.dumps(document).encode()
+        own = {
+            "Content-Type": "application/json",
+            "Accept": "application/json",
+            "Content-Length": str(len(body)),
+        }
+        head = self._head("POST", path, {**own, **(headers or {})})
+        limit = self._connections.max_response_bytes
+        answer = Response(lambda _: limit)
+        return _answer(await self._ask(head + b"\r\n" + body, answer, deadline_seconds), limit)
 
-    async def _post(self, path: str, body: _Body, headers: Mapping[str, str]) -> Answer:
-        fixed = {"Content-Type": "application/json", "Accept": "application/json"}
-        async with self._connections.session().post(
-            self._target(path), data=body, headers={**fixed, **headers}, allow_redirects=False
-        ) as response:
-            limit = self._connections.max_response_bytes
-            return _answer(response, await _read(response.content, limit), limit)
 
-
-def _answer(response: aiohttp.ClientResponse, content: bytes, limit: int) -> Answer:
+def _answer(response: Response, limit: int) -> Answer:
+    content = bytes(response.content)
     status = response.status
     said = f"HTTP {status}: {readable(content[:_EXCERPT_BYTES].decode('utf-8', 'replace'))!r}"
     if status in _BUSY:
         raise UpstreamUnavailable(said, delivered=True)
     if not (200 <= status < 300 or 400 <= status < 500):
         raise UpstreamBroken(said, rule="R91")
-    encoding = response.headers.get("Content-Encoding", "identity")
-    if encoding.strip().lower() != "identity":
+    encoding = response.header(b"content-encoding", "identity")
+    if encoding.lower() != "identity":
         raise UpstreamBroken(f"HTTP {status} with Content-Encoding {encoding[:20]!r}")
     if len(content) > limit:
         raise UpstreamBroken(f"HTTP {status} with more than {limit} bytes")

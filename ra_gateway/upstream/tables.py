@@ -16,7 +16,7 @@ from ra_gateway.settings.values import ProxyURL, Seconds, Table
 if TYPE_CHECKING:
     import ssl
 
-    from ra_gateway.upstream.http import Connections
+    from ra_gateway.upstream.connections import Connections
     from ra_gateway.upstream.shared_secret import SecretOfCA
 
 
@@ -102,7 +102,7 @@ class OverHTTP(Table):
 
     def connections(self, setting: str, *urls: str | None) -> Connections:
         """Return connections for URLs of the CA; arguments and errors as of `tls`."""
-        from ra_gateway.upstream.http import Connections
+        from ra_gateway.upstream.connections import Connections
 
         return Connections(
             connect_timeout_seconds=self.connect_timeout_seconds,

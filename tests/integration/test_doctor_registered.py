@@ -95,7 +95,7 @@ TOLD = {
     "notAuthorized": ("", (PKIFailureInfo.notAuthorized,), True, "does not let it ask for this"),
     "signerNotTrusted": ("", (PKIFailureInfo.signerNotTrusted,), True, "does not know the RA"),
     "a broken connection": (
-        "ClientOSError: [Errno None] Can not write request body for http://ca.example/",
+        "BrokenPipeError: [Errno 32] Broken pipe",
         (),
         False,
         "broke the connection off",

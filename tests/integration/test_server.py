@@ -8,6 +8,8 @@ import logging
 import socket
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import pytest
@@ -137,7 +139,12 @@ async def test_a_cmp_answer_is_200_whatever_it_says() -> None:
         assert (answer.status, answer.body) == (200, b"0a rejection")
         assert answer.headers["content-type"] == CMP_TYPE
         assert answer.headers["cache-control"] == "no-store"
-        assert "date" in answer.headers
+        assert abs(parsedate_to_datetime(answer.headers["date"]) - datetime.now(UTC)) < timedelta(
+            hours=1
+        )
+        assert answer.headers.keys() == {
+            "content-type", "cache-control", "content-length", "date", "server"
+        }  # fmt: skip
         assert echo.calls == [(b"a rejection", "lab", "lab", "keyupdate", "127.0.0.1")]
 
 

@@ -20,7 +20,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from ra_gateway.errors import PKIFailureInfo, UpstreamBroken, UpstreamUnavailable
-from ra_gateway.upstream.http import Connections, HttpCA, UpstreamBusy
+from ra_gateway.upstream.connections import Connections
+from ra_gateway.upstream.http import HttpCA, UpstreamBusy
 from tests.support.http_ca import (
     ANSWER,
     CMP_TYPE,

@@ -17,11 +17,12 @@ from urllib.parse import urlsplit
 import aiohttp
 import pytest
 from cryptography.hazmat.primitives import serialization
+from yarl import URL
 
 from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.messages import ANYONE, PKIHeader, assemble, body
 from ra_gateway.errors import ConfigError, UpstreamBroken, UpstreamUnavailable
-from ra_gateway.upstream.http import Connections
+from ra_gateway.upstream.connections import Connections
 from ra_gateway.upstream.kinds import CMPHTTPUpstream, Order
 from ra_gateway.upstream.pool import LONGEST_PAUSE_SECONDS, Breaker, HttpPool, issues_nothing
 from ra_gateway.upstream.tls import tls_context
@@ -285,13 +286,7 @@ async def test_a_cmp_message_in_an_error_is_the_answer() -> None:
 
 def keeps_any(connections: Connections, port: int) -> bool:
     """Tell whether a connection to a port is kept for the next exchange: its end was not noticed yet."""
-    connector: Any = connections.session().connector
-    return any(
-        handler.is_connected()
-        for key, kept in connector._conns.items()
-        for handler, _ in kept
-        if key.port == port
-    )
+    return bool(connections.host(URL(f"http://127.0.0.1:{port}")).idle)
 
 
 @pytest.mark.parametrize("replays", [False, True])
