@@ -181,7 +181,7 @@ async def _run(services: Services, exchange: _CAExchange) -> bytes:
     endpoint, upstream = context.endpoint, context.upstream
     sent = transaction.current
     try:
-        if sent.upstream_der:
+        if services.audit is not None and sent.upstream_der:
             asked = BodyType.certConf if transaction.confirmation else transaction.body_type
             await services.about_to_forward(transaction, asked, sent.upstream_der)
         claimed = await _claim_secret(context, transaction)
