@@ -174,8 +174,8 @@ bench-workers: setup  ## Measure enrolments by one and two workers, with the CA 
 under-load: setup haproxy  ## Reload, restart, roll the RA and take Redis away under load, often (ROUNDS=20)
 	@ROUNDS_UNDER_LOAD=$(or $(ROUNDS),20) $(BIN)/python -m pytest -q tests/integration -k "under_load $(ONLY)"
 
-chaos: setup  ## Kill, restart and freeze gateways, CA and Redis at random while base stations enrol (DISTURBANCES=1500, CHAOS_SEED)
-	@DISTURBANCES=$(or $(DISTURBANCES),1500) $(if $(CHAOS_SEED),CHAOS_SEED=$(CHAOS_SEED)) \
+chaos: setup  ## Kill, freeze and cut off gateways, CA and Redis at random while base stations enrol and renew (DISTURBANCES=2400, CHAOS_SEED)
+	@DISTURBANCES=$(or $(DISTURBANCES),2400) $(if $(CHAOS_SEED),CHAOS_SEED=$(CHAOS_SEED)) \
 	  $(BIN)/python -m pytest -q -s -o timeout=0 tests/integration/test_chaos.py
 
 soak: setup  ## Load workers, CA and Redis with half of their peak; fails if memory or latency grow (MINUTES=30; JSON=FILE)

@@ -78,6 +78,7 @@ def upstream_of(
         pinned=pinned,
         deadline_seconds=config.deadline_seconds,
         replays_repeats=config.replays_repeats,
+        late_answer_seconds=getattr(config, "awaits_late_seconds", 0.0),
         own=own,
         secret=secret,
     )

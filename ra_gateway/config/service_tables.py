@@ -191,7 +191,8 @@ class StoreConfig(Table):
     max_transactions_per_signer: int = Field(default=128, ge=8, le=100_000)
     """Most live transactions of one device (certificate or shared secret), in any store; one more is refused with
     systemUnavail until one has expired. Registered RAs are not counted. By default as many as a device opens that
-    begins anew every 30 s for an hour.
+    begins anew every 30 s for an hour. Nodes that share a Redis ask it from a device's ninth on (with a
+    smaller limit than 128 sooner), so that a device at many nodes may have up to eight more at each.
     """
     transaction_lifetime_seconds: WholeSeconds = Field(default=3600, ge=60, le=604_800)
     """How long a transaction is remembered, in seconds: until then a repeat gets the same answer and certConf is

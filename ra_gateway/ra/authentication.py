@@ -211,12 +211,14 @@ class Continued(NamedTuple):
 
     Args:
         before: The same message, where it came before.
+        remembered: Whether the transaction is as this node remembers it, which another one may have changed.
     """
 
     context: RequestContext
     authenticated: Authenticated
     transaction: Transaction
     before: Exchange | None
+    remembered: bool = False
 
 
 async def find_transaction(services: Services, context: RequestContext) -> Continued:
@@ -225,9 +227,29 @@ async def find_transaction(services: Services, context: RequestContext) -> Conti
     Raises:
         CMPError: There is none, or another credential opened it.
     """
+    store, message = services.store, context.message
+    transaction_id = message.header.transaction_id or b""
+    awaited = None
+    by_secret = context.endpoint.mac is not None and mac_protected(message)
+    if message.body_type is BodyType.certConf and not by_secret:
+        awaited = store.awaited(transaction_id)
+    if awaited is None:
+        return await _find_among(services, context, await store.find(transaction_id))
+    try:
+        continued = await _find_among(services, context, [awaited])
+    except CMPError:
+        live = await store.find(transaction_id)
+        if live == [awaited]:
+            raise
+        return await _find_among(services, context, live)
+    return continued._replace(remembered=True)
+
+
+async def _find_among(
+    services: Services, context: RequestContext, live: Sequence[Transaction]
+) -> Continued:
     endpoint, message = context.endpoint, context.message
     known: dict[bytes, tuple[Transaction, KnownSigner]] = {}
-    live = await services.store.find(message.header.transaction_id or b"")
     mac = endpoint.mac
     if mac is not None and live and mac_protected(message):
         return await _find_by_secret(services, context, mac, live)
@@ -246,10 +268,7 @@ async def find_transaction(services: Services, context: RequestContext) -> Conti
             item.endpoint == endpoint.name and item.key.domain == mac.domain.name for item in live
         ):
             raise _other_kind("a signature", "a shared secret")
-        raise HeaderRefused(
-            f"{message.body_type.name} for a transactionID that is not known here",
-            rule="R11",
-        )
+        raise unknown(message)
     now = services.clock()
     signers = [signer for _, signer in known.values()]
     relays = endpoint.registration_authorities
@@ -270,6 +289,13 @@ async def find_transaction(services: Services, context: RequestContext) -> Conti
         check_message_time(message.header, rules, now)
         context.report.notes += await _check_signer(services, context, authenticated, now)
     return Continued(_where_it_went(context, transaction), authenticated, transaction, before)
+
+
+def unknown(message: PKIMessage) -> HeaderRefused:
+    """Return the refusal of a message that continues nothing."""
+    return HeaderRefused(
+        f"{message.body_type.name} for a transactionID that is not known here", rule="R11"
+    )
 
 
 def _continued_by_relay(

@@ -15,7 +15,6 @@ from functools import partial
 from typing import Final
 
 from ra_gateway.cmp.bodies import PKIStatusInfo
-from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.verification import AuthenticatedMessage
 from ra_gateway.errors import (
     CMPError,
@@ -43,8 +42,6 @@ from ra_gateway.ra.response_checks import CheckedResponse, planned_confirmation,
 from ra_gateway.ra.services import Services
 from ra_gateway.ra.transaction import Event, State, Transaction
 from ra_gateway.ra.transactions import Overtaken
-
-_ISSUES_NOTHING: Final = frozenset({BodyType.rr, BodyType.genm})
 
 _NOTHING_CAME: Final = frozenset({Event.refused, Event.failed, Event.deferred})
 """What a CA's answer may mean that brings a transaction nothing."""
@@ -93,15 +90,23 @@ async def ask(
         CMPError: The device is to be refused.
     """
     exchange = _CAExchange(context, transaction, stored)
-    patience = context.endpoint.settings.wait_after_seconds
+    patience, upstream = context.endpoint.settings.wait_after_seconds, context.upstream
     local = stored and not transaction.current.upstream_der
-    if local or not patience or patience >= context.upstream.deadline_seconds:
+    waits = bool(patience) and patience < upstream.deadline_seconds
+    once = upstream.late_answer_seconds and not may_ask_again(upstream, transaction)
+    if local or not (waits or once):
         return await _run(services, exchange)
     task = services.spawn(_run_in_background(services, exchange))
-    await asyncio.wait({task}, timeout=patience)
+    await asyncio.wait({task}, timeout=patience if waits else upstream.deadline_seconds)
     if task.done() or exchange.settling:
         return await asyncio.shield(task)
-    return await _defer(services, exchange)
+    if waits:
+        return await _defer(services, exchange)
+    # The device may repeat its message; until then the answer is awaited without it.
+    exchange.detached, exchange.context = True, context.detached()
+    error = UpstreamUnavailable(f"no answer in time from {upstream.name}", delivered=True)
+    services.upstream_failed(transaction, error)
+    raise error
 
 
 async def resume(
@@ -533,20 +538,21 @@ def note_rejection(context: RequestContext, rejection: PKIStatusInfo) -> None:
 def may_ask_again(upstream: Upstream, transaction: Transaction) -> bool:
     """Tell whether a CA that may have seen a message can be sent it once more: nothing is issued twice."""
     return (
-        upstream.replays_repeats
-        or transaction.body_type in _ISSUES_NOTHING
-        or transaction.confirmation is not None
+        upstream.may_be_asked_again(transaction.body_type) or transaction.confirmation is not None
     )
 
 
 def _must_not_resend(
     upstream: Upstream, taken: Transaction, before: Transaction
 ) -> UpstreamUnavailable | None:
-    """Return why a transaction whose node is gone must not be asked again; None where it may."""
+    """Return why a transaction whose lease is over must not be asked again; None where it may."""
     if may_ask_again(upstream, taken) or before.may_retry:
         return None
-    # The node that held the lease may have been answered before it died; this CA would issue again.
-    return UpstreamUnavailable("the node that asked the CA is gone", delivered=True)
+    # Whoever held the lease is gone, or frozen, or has no store; it may have been answered. This CA would issue again.
+    return UpstreamUnavailable(
+        "whoever asked the CA has stored no answer in time, and asked again this CA could issue twice",
+        delivered=True,
+    )
 
 
 def _harmless_to_repeat(

@@ -11,6 +11,7 @@ from ra_gateway.cmp.header_checks import check_fresh_nonce
 from ra_gateway.cmp.requests import AuthenticatedConfirmation, read_confirmation
 from ra_gateway.cmp.verification import Authenticated
 from ra_gateway.errors import (
+    CMPError,
     ConfirmationRefused,
     HeaderRefused,
     PKIFailureInfo,
@@ -18,7 +19,7 @@ from ra_gateway.errors import (
 )
 from ra_gateway.events import Outcome, Stage
 from ra_gateway.ra import ca_exchange, machine, responses, retransmission, transactions, unconfirmed
-from ra_gateway.ra.authentication import find_transaction
+from ra_gateway.ra.authentication import find_transaction, unknown
 from ra_gateway.ra.context import RequestContext
 from ra_gateway.ra.forwarding import MessageForCA, follow_up_for_ca
 from ra_gateway.ra.services import Services
@@ -40,16 +41,26 @@ async def confirm(services: Services, context: RequestContext) -> bytes:
         CMPError: It is refused.
     """
     # step 3
-    context, authenticated, transaction, before = await find_transaction(services, context)
+    continued = await find_transaction(services, context)
+    context, authenticated, transaction, before, remembered = continued
     context.report.passed.append((Stage.authenticate, services.monotonic()))
     while before is None:
-        after = await _take(services, context, authenticated, transaction)
+        try:
+            after = await _take(services, context, authenticated, transaction)
+        except CMPError:
+            # By what is remembered here. What counts is how the transaction is now.
+            live = await services.store.load(transaction.key) if remembered else transaction
+            if live == transaction:
+                raise
+            after = Overtaken(live)
         if not isinstance(after, Overtaken):
             if after.current.waiting:
                 context.report.outcome = Outcome.waiting
                 return after.current.response_der or b""
             return await ca_exchange.ask(services, context, after)  # steps 7 to 10
-        transaction = transactions.require(after.live)
+        if after.live is None and remembered:
+            raise unknown(context.message)
+        transaction, remembered = transactions.require(after.live), False
         before = transaction.exchange_for(context.digest)
     return await retransmission.respond(services, context, transaction)
 
@@ -215,7 +226,7 @@ async def take_error(services: Services, context: RequestContext) -> bytes:
     Raises:
         CMPError: It is refused.
     """
-    context, _, transaction, before = await find_transaction(services, context)
+    context, _, transaction, before, _ = await find_transaction(services, context)
     report, message = context.report, context.message
     if context.relayed:
         raise HeaderRefused(

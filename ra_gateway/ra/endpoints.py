@@ -28,6 +28,8 @@ from ra_gateway.ra.settings import (
     Variant,
 )
 
+_ISSUES_NOTHING: Final = frozenset({BodyType.rr, BodyType.genm})
+
 _REMEMBERED_SIGNERS: Final = 8
 """Of one CA's answers: a CA has one or two, and may be changing them."""
 
@@ -48,6 +50,7 @@ class Upstream:
         deadline_seconds: Total time for one exchange.
         replays_repeats: Whether the CA answers a repeated message with the same certificate, so that
             asking again after an unanswered request cannot issue twice.
+        late_answer_seconds: How long beyond that the core awaits an answer that must not be asked for again.
         own: Returns the RA's own certificates, which protect no answer of a CA.
         seen: Signers of its answers that were valid.
         secret: What the RA shares with the CA, and protects its messages with; None where it signs them.
@@ -62,6 +65,7 @@ class Upstream:
     pinned: tuple[Certificate, ...] = ()
     deadline_seconds: float = 15.0
     replays_repeats: bool = False
+    late_answer_seconds: float = 0.0
     own: Callable[[], Collection[Certificate]] = tuple
     seen: dict[Certificate, None] = field(default_factory=dict, repr=False, compare=False)
     secret: CASecret | None = field(default=None, repr=False)
@@ -69,12 +73,23 @@ class Upstream:
     """Whether `protecting` returns something else than it is given."""
     lease: timedelta = field(init=False, compare=False)
     """How long a node may be busy with one exchange before another one takes over."""
+    _lease_once: timedelta = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         lease = timedelta(seconds=self.deadline_seconds + _LEASE_MARGIN_SECONDS)
         object.__setattr__(self, "lease", lease)
+        once = lease + timedelta(seconds=self.late_answer_seconds)
+        object.__setattr__(self, "_lease_once", once)
         otherwise = self.secret is not None or self.settings.send_root
         object.__setattr__(self, "protects_otherwise", otherwise)
+
+    def may_be_asked_again(self, body_type: BodyType) -> bool:
+        """Tell whether a request that the CA may have seen can be sent once more: nothing is issued twice."""
+        return self.replays_repeats or body_type in _ISSUES_NOTHING
+
+    def lease_of(self, body_type: BodyType) -> timedelta:
+        """Return how long a node may be busy with a request before another one takes over."""
+        return self.lease if self.may_be_asked_again(body_type) else self._lease_once
 
     def asked_type(self, body_type: BodyType, variant: Variant) -> BodyType:
         """Return as what type a request goes up."""

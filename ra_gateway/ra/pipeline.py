@@ -353,7 +353,7 @@ async def _prepare(
         info_type=operation.info_type,
         implicit_asked=message.header.implicit_confirm,
         opening=opening,
-        lease_until=services.clock() + upstream.lease,
+        lease_until=services.clock() + upstream.lease_of(message.body_type),
         created_at=now,
         expires_at=now + lifetime,
         unsent=operation.held,

@@ -38,7 +38,7 @@ async def poll(services: Services, context: RequestContext) -> bytes:
     Raises:
         CMPError: It is refused.
     """
-    context, _, transaction, before = await find_transaction(services, context)
+    context, _, transaction, before, _ = await find_transaction(services, context)
     if before is not None:
         return await retransmission.respond(services, context, transaction)
     check_fresh_nonce(context.message.header, transaction.sender_nonce, context.endpoint.rules)

@@ -48,6 +48,12 @@ class TransactionStore(Protocol):
         For followers that carry no certificate (RFC 9483 3.3): the caller tries each signer's key.
         """
 
+    def awaited(self, transaction_id: bytes) -> Transaction | None:
+        """Return, once, a transaction as this node stored it last, whose device is to confirm next; None for none.
+
+        Nobody is asked: another node may have changed it since, as whoever replaces it learns.
+        """
+
     async def replace(self, transaction: Transaction) -> None:
         """Replace the stored version `transaction.version - 1` by this one.
 

@@ -6,6 +6,7 @@ A pollReq meets the same cases: somebody has to ask the CA, or the answer is her
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import timedelta
 from functools import partial
 from typing import Final
 
@@ -207,13 +208,19 @@ async def take_over(
         transaction,
         partial(
             machine.taken_over,
-            lease_until=services.clock() + context.upstream.lease,
+            lease_until=services.clock() + _lease(context, transaction),
             credential_digest=credential.certificate.digest,
             upstream=upstream,
             expires_at=expires_at,
         ),
     )
     return None if isinstance(after, Overtaken) else after
+
+
+def _lease(context: RequestContext, transaction: Transaction) -> timedelta:
+    upstream = context.upstream
+    confirming = transaction.confirmation is not None
+    return upstream.lease if confirming else upstream.lease_of(transaction.body_type)
 
 
 async def _approved(

@@ -29,8 +29,11 @@ from collections.abc import Iterator
 from datetime import datetime
 from enum import StrEnum
 from itertools import count, takewhile
+from operator import attrgetter
 from types import MappingProxyType
 from typing import Any, Final
+
+import msgspec
 
 from ra_gateway.cmp.codes import BodyType, Possession
 from ra_gateway.errors import TooManyTransactions
@@ -358,7 +361,7 @@ class Transaction(Value, frozen=True):
             "state": self.state,
             **({"asked_as": self.asked_as} if self.asked_as else {}),
             "body_type": self.body_type.name,
-            **{name: getattr(self, name) for name in _PLAIN_FIELDS},
+            **dict(zip(_PLAIN_FIELDS, _plain_values(self), strict=True)),
             "lease_until": self.lease_until.isoformat(),
             "created_at": self.created_at.isoformat(),
             "expires_at": self.expires_at.isoformat(),
@@ -367,18 +370,17 @@ class Transaction(Value, frozen=True):
         }
         fields = {
             "version": str(self.version).encode(),
-            "plain": _JSON.encode(plain).encode(),
+            "plain": _json(plain),
             "signer_digest": self.key.signer_digest,
             "transaction_id": self.key.transaction_id,
-            **{name: getattr(self, name) for name in _BYTE_FIELDS},
+            **dict(zip(_BYTE_FIELDS, _byte_values(self), strict=True)),
             **({"relay_digest": self.relay_digest} if self.relay_digest else {}),
         }
         for name in _EXCHANGES:
             exchange: Exchange | None = getattr(self, name)
             if exchange is not None:
-                fields.update(
-                    (f"{name}.{part}", octets) for part, octets in _exchange_fields(exchange)
-                )
+                for part, octets in _exchange_fields(exchange):
+                    fields[f"{name}.{part}"] = octets
         return fields
 
     @classmethod
@@ -425,7 +427,14 @@ class Transaction(Value, frozen=True):
             raise ValueError(f"transaction without field {error}") from error
 
 
-_JSON: Final = json.JSONEncoder(separators=(",", ":"))  # `json.dumps` makes one each time
+def _json(plain: dict[str, Any]) -> bytes:
+    try:
+        return msgspec.json.encode(plain)
+    except (
+        UnicodeEncodeError
+    ):  # half a character, as in an argument of a command: `json` has words for it
+        return json.dumps(plain).encode()
+
 
 _BYTE_FIELDS: Final = (
     "signer_der",
@@ -459,6 +468,8 @@ _PLAIN_FIELDS: Final = (
     "possession",
     "quirks_of",
 )
+
+_byte_values, _plain_values = attrgetter(*_BYTE_FIELDS), attrgetter(*_PLAIN_FIELDS)
 
 _EXCHANGES: Final = ("opening", "confirmation", "polling", "withdrawal")
 

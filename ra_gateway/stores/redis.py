@@ -2,7 +2,7 @@
 
     {prefix}:{<transactionID>}:<domain>:<signer digest>   hash: version, record (seal and `Transaction.to_fields`)
     {prefix}:{<transactionID>}                            set: keys of these hashes (at most 8)
-    {prefix}:signer:{<digest>}:<domain>                   sorted set: a signer's transactions by when they expire
+    {prefix}:signer:{<digest>}:<domain>                   sorted set: transactions of a signer of many, by their ends
     {prefix}:agenda                                       sorted set: the schedule, transactions by when they are due
     {prefix}:{held}                                       hash: requester to the request that waits for approval
     {prefix}:{held}:until                                 sorted set: requesters by when their requests expire
@@ -28,7 +28,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import itertools
 import math
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -49,7 +48,9 @@ from ra_gateway.ra.rates import Rate, Taken
 from ra_gateway.ra.transaction import Transaction, TransactionKey, too_many
 from ra_gateway.stores import redis_scripts as scripts
 from ra_gateway.stores.redis_servers import Script, Servers, is_passing, open_servers
-from ra_gateway.stores.sealing import NotSealed, Seals, packed, unpacked
+from ra_gateway.stores.sealing import SEAL_OCTETS, NotSealed, Seals, packed, unpacked
+from ra_gateway.stores.seen import Age, Seen, age_of
+from ra_gateway.stores.signer_rooms import SignerRooms
 
 log = structlog.get_logger()
 
@@ -63,18 +64,12 @@ _LONGEST_PAUSE_SECONDS: Final = 0.2
 _MARKED: Final = b"sealed by the nodes"
 
 _SEEN_LIMIT: Final = 65_536
-"""Transactions whose newest version a node remembers, some 20 MB; and certificates, with what became of them."""
-
-_LET_GO: Final = 2
-"""As many whose time is over go for each that is seen: they cannot pile up."""
+"""Certificates of which a node remembers what became of them."""
 
 _REPORT_SECONDS: Final = 10.0
 """Between two log lines about records that do not verify: a stranger must not fill the log."""
 
 _T = TypeVar("_T")
-
-_Age = tuple[datetime, int]
-"""When a transaction began, and its version: of two under one key, the greater is the newer."""
 
 
 class RedisStore:
@@ -94,7 +89,7 @@ class RedisStore:
         max_connections: At most so many to each server (1 or more); further calls wait for one within their time.
         wait_replicas: So many replicas must have a write before it counts; fewer where fewer follow.
         max_per_signer: How many live transactions one signer may have, RAs apart; each counts for as long as
-            it was to live when it was created.
+            it was to live when it was created. A node gives the first few room unasked (`SignerRooms`).
         max_held: Most requests that wait for an operator; one more is refused.
         sink: Takes that Redis is lost, and found again.
 
@@ -124,7 +119,7 @@ class RedisStore:
         self._seals = Seals(seal_keys)
         self._monotonic = monotonic
         self._watch = StoreWatch(sink, Component.gateway, monotonic)
-        self._seen: OrderedDict[str, tuple[_Age, float]] = OrderedDict()
+        self._seen = Seen(monotonic)
         self._records: OrderedDict[str, tuple[int, ConfirmationRecord, float]] = OrderedDict()
         self._reported_at, self._unreported = -math.inf, 0
         self.answered, self.failed = Durations(), Durations()
@@ -158,7 +153,7 @@ class RedisStore:
         self._reserve, self._due, self._held = reads(scripts.RESERVE, scripts.DUE, scripts.HELD)
         self._text, self._count, self._take = reads(scripts.TEXT, scripts.COUNT, scripts.TAKE)
         self.mark_key = f"{key_prefix}:seal"
-        self._max_per_signer = max_per_signer
+        self._max_per_signer, self._rooms = max_per_signer, SignerRooms(max_per_signer)
         self._max_held = max_held
         self._schedule = f"{key_prefix}:agenda"
         self._held_keys = [f"{key_prefix}:{{held}}", f"{key_prefix}:{{held}}:until"]
@@ -179,19 +174,19 @@ class RedisStore:
                 raise too_many(self._max_per_signer)
             return live
         keys = hash_key, _ = self._keys(transaction.key)
-        must_be_there = not repeatable and self._seen_age(hash_key) is not None
+        must_be_there = not repeatable and self._seen.age(hash_key) is not None
         lifetime_ms = self._lifetime_ms(transaction)
         args: list[Any] = [lifetime_ms, int(must_be_there), *self._sealed(hash_key, transaction)]
 
         async def attempt(again: bool) -> Transaction | None:
-            floor = self._seen_age(hash_key)
+            floor = self._seen.age(hash_key)
             reply = await self._create(keys, args)
             if reply == b"lost":
                 self._report(hash_key, "is gone before its time")
                 raise _lost()
             if not reply:
-                self._seen.pop(hash_key, None)  # of one that is gone
-                self._note(hash_key, transaction)
+                self._seen.forget(hash_key)  # of one that is gone
+                self._note(hash_key, transaction, args[-1])
                 return None
             live = self._read(hash_key, reply, floor, transaction.key)
             if live is None:
@@ -205,15 +200,20 @@ class RedisStore:
         return await self._ask(attempt)
 
     async def _has_room(self, transaction: Transaction) -> bool:
-        key = transaction.key
-        if key.speaks_for_many:
-            return True
-        index = f"{self._prefix}:signer:{{{key.signer_digest.hex()}}}:{key.domain}"
-        times = self._clock().timestamp(), transaction.expires_at.timestamp()
+        key, now = transaction.key, self._clock()
         # By digest: a transactionID may be long.
         member = hashlib.sha256(key.transaction_id).hexdigest()
-        limits = self._max_per_signer, max(self._lifetime_ms(transaction), 1)
-        reserved: Any = await self._ask(lambda _: self._reserve([index], [*times, member, *limits]))
+        until = transaction.expires_at
+        if key.speaks_for_many or self._rooms.take(key.signer, member, until, now):
+            return True
+        index = f"{self._prefix}:signer:{{{key.signer_digest.hex()}}}:{key.domain}"
+        begun = self._rooms.begun(key.signer)
+        lifetime_ms = max(self._ms_until(max([until, *begun.values()])), 1)
+        args: list[Any] = [now.timestamp(), self._max_per_signer, lifetime_ms]
+        args += [until.timestamp(), member]
+        for name, end in begun.items():
+            args += [end.timestamp(), name]
+        reserved: Any = await self._ask(lambda _: self._reserve([index], args))
         return bool(reserved)
 
     async def load(self, key: TransactionKey) -> Transaction | None:
@@ -221,7 +221,7 @@ class RedisStore:
         hash_key, _ = self._keys(key)
 
         async def attempt(_again: bool) -> Transaction | None:
-            floor = self._seen_age(hash_key)
+            floor = self._seen.age(hash_key)
             reply = await self._load([hash_key])
             return self._read(hash_key, reply, floor, key) if reply else None
 
@@ -238,15 +238,19 @@ class RedisStore:
                 each = self._opened(name, [version, record])
                 if each is None or each.key.transaction_id != transaction_id:
                     continue
-                floor = self._seen_age(name)
-                if floor is None or floor <= _age(each):
-                    self._note(name, each)
+                floor = self._seen.age(name)
+                if floor is None or floor <= age_of(each):
+                    self._note(name, each, record)
                     found.append(each)
                 elif (live := await self.load(each.key)) is not None:  # changed here meanwhile
                     found.append(live)
             return found
 
         return await self._ask(attempt)
+
+    def awaited(self, transaction_id: bytes) -> Transaction | None:
+        """Return, once, a transaction as this node stored it last, whose device is to confirm next."""
+        return self._seen.awaited(transaction_id, self._clock())
 
     async def replace(self, transaction: Transaction) -> None:
         """Replace the stored version `transaction.version - 1` by this one.
@@ -257,14 +261,18 @@ class RedisStore:
         keys = hash_key, _ = self._keys(transaction.key)
         expected = transaction.version - 1
         sealed = self._sealed(hash_key, transaction)
-        args: list[Any] = [self._lifetime_ms(transaction), expected, *sealed]
+        # What is replaced has to be what was seen here last, if that was this version: another one of that number may
+        # have begun anew after Redis had lost this one.
+        was_sealed = self._seen.seal(hash_key, (transaction.created_at, expected))
+        args: list[Any] = [self._lifetime_ms(transaction), expected, *sealed, was_sealed]
 
         async def attempt(again: bool) -> None:
             found = await self._replace(keys, args)
             if found != 1 and again and await self.load(transaction.key) == transaction:
                 found = await self._bound([hash_key], args[:1])
             if found == 1:
-                self._note(hash_key, transaction)
+                self._note(hash_key, transaction, sealed[1])
+                self._seen.await_confirmation(transaction, len(sealed[1]))
                 return
             there = "none" if found is None else f"version {found.decode(errors='replace')}"
             raise StaleTransaction(f"expected version {expected} in the store, found {there}")
@@ -510,7 +518,7 @@ class RedisStore:
     async def close(self) -> None:
         """Release the connections; whatever is asked afterwards is refused."""
         self._closed = True
-        await self.servers.disconnect()
+        await self.servers.end()
 
     def _index(self, transaction_id: bytes) -> str:
         if len(transaction_id) > _PLAIN_ID_BYTES:
@@ -543,7 +551,7 @@ class RedisStore:
         self,
         hash_key: str,
         reply: Sequence[bytes],
-        floor: _Age | None,
+        floor: Age | None,
         key: TransactionKey,
     ) -> Transaction | None:
         """Return a transaction whose seal verifies; None where it is not to be believed.
@@ -561,7 +569,7 @@ class RedisStore:
         if transaction.key != key:
             self._report(hash_key, "belongs under another key")
             return None
-        if floor is not None and _age(transaction) < floor:
+        if floor is not None and age_of(transaction) < floor:
             began, version = floor
             self._report(
                 hash_key,
@@ -569,7 +577,7 @@ class RedisStore:
                 f"{version} of {began:%H:%M:%S}",
             )
             return None
-        self._note(hash_key, transaction)
+        self._note(hash_key, transaction, reply[1])
         return transaction
 
     def _opened(self, hash_key: str, reply: Sequence[bytes]) -> Transaction | None:
@@ -593,22 +601,9 @@ class RedisStore:
                 f"{self.name}: a stored transaction cannot be read: {error}"
             ) from error
 
-    def _note(self, hash_key: str, transaction: Transaction) -> None:
-        """Remember which version is there, and for how long it has to be."""
-        age = _age(transaction)
-        seen, _ = self._seen.pop(hash_key, (age, 0.0))
-        until = self._monotonic() + self._lifetime_ms(transaction) / 1000
-        self._seen[hash_key] = max(seen, age), until
-        for oldest, (_, until) in list(itertools.islice(self._seen.items(), _LET_GO)):
-            if len(self._seen) > _SEEN_LIMIT or until <= self._monotonic():
-                del self._seen[oldest]
-
-    def _seen_age(self, hash_key: str) -> _Age | None:
-        age, until = self._seen.get(hash_key, (None, 0.0))
-        if self._monotonic() < until:
-            return age
-        self._seen.pop(hash_key, None)
-        return None
+    def _note(self, hash_key: str, transaction: Transaction, record: bytes) -> None:
+        seal, lifetime_ms = record[:SEAL_OCTETS], self._lifetime_ms(transaction)
+        self._seen.note(hash_key, transaction, seal, lifetime_ms)
 
     def _note_strange(self, count: int) -> None:
         if count:
@@ -661,12 +656,8 @@ class RedisStore:
                 raise StoreUnavailable(f"{self.name}: {what}", rule="R95") from error
         finally:
             if self._closed:  # what was just being connected when the store was closed
-                await self.servers.disconnect()
+                await self.servers.end()
         return await self._ask(attempt, again=True)
-
-
-def _age(transaction: Transaction) -> _Age:
-    return transaction.created_at, transaction.version
 
 
 def _requester(key: TransactionKey) -> str:

@@ -56,17 +56,17 @@ return false
 """
 
 # A place among a signer's transactions, taken before the transaction is stored, by a script of its own: they need not
-# live in one cluster slot. One that was taken in vain is free again when the transaction would have expired.
+# live in one cluster slot. One that was taken in vain is free again when the transaction would have expired. The pairs
+# after the first are transactions that a node began unasked.
 RESERVE: Final = f"""{READING}
 cleared(KEYS[1], 'zset')
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', ARGV[1])
-if not redis.call('ZSCORE', KEYS[1], ARGV[3]) then
-  if redis.call('ZCARD', KEYS[1]) >= tonumber(ARGV[4]) then return 0 end
-  redis.call('ZADD', KEYS[1], ARGV[2], ARGV[3])
-end
-local ttl = tonumber(ARGV[5])
+for at = 6, #ARGV, 2 do redis.call('ZADD', KEYS[1], ARGV[at], ARGV[at + 1]) end
+local has = redis.call('ZSCORE', KEYS[1], ARGV[5]) or redis.call('ZCARD', KEYS[1]) < tonumber(ARGV[2])
+if has then redis.call('ZADD', KEYS[1], 'NX', ARGV[4], ARGV[5]) end
+local ttl = tonumber(ARGV[3])
 if redis.call('PTTL', KEYS[1]) < ttl then redis.call('PEXPIRE', KEYS[1], ttl) end
-return 1
+return has and 1 or 0
 """
 
 LOAD: Final = f"{READING} return read(KEYS[1])"
@@ -82,7 +82,7 @@ return redis.call('PEXPIRE', KEYS[1], left)
 REPLACE: Final = f"""{READING}
 local live = read(KEYS[1])
 if not live then return false end
-if live[1] ~= ARGV[2] then return live[1] end
+if live[1] ~= ARGV[2] or string.sub(live[2], 1, #ARGV[5]) ~= ARGV[5] then return live[1] end
 local ttl = tonumber(ARGV[1])
 redis.call('DEL', KEYS[1])
 redis.call('HSET', KEYS[1], 'version', ARGV[3], 'record', ARGV[4])

@@ -1,14 +1,13 @@
 """Which Redis server has a key: the only one, the master that Sentinels name, or one of a Cluster's masters.
 
-redis-py has connections, pools and RESP. What its own clients of Sentinels and Clusters would do is done here: they
-repeat a command whose connection broke, and only `RedisStore` knows what a repetition means; and nobody there waits
-until replicas have what was written (WAIT).
+redis-py makes connections, and has the errors and the URLs. What its own clients of Sentinels and Clusters would do is
+done here: they repeat a command whose connection broke, and only `RedisStore` knows what a repetition means; and nobody
+there waits until replicas have what was written (WAIT).
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import math
 import random
@@ -17,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio import BlockingConnectionPool
 from redis.asyncio.connection import parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -36,6 +35,7 @@ from redis.exceptions import (
 from redis.exceptions import ConnectionError as NotConnected
 
 from ra_gateway.redis_url import Kind, RedisURL, parse_redis_url
+from ra_gateway.stores.redis_connections import Connections
 
 _MOST_REDIRECTIONS: Final = 5
 _TRY_AGAIN_SECONDS: Final = 0.05
@@ -91,22 +91,26 @@ class ServerState:
     can_wait: bool = True
 
     @classmethod
-    def of(cls, info: Mapping[str, Any], *, can_wait: bool) -> ServerState:
+    def of(cls, info: bytes, *, can_wait: bool) -> ServerState:
         """Return what INFO says."""
+        lines = (line.partition(":") for line in info.decode(errors="replace").splitlines())
+        told = {name: value for name, _, value in lines}
         replicas = [
-            each for name, each in info.items() if name.startswith("slave") and name[5:].isdigit()
+            dict(part.partition("=")[::2] for part in value.split(","))
+            for name, value in told.items()
+            if name.startswith("slave") and name[5:].isdigit()
         ]
         close = [
             each
             for each in replicas
-            if each.get("state") == "online" and each.get("lag", 0) <= _CLOSE_SECONDS
+            if each.get("state") == "online" and int(each.get("lag", 0)) <= _CLOSE_SECONDS
         ]
         return cls(
             replicas=len(close),
-            appends=info.get("aof_enabled") == 1,
-            append_problem=info.get("aof_last_write_status", "ok") != "ok",
-            policy=str(info.get("maxmemory_policy", "")),
-            max_memory=int(info.get("maxmemory", 0)),
+            appends=told.get("aof_enabled") == "1",
+            append_problem=told.get("aof_last_write_status", "ok") != "ok",
+            policy=told.get("maxmemory_policy", ""),
+            max_memory=int(told.get("maxmemory", 0)),
             can_wait=can_wait,
         )
 
@@ -136,24 +140,24 @@ class Node:
 
     def __init__(self, address: str, options: Mapping[str, Any]) -> None:
         self.address = address
-        self.pool = BlockingConnectionPool(**options)
-        self.client: Any = Redis(connection_pool=self.pool)  # whose commands have no types
+        self._connections = Connections(options)
         self.state: ServerState | None = None
         """None while it was not asked."""
 
-    async def ask(self, command: Sequence[Any]) -> Any:
-        """Have it carry one command out.
+    async def ask(self, *command: Any) -> Any:
+        """Have it carry one command out, and return its reply.
 
-        redis-py's client would go through retries and hooks that nobody here has, at a third of a call's cost.
+        Raises:
+            ResponseError: It refuses.
         """
-        pool: Any = self.pool  # whose methods have no types, either
-        connection = await pool.get_connection()
-        try:
-            # Whoever leaves in between, cancelled say, closes it: its answer would be taken for the next one's.
-            await connection.send_command(*command)
-            return await connection.read_response()
-        finally:
-            await pool.release(connection)
+        (reply,) = await self.ask_all([command])
+        if isinstance(reply, Exception):
+            raise reply
+        return reply
+
+    async def ask_all(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
+        """Send it commands in one go, and return the reply to each: an exception where it refuses."""
+        return await self._connections.ask(commands)
 
     async def look(self, *, waits: bool) -> ServerState:
         """Ask it what it keeps, and who follows it.
@@ -162,23 +166,26 @@ class Node:
             waits: Whether WAIT is to be used, which an ACL may forbid.
         """
         try:
-            info = await self.client.info()
+            info = await self.ask("INFO")
         except NoPermissionError:
             self.state = ServerState(UNTOLD)
             return self.state
         state = ServerState.of(info, can_wait=True)
         if waits and state.replicas:
             try:
-                await self.client.execute_command("WAIT", 0, 0)
+                await self.ask("WAIT", 0, 0)
             except NoPermissionError:
                 state = ServerState.of(info, can_wait=False)
         self.state = state
         return state
 
-    async def disconnect(self, *, inuse_connections: bool = True) -> None:
+    def disconnect(self, *, only_idle: bool = False) -> None:
         """End its connections; it may be used again."""
-        with contextlib.suppress(RedisError):  # a connection that cannot be closed in order is gone
-            await self.pool.disconnect(inuse_connections)
+        self._connections.close(only_idle=only_idle)
+
+    async def end(self) -> None:
+        """End its connections, and return when they are gone; it may be used again."""
+        await self._connections.end()
 
 
 class Servers(ABC):
@@ -252,21 +259,18 @@ class Servers(ABC):
                     self.lost(node)
                 if isinstance(error, ResponseError) and is_passing(error):
                     # Idle connections lead to the same server: it is no longer the primary.
-                    await node.disconnect(inuse_connections=False)
+                    node.disconnect(only_idle=True)
                 raise
         raise NotConnected(f"{node.address}: keys are being moved to another server of the Cluster")
 
     async def _send(self, node: Node, command: Sequence[Any], *, asking: bool, copied: bool) -> Any:
         wanted = await self._wanted(node) if copied else 0
-        if not wanted and not asking:
-            return await node.ask(command)
-        async with node.client.pipeline(transaction=False) as pipe:
-            if asking:
-                pipe.execute_command("ASKING")
-            pipe.execute_command(*command)
-            if wanted:
-                pipe.execute_command("WAIT", wanted, math.ceil(self._seconds * 250))
-            replies: list[Any] = await pipe.execute(raise_on_error=False)
+        commands = [command]
+        if asking:
+            commands.insert(0, ("ASKING",))
+        if wanted:
+            commands.append(("WAIT", wanted, math.ceil(self._seconds * 250)))
+        replies = await node.ask_all(commands)
         reply = replies[int(asking)]
         if isinstance(reply, Exception):
             raise reply
@@ -326,7 +330,7 @@ class Servers(ABC):
         async with asyncio.timeout(self._seconds / 4):
             key = self._key_at(node, name)
             # A real write: a read-only replica, or a Redis whose memory is full, still answers PING.
-            await node.client.set(key, 1, px=lifetime_ms)
+            await node.ask("SET", key, 1, "PX", lifetime_ms)
             await node.look(waits=bool(self._wait_replicas))
 
     def _key_at(self, node: Node, name: str) -> str:
@@ -340,14 +344,15 @@ class Servers(ABC):
             self._nodes[address] = Node(address, self._options | where)
         return self._nodes[address]
 
-    async def _keep(self, addresses: Iterable[str]) -> None:
+    def _keep(self, addresses: Iterable[str]) -> None:
         """Let go of other servers."""
         gone = self._nodes.keys() - set(addresses)
-        await asyncio.gather(*(self._nodes.pop(address).disconnect() for address in gone))
+        for address in gone:
+            self._nodes.pop(address).disconnect()
 
-    async def disconnect(self) -> None:
-        """End all connections; it may be used again."""
-        await asyncio.gather(*(node.disconnect() for node in self._nodes.values()))
+    async def end(self) -> None:
+        """End all connections, and return when they are gone; it may be used again."""
+        await asyncio.gather(*(node.end() for node in self._nodes.values()))
 
 
 class Script:
@@ -447,7 +452,7 @@ class Sentinels(Servers):
             self.changes += self._last not in ("", address)
             self._last = address
             self._current = self._node(address)
-            await self._keep([address])
+            self._keep([address])
             return self._current
 
     async def _ask(self) -> str:
@@ -480,16 +485,16 @@ class Sentinels(Servers):
     async def _answer(self, sentinel: Node) -> tuple[int, str]:
         """Return since which failover which address is the master's, as one Sentinel has it."""
         async with asyncio.timeout(self._seconds / 4):
-            reply = await sentinel.client.execute_command("SENTINEL", "MASTER", self.url.master)
+            reply = await sentinel.ask("SENTINEL", "MASTER", self.url.master)
         told = dict(zip(reply[::2], reply[1::2], strict=True))
         flags = told[b"flags"].split(b",")
         if b"s_down" in flags or b"o_down" in flags:
             raise NotConnected("the master is down")
         return int(told[b"config-epoch"]), _joined(told[b"ip"].decode(), int(told[b"port"]))
 
-    async def disconnect(self) -> None:
-        await super().disconnect()
-        await asyncio.gather(*(sentinel.disconnect() for sentinel in self._sentinels))
+    async def end(self) -> None:
+        await super().end()
+        await asyncio.gather(*(sentinel.end() for sentinel in self._sentinels))
 
 
 class Cluster(Servers):
@@ -555,7 +560,7 @@ class Cluster(Servers):
             self._is_stale = False
             after = set(self._slots)
             self.changes += len(after - before) if before else 0
-            await self._keep(after | set(self.url.names))
+            self._keep(after | set(self.url.names))
 
     async def _map(self) -> list[str]:
         """Return the address of each slot's master, "" for none.
@@ -570,7 +575,7 @@ class Cluster(Servers):
             node = self._node(place)
             try:
                 async with asyncio.timeout(self._seconds / 4):
-                    rows = await node.client.execute_command("CLUSTER", "SLOTS")
+                    rows = await node.ask("CLUSTER", "SLOTS")
             except (RedisError, OSError, RuntimeError) as error:
                 problem = error
                 continue

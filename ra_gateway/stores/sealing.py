@@ -5,7 +5,6 @@ A seal shows that a node wrote a record, under this name and in this version; no
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import struct
 from collections.abc import Mapping, Sequence
@@ -66,11 +65,10 @@ class Seals:
 
 
 def _seal(key: bytes, octets: bytes, name: Sequence[str]) -> bytes:
-    mac = hmac.new(key, b"ra_gateway record 1", hashlib.sha256)
+    parts = [b"ra_gateway record 1"]
     for part in (*(item.encode() for item in name), octets):
-        mac.update(len(part).to_bytes(8, "big"))
-        mac.update(part)
-    return mac.digest()
+        parts += len(part).to_bytes(8, "big"), part
+    return hmac.digest(key, b"".join(parts), "sha256")
 
 
 def packed(fields: Mapping[str, bytes]) -> bytes:

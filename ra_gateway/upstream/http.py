@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import Final
 
@@ -81,6 +81,10 @@ class UpstreamBusy(UpstreamUnavailable):
         super().__init__(detail, delivered=True)
 
 
+Overdue = Callable[[], float]
+"""Called at the deadline of a request that was sent; returns for how many seconds its answer is awaited on."""
+
+
 def had_connection(failure: ServiceFailure) -> bool:
     """Tell whether a request that failed found somebody at its URL: a proxy or a front door, if not the CA."""
     if isinstance(failure, UpstreamBusy):
@@ -140,6 +144,7 @@ class HttpClient:
         response: Response,
         deadline_seconds: float,
         unsent_seconds: float | None = None,
+        overdue: Overdue | None = None,
     ) -> Response:
         """Send a request and return its answer; what goes wrong leaves as an error of ours."""
         loop = asyncio.get_running_loop()
@@ -152,14 +157,24 @@ class HttpClient:
                 first = end if unsent_seconds is None else min(end, began + unsent_seconds)
                 async with asyncio.timeout_at(first):
                     connection = await self._host.wait()
-            timer = loop.call_at(end, connection.end, TimeoutError())
+            timers = [loop.call_at(end, connection.end, TimeoutError())]
+            if overdue is not None:
+
+                def wait_on() -> None:
+                    ends = loop.time() + overdue()
+                    timers.append(loop.call_at(ends, ended, TimeoutError()))
+
+                ended = connection.end
+                timers.pop().cancel()
+                timers.append(loop.call_at(end, wait_on))
             try:
                 if not connection.usable:
                     raise connection.failure or ServerDisconnectedError
                 sent = True
                 return await connection.ask(octets, response)
             finally:
-                timer.cancel()
+                for timer in timers:
+                    timer.cancel()
                 self._host.release(connection)
         except TimeoutError as error:
             what = "no connection" if isinstance(error, ConnectTimeout) else "no answer"
@@ -201,6 +216,7 @@ class HttpCA(HttpClient):
         path: str,
         deadline_seconds: float,
         unsent_seconds: float | None = None,
+        overdue: Overdue | None = None,
     ) -> bytes:
         """Post one PKIMessage and return the answer.
 
@@ -209,6 +225,7 @@ class HttpCA(HttpClient):
             path: Appended to the URL; "" for none.
             deadline_seconds: Total time allowed, with waiting for a connection.
             unsent_seconds: Time after which it is given up if none of it was sent; None for no such limit.
+            overdue: Says how long the answer is awaited beyond the deadline; None for not at all.
 
         Raises:
             UpstreamUnavailable: No answer, or HTTP 429, 502, 503 or 504.
@@ -220,7 +237,9 @@ class HttpCA(HttpClient):
             self._heads[path] = head
         octets = b"%b%d\r\n\r\n%b" % (head, len(der), der)
         response = Response(self._limit)
-        return self._message(await self._ask(octets, response, deadline_seconds, unsent_seconds))
+        return self._message(
+            await self._ask(octets, response, deadline_seconds, unsent_seconds, overdue)
+        )
 
     def _limit(self, response: Response) -> int:
         if _may_hold_cmp(response):

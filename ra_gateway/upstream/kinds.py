@@ -70,6 +70,12 @@ class CMPHTTPUpstream(UpstreamSettings, IssuingCAs, AnswerTrust, OverHTTP):
     twice; with false, a request the CA may have seen is not sent again. With urls, whether each gives the answers of
     the others.
     """
+    late_answer_seconds: float = Field(default=45.0, ge=0, le=300, allow_inf_nan=False)
+    """How long beyond deadline_seconds the answer to a request for a certificate is awaited that must not be asked for
+    again (replays_repeats is false), in seconds; 0 for not at all. Its device polls or tries again meanwhile; what it
+    does not fetch is seen to as unconfirmed says. The default has a CA that stood still for a minute lose nothing. At
+    most half of max_connections are kept for it, and none for batches.
+    """
     try_deadline_seconds: Seconds = Field(default=5.0, le=300)
     """Time after which an exchange turns to the next of urls, in seconds, if it may. The default leaves time for three
     within deadline_seconds, and is more than connecting takes.
@@ -103,6 +109,11 @@ class CMPHTTPUpstream(UpstreamSettings, IssuingCAs, AnswerTrust, OverHTTP):
     """Most bytes of all messages of one batch. The default leaves 4 kB for the signature around it below the largest
     body that a gateway takes (its server.max_body_bytes).
     """
+
+    @property
+    def awaits_late_seconds(self) -> float:
+        """How long beyond the deadline an answer is awaited that must not be asked for again."""
+        return 0.0 if self.replays_repeats or self.batch_window_ms else self.late_answer_seconds
 
     @property
     def every_url(self) -> tuple[str, ...]:

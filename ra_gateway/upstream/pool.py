@@ -224,6 +224,8 @@ class HttpPool:
         self._monotonic = monotonic
         self._sleep = sleep
         self._random = random
+        self._late_seconds = settings.awaits_late_seconds
+        self._late_count = 0
         self._turn = 0
         self.retries = 0
         """How often an exchange turned to another URL, after one had failed."""
@@ -233,6 +235,8 @@ class HttpPool:
 
     async def exchange(self, der: bytes, *, path: str, deadline_seconds: float) -> bytes:
         """Deliver one PKIMessage at one of the URLs and return the answer (`CACore`).
+
+        An answer that must not be asked for again is awaited for longer than the deadline (`late_answer_seconds`).
 
         Raises:
             UpstreamUnavailable: None answered, or all are left out; `delivered` if any may have seen the message.
@@ -246,7 +250,9 @@ class HttpPool:
         end = self._monotonic() + deadline_seconds
         members = self._admitting()
         tried = False
-        repeatable = self._settings.replays_repeats or (len(members) > 1 and issues_nothing(der))
+        replays = self._settings.replays_repeats
+        nothing = not replays and issues_nothing(der)
+        repeatable = replays or (len(members) > 1 and nothing)
         failure: ServiceFailure | None = None
         delivered = False
         for number, member in enumerate(members, 1):
@@ -267,6 +273,7 @@ class HttpPool:
                     path,
                     deadline_seconds=patience if repeatable else left,
                     unsent_seconds=patience,
+                    late_seconds=0.0 if nothing or repeatable else self._late_seconds,
                 )
             except (UpstreamUnavailable, UpstreamBroken) as error:
                 failure = error
@@ -324,20 +331,38 @@ class HttpPool:
         *,
         deadline_seconds: float,
         unsent_seconds: float,
+        late_seconds: float,
     ) -> bytes:
-        trial = member.breaker.begin()
+        trial, late = member.breaker.begin(), False
+
+        def overdue() -> float:
+            nonlocal late
+            if 2 * (self._late_count + 1) > self._settings.max_connections:
+                return 0.0
+            late = True
+            self._late_count += 1
+            what = f"no answer in time from {member.ca.shown_url}"
+            self._fail(member, UpstreamUnavailable(what, delivered=True), trial)
+            return late_seconds
+
         try:
             answer = await member.ca.exchange(
-                der, path=path, deadline_seconds=deadline_seconds, unsent_seconds=unsent_seconds
+                der,
+                path=path,
+                deadline_seconds=deadline_seconds,
+                unsent_seconds=unsent_seconds,
+                overdue=overdue if late_seconds else None,
             )
         except UpstreamUnavailable as error:
-            self._fail(member, error, trial)
+            if not late:
+                self._fail(member, error, trial)
             raise
         except UpstreamBroken as error:
             self._succeed(member)
             member.last_error = error.detail
             raise
         finally:
+            self._late_count -= late
             member.breaker.end(trial)
         self._succeed(member)
         return answer

@@ -181,6 +181,15 @@ async def test_a_clock_that_is_off_is_told_so(desk: Desk, seconds: int) -> None:
     assert await desk.refused(der) == (BodyType.error, PKIFailureInfo.badTime)
 
 
+@pytest.mark.requirement(12, 29)
+async def test_a_repeat_that_comes_late_gets_the_stored_answer(desk: Desk) -> None:
+    """A device that was without power repeats what was answered, and is not told badTime."""
+    der = await desk.request()
+    answer = await desk.send(der)
+    desk.clock.advance(seconds=301)
+    assert (await desk.send(der)).der == answer.der
+
+
 @pytest.mark.requirement(57)
 async def test_a_device_cannot_vouch_for_itself(desk: Desk) -> None:
     """raVerified is notAuthorized."""

@@ -386,6 +386,23 @@ async def test_a_repeat_gets_the_stored_answer(desk: Desk) -> None:
     assert await desk.ledger.counts() == {CertificateStatus.issued: 1}
 
 
+@pytest.mark.requirement(12, 29, 94)
+async def test_a_repeat_that_comes_late_gets_the_stored_answer(desk: Desk) -> None:
+    """Of a request and of its certConf, whose messageTime is too old by then; anything else is told badTime."""
+    key = pki.make_key("p256")
+    der = await desk.request(key=key)
+    answer = await desk.send(der)
+    confirmation = await desk.confirmation(desk.received(key, der, answer))
+    confirmed = await desk.send(confirmation)
+    header = desk.header(transaction_id=PKIMessage.from_der(der).header.transaction_id)
+    another = await desk.request(header=header)
+    desk.clock.advance(seconds=RULES.message_time_window_seconds + 1)
+    assert (await desk.send(der)).der == answer.der
+    assert (await desk.send(confirmation)).der == confirmed.der
+    assert await desk.refused(another) == (BodyType.error, PKIFailureInfo.badTime)
+    assert await desk.ledger.counts() == {CertificateStatus.confirmed: 1}
+
+
 @pytest.mark.requirement(12, 94)
 async def test_simultaneous_repeats_yield_one_certificate(desk: Desk) -> None:
     """Ten times the same ir at once."""

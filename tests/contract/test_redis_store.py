@@ -17,7 +17,7 @@ from datetime import timedelta
 import pytest
 import uvloop
 
-from ra_gateway.errors import StaleTransaction, StoreUnavailable
+from ra_gateway.errors import StaleTransaction, StoreUnavailable, TooManyTransactions
 from ra_gateway.ra.transaction import Event, Transaction, advance
 from ra_gateway.stores.redis import RedisStore
 from tests.support.patience import PATIENCE_SECONDS
@@ -234,6 +234,27 @@ async def test_nobody_gets_the_answer_of_one_who_left(own_redis_server: RedisSer
         own_redis_server.resume()
         assert await asyncio.gather(*asking) == [second] * 3
         assert await store.load(first.key) == first
+
+
+async def test_connections_that_the_server_ended_are_replaced(
+    store: RedisStore, redis_server: RedisServer
+) -> None:
+    """All at once, and before this process has heard of any: each call gets its own answer."""
+    mine = [new_transaction(signer=number) for number in range(10)]
+    await asyncio.gather(*(store.create(each) for each in mine))
+    for _ in range(5):
+        assert redis_server.command("CLIENT KILL TYPE normal SKIPME yes").startswith(b":")
+        assert await asyncio.gather(*(store.load(each.key) for each in mine)) == mine
+
+
+@pytest.mark.parametrize("octets", [1, 100, 1_000_000])
+async def test_an_answer_that_comes_in_pieces_is_one(store: RedisStore, octets: int) -> None:
+    """A record has more octets than one read from a socket gives."""
+    transaction = new_transaction(signer_der=os.urandom(octets))
+    await store.create(transaction)
+    assert (
+        await asyncio.gather(*(store.load(transaction.key) for _ in range(3))) == [transaction] * 3
+    )
 
 
 async def test_a_password_is_used_and_never_told(guarded_redis_server: RedisServer) -> None:
@@ -564,10 +585,44 @@ async def test_after_a_failover_the_new_primary_is_used(
 async def test_nothing_of_a_signer_is_left_once_its_transactions_expired(
     store: RedisStore, redis_server: RedisServer
 ) -> None:
-    """The count of a signer's transactions lives as long as the longest of them, and no longer."""
-    for number, minutes in ((1, 5), (2, 1)):
-        lifetime = timedelta(minutes=minutes)
-        await store.create(new_transaction(bytes((number,)), lifetime=lifetime))
+    """The count of a signer's transactions lives as long as the longest of them, and no longer.
+
+    Redis hears of them when a node has no room of its own left for the signer.
+    """
     name = f"ra:signer:{{{1:064x}}}:acme-radio"
-    assert redis_server.command(f"ZCARD {name}") == b":2\r\n"
+    for number in range(9):
+        assert redis_server.command(f"EXISTS {name}") == b":0\r\n"
+        lifetime = timedelta(minutes=5 if number == 3 else 1)
+        await store.create(new_transaction(bytes((number,)), lifetime=lifetime))
+    assert redis_server.command(f"ZCARD {name}") == b":9\r\n"
     assert 299_000 < int(redis_server.command(f"PTTL {name}")[1:]) <= 300_000
+
+
+async def test_a_signer_that_two_nodes_give_room_unasked_has_a_little_more_at_most(
+    redis_url: str,
+) -> None:
+    """One node counts exactly; each further one may give what it gives before it asks."""
+    limit, share = 32, 2
+    two = [
+        RedisStore(redis_url, clock=system_clock, seal_keys=[SEAL_KEY], max_per_signer=limit)
+        for _ in "ab"
+    ]
+
+    async def created(store: RedisStore, signer: int, number: int) -> int:
+        try:
+            return int(await store.create(new_transaction(b"%d" % number, signer=signer)) is None)
+        except TooManyTransactions:
+            return 0
+
+    try:
+        alone = [await created(two[0], 1, number) for number in range(limit + 9)]
+        assert alone == [1] * limit + [0] * 9
+        late = [await created(two[1], 1, 100 + number) for number in range(9)]
+        assert sum(late) <= share
+        assert late[share:] == [0] * (9 - share)
+        both = [await created(two[number % 2], 2, number) for number in range(2 * limit)]
+        assert limit <= sum(both) <= limit + share
+        assert both[-9:] == [0] * 9
+    finally:
+        for store in two:
+            await store.close()

@@ -240,6 +240,9 @@ class Outside:
     async def find(self, transaction_id: bytes) -> list[Transaction]:
         return list(await self._call("find", transaction_id))
 
+    def awaited(self, transaction_id: bytes) -> None:
+        """Nothing is remembered within a process: what it would replace is as well asked for."""
+
     async def replace(self, transaction: Transaction) -> None:
         await self._call("replace", transaction)
 

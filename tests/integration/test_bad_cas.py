@@ -17,13 +17,15 @@ from ra_gateway.clocks import now
 from ra_gateway.cmp.bodies import PKIStatusInfo, RevRepContent, rev_rep_body
 from ra_gateway.cmp.codes import BodyType, PKIStatus
 from ra_gateway.cmp.messages import PKIMessage
+from ra_gateway.device.values import Send
 from ra_gateway.errors import PKIFailureInfo
 from ra_gateway.ra.unconfirmed import UnconfirmedCertificates
-from tests.support.answers import fail_names
+from tests.support.answers import fail_names, status_of
 from tests.support.credentials import cmp_certificate, cmp_credential
 from tests.support.harness import Answer, ManualClock, ScriptedCA
 from tests.support.http_ca import Script, Visit
 from tests.support.http_ca import ScriptedCA as HTTPServer
+from tests.support.patience import PATIENCE_SECONDS
 from tests.support.pki import OperatorPKI, VendorPKI, make_key, other_operator
 from tests.support.rest_cas import server_tls
 from tests.support.sites import Site, configuration, served
@@ -46,6 +48,7 @@ def behind(vendor_pki: VendorPKI, operator_pki: OperatorPKI, tmp_path: Path) -> 
         tls: ssl.SSLContext | None = None,
         unconfirmed: str = "revoke",
         more: str = "",
+        endpoint: str = "",
     ) -> AsyncIterator[Site]:
         server = HTTPServer(script)
         listening = await asyncio.start_server(server.serve, "127.0.0.1", 0, ssl=tls)
@@ -53,10 +56,12 @@ def behind(vendor_pki: VendorPKI, operator_pki: OperatorPKI, tmp_path: Path) -> 
         scheme = "http" if tls is None else "https"
         upstream = (
             f'[upstreams.main]\nkind = "cmp_http"\nurl = "{scheme}://127.0.0.1:{port}/cmp"\n'
-            f"deadline_seconds = {DEADLINE_SECONDS}\nconnect_timeout_seconds = 3.0\n"
             f'max_response_bytes = {LIMIT_BYTES}\nunconfirmed = "{unconfirmed}"\n{more}'
         )
-        path = configuration(tmp_path, vendor_pki, operator_pki, upstream)
+        if "deadline_seconds" not in more:
+            upstream += "\nconnect_timeout_seconds = 3.0\nlate_answer_seconds = 0.0\n"
+            upstream += f"deadline_seconds = {DEADLINE_SECONDS}\n"
+        path = configuration(tmp_path, vendor_pki, operator_pki, upstream, endpoint)
         try:
             async with served(
                 path, vendor_pki, tmp_path / "root.pem", revoked=set, refuse=dict
@@ -220,6 +225,49 @@ async def test_what_answers_nothing_that_was_asked(
         await refused(site, "systemFailure", told)
         await UnconfirmedCertificates(site.application.services).work()
     assert [message.body_type for message in ca.messages] == [BodyType.ir]
+
+
+@pytest.mark.requirement(95, 111)
+@pytest.mark.parametrize("polls", [False, True])
+@pytest.mark.parametrize("fetched", [True, False])
+async def test_a_ca_that_stood_still(
+    behind: Behind, operator_pki: OperatorPKI, polls: bool, fetched: bool
+) -> None:
+    """It issues when its device was told to try again, and must not be asked again: fetched, or revoked in time."""
+    ca, awake = ScriptedCA(operator_pki, ManualClock(now())), asyncio.Event()
+
+    async def late(visit: Visit) -> None:
+        await awake.wait()
+        await over_http(ca)(visit)
+
+    more = "deadline_seconds = 0.5\nconnect_timeout_seconds = 0.5\nlate_answer_seconds = 300.0\n"
+    endpoint = f"check_after_seconds = 1\nwait_after_seconds = {0.2 if polls else 0.0}\n"
+    endpoint += f"confirm_wait_seconds = {300 if fetched else 1}\n"
+    async with behind(late, more=more, endpoint=endpoint) as site:
+        enrollment = site.enrollment(site.identity(), BodyType.ir)
+        der = await enrollment.request()
+        answer = await site.ask(der)
+        if polls:
+            step = await enrollment.receive(answer.der)
+            assert isinstance(step, Send)
+            der = step.der
+        else:
+            assert fail_names(answer) == ["systemUnavail"]
+            assert "no answer in time" in site.event.detail
+        awake.set()
+        services = site.application.services
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while services._tasks:
+                await asyncio.wait(services._tasks)
+        if fetched:
+            assert status_of(await site.ask(der)).issued
+        else:
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                while len(ca.messages) == 1:
+                    await UnconfirmedCertificates(services).work()
+                    await asyncio.sleep(0.05)
+    types = [message.body_type for message in ca.messages]
+    assert types == ([BodyType.ir] if fetched else [BodyType.ir, BodyType.rr])
 
 
 @pytest.fixture

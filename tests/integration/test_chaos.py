@@ -1,139 +1,86 @@
-"""Chaos: gateways, CA and Redis are killed, restarted and frozen at random while base stations enrol.
+"""Chaos: gateways, CA and store are killed, frozen and set wrong, and what they say is lost, while base stations live.
 
-`make chaos` does it longer (DISTURBANCES); CHAOS_SEED has the same choices made again.
+`make chaos` does it longer (DISTURBANCES), with a Redis, behind Sentinels and in a Cluster; CHAOS_SEED has the same
+choices made again.
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import os
-import random
 import secrets
-import sqlite3
 import sys
-from collections import Counter
-from collections.abc import Iterator
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+import time
 from pathlib import Path
 from typing import Final
 
-import aiohttp
 import pytest
 
-from ra_gateway.device.client import ServerUnreachable, post
-from ra_gateway.device.values import Done
-from tests.support.insisting import is_unavailable
-from tests.support.load import under_load
+from ra_gateway.cmp.certificates import Certificate
+from tests.support.chaos import STORES, Account, Population, chaos_site
 from tests.support.pki import VendorPKI
-from tests.support.processes import CAProcess, GatewayProcess
-from tests.support.redis_server import RedisServer
-from tests.support.setups import edit, http_upstream, make_setup, set_upstream
-from tests.support.stations import Station
 
-DISTURBANCES: Final = int(os.environ.get("DISTURBANCES", "8"))
-ANSWERS_LOST: Final = 0.1
-"""Of the answers, how many a base station does not get, though they were sent."""
+DISTURBANCES: Final = int(os.environ.get("DISTURBANCES", "0"))
+"""Of the long form; 0 for the short one."""
 
+SHORT: Final = 6
 
-@dataclass
-class Site:
-    """Two gateways, their Redis and a CA, and base stations that repeat themselves until they are answered."""
-
-    gateways: list[GatewayProcess]
-    ca: CAProcess
-    redis: RedisServer
-    vendor: VendorPKI
-    chance: random.Random
-    session: aiohttp.ClientSession | None = None
-    holds: dict[str, bytes] = field(default_factory=dict)
-    counts: Counter[str] = field(default_factory=Counter)
-
-    async def enrol(self, serial: str) -> None:
-        """Have a base station enrol and confirm, by any gateway that answers."""
-        root = self.ca.config_path.parent / "operator" / "root.pem"
-        enrollment = Station(serial, self.vendor, root).enrollment
-        der = await enrollment.request()
-        while True:
-            answer = await self._answer(der)
-            step = await enrollment.receive(answer)
-            if isinstance(step, Done):
-                self.holds[serial] = step.identity.signing.certificate.der
-                return
-            await asyncio.sleep(step.after_seconds)
-            der = step.der
-
-    async def _answer(self, der: bytes) -> bytes:
-        assert self.session is not None
-        while True:
-            with contextlib.suppress(ServerUnreachable):
-                answer = await post(self.session, self.chance.choice(self.gateways).url, der)
-                lost = self.chance.random() < ANSWERS_LOST
-                if not lost and not is_unavailable(answer):
-                    return answer
-            self.counts["repeats"] += 1
-            await asyncio.sleep(0.1)
-
-    async def disturb(self) -> None:
-        """Do one thing to one of the processes, and undo it."""
-        what = self.chance.choice(("gateway", "gateway", "CA", "Redis", "Redis frozen"))
-        self.counts[what] += 1
-        if what == "Redis frozen":
-            self.redis.pause()
-            await asyncio.sleep(self.chance.random())
-            self.redis.resume()
-            return
-        process: CAProcess | GatewayProcess | RedisServer = self.chance.choice(self.gateways)
-        if what != "gateway":
-            process = self.ca if what == "CA" else self.redis
-        process.kill()
-        self.counts["kills"] += 1
-        await asyncio.to_thread(process.start)
+SHARE: Final = {"redis": 0.8, "sentinel": 0.08, "cluster": 0.12}
+"""Of the disturbances of the long form: a failover takes seconds."""
 
 
-@pytest.fixture
-def site(tmp_path: Path, vendor_pki: VendorPKI) -> Iterator[Site]:
-    """The processes, running."""
+@pytest.mark.parametrize("store", STORES if DISTURBANCES else STORES[:1])
+async def test_everybody_has_one_certificate_in_the_end(
+    tmp_path: Path, vendor_pki: VendorPKI, store: str
+) -> None:
+    """Ledger, audit trail and base stations agree one to one: nothing is issued twice, lost, or left to nobody."""
     seed = int(os.environ.get("CHAOS_SEED") or secrets.randbits(32))
-    sys.stdout.write(f"CHAOS_SEED={seed}\n")
-    redis = RedisServer(tmp_path, persistent=True, options=("--appendfsync", "always"))
-    redis.start()
-    config = make_setup(tmp_path / "setup", vendors={"acme": vendor_pki}, redis_url=redis.url)
-    edit(config, f'"{redis.url}"\n', f'"{redis.url}"\nredis_timeout_seconds = 0.5\n')
-    with ExitStack() as stack:
-        stack.callback(redis.kill)
-        ca = stack.enter_context(CAProcess(config))
-        upstream = http_upstream(
-            ca.url, replays_repeats=True, deadline_seconds=2.0, connect_timeout_seconds=2.0
-        )
-        set_upstream(config, upstream)
-        gateways = [stack.enter_context(GatewayProcess(config)) for _ in range(2)]
-        yield Site(gateways, ca, redis, vendor_pki, random.Random(seed))
-
-
-async def test_everybody_has_one_certificate_in_the_end(site: Site) -> None:
-    """What the ledger holds as confirmed is what the base stations hold: nothing twice, lost or orphaned."""
-    connector = aiohttp.TCPConnector(force_close=True, limit=0)
-    site.session = aiohttp.ClientSession(connector=connector)
-    async with site.session, under_load(site.enrol) as load:
-        for _ in range(DISTURBANCES):
-            await site.disturb()
-            await asyncio.sleep(site.chance.random() / 2)
-    path = site.ca.config_path.parent / "ca" / "ledger.sqlite"
-    with contextlib.closing(sqlite3.connect(path, timeout=10)) as connection:
-        rows = connection.execute(
-            "SELECT der, confirm_by IS NULL AND revoked_at IS NULL FROM certificates"
-            " WHERE der IS NOT NULL"
-        ).fetchall()
-    held = set(site.holds.values())
-    confirmed = {der for der, is_confirmed in rows if is_confirmed}
-    issued = Counter(name for name in site.holds for der, _ in rows if name.encode() + b"." in der)
-    twice = [name for name, count in issued.items() if count > 1]
-    orphans = [der for der, is_confirmed in rows if not is_confirmed]
+    sys.stdout.write(f"CHAOS_SEED={seed} with {store}\n")
+    begun = time.monotonic()
+    count = round(DISTURBANCES * SHARE[store]) or SHORT
+    confirm_seconds = 30 if DISTURBANCES else 8
+    async with chaos_site(
+        tmp_path, vendor_pki, seed, store=store, confirm_seconds=confirm_seconds
+    ) as site:
+        population = Population(site, 12 if DISTURBANCES else 4, 0.5)
+        async with population.living():
+            await site.disturb(count, 1.0 if DISTURBANCES else 0.5)
+        await site.settle()
+        account = site.account()
+    in_use = {_serial(station.accepted[-1]) for station in population.stations}
+    accepted = [_serial(der) for station in population.stations for der in station.accepted]
+    found = {
+        "twice": _twice(account),
+        "lost": sorted(serial for serial in in_use if account.status.get(serial) != "confirmed"),
+        "orphans": sorted(_living(account) - set(accepted)),
+        "not in the audit trail": sorted(set(account.status) ^ set(account.issued)),
+        "confirmed otherwise than accepted": sorted(set(account.confirmed) ^ set(accepted)),
+    }
+    fates = {
+        f"{name}: {fate}": n for name, way in site.ways.items() for fate, n in way.fates.items()
+    }
     sys.stdout.write(
-        f"{load.count} enrolments, {dict(site.counts)}: {len(twice)} twice,"
-        f" {len(held - confirmed)} lost, {len(orphans)} orphans\n"
+        f"{store}: {len(population.stations)} base stations, {site.kills} kills,"
+        f" {len(account.status)} certificates issued, {len(accepted)} accepted,"
+        f" {time.monotonic() - begun:.0f} s\n  {dict(sorted(site.counts.items()))}\n"
+        f"  {dict(sorted(fates.items()))}\n"
+        f"  {', '.join(f'{len(what)} {name}' for name, what in found.items())}\n"
     )
-    assert len(held) == load.count
-    assert (twice, held - confirmed, orphans) == ([], set(), [])
+    assert not any(found.values()), found
+    assert len(accepted) == len(set(accepted)) == len(account.confirmed)
+
+
+def _serial(der: bytes) -> str:
+    return f"{Certificate.from_der(der).serial_number:x}"
+
+
+def _twice(account: Account) -> list[str]:
+    """Return transactionIDs for which there is more than one certificate."""
+    transactions = list(account.issued.values())
+    return sorted({each for each in transactions if transactions.count(each) > 1})
+
+
+def _living(account: Account) -> set[str]:
+    """Return what verifiers take: what was issued and neither rejected nor revoked."""
+    return {
+        serial for serial, status in account.status.items() if status not in ("rejected", "revoked")
+    }

@@ -85,7 +85,7 @@ class Clock:
 
 
 def pooled(*urls: str, **settings: Any) -> CMPHTTPUpstream:
-    return CMPHTTPUpstream(kind="cmp_http", urls=urls, **settings)
+    return CMPHTTPUpstream(kind="cmp_http", urls=urls, **{"late_answer_seconds": 0.0} | settings)
 
 
 @asynccontextmanager
@@ -199,6 +199,26 @@ async def test_what_was_not_delivered_goes_to_the_next() -> None:
         assert await ask(ca, IR) == ANSWER
         assert nodes[1].visits_count == 1
         assert counts(ca) == (1, (0, 1, 0), (1, 0, 0))
+
+
+async def test_a_late_answer_is_awaited_by_as_many_as_may() -> None:
+    """Beyond the deadline, at which the URL counts as failed; half of the connections stay for others."""
+    awake = asyncio.Event()
+
+    async def late(visit: Visit) -> None:
+        await awake.wait()
+        visit.answer()
+
+    async with pool(late, late_answer_seconds=300.0, max_connections=2) as (ca, _):
+        first = asyncio.create_task(ask(ca, seconds=0.2))
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while not ca.states()[0].failed:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        assert (await unavailable(ca, seconds=0.2)).delivered
+        assert ca.states()[0].failed == 2
+        awake.set()
+        assert await first == ANSWER
+        assert (ca.states()[0].answered, ca.states()[0].failed) == (1, 2)
 
 
 @pytest.mark.requirement(90)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from ra_gateway.cli.main import main as ra_gateway
-from tests.support import linting
+from tests.support import linting, shifted_clock
 from tests.support.patience import PATIENCE_SECONDS
 from tests.support.users import become
 
@@ -34,6 +34,7 @@ class Command:
         output_path: Where standard output goes, appended.
         errors_path: Where standard error goes, appended; with standard output if absent.
         user: Number of the user and the group that it runs as, which only root can say.
+        clock_path: A file by which its clock is set (`tests.support.shifted_clock`).
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class Command:
         output_path: Path,
         errors_path: Path | None = None,
         user: int | None = None,
+        clock_path: Path | None = None,
     ) -> None:
         self._process = _FORKING.Process(
             target=_run,
@@ -53,6 +55,7 @@ class Command:
                 Path.cwd(),
                 linting.delivery(),
                 user,
+                clock_path,
             ),
             daemon=True,  # what a failing test leaves ends with the tests
         )
@@ -112,6 +115,7 @@ def _run(
     directory: Path,
     delivery: Path | None,
     user: int | None,
+    clock_path: Path | None,
 ) -> None:
     linting.deliver(delivery if user is None else None)  # where no other user can write
     appending = os.O_WRONLY | os.O_CREAT | os.O_APPEND
@@ -124,4 +128,6 @@ def _run(
     sys.argv = ["ra-gateway", *arguments]
     if user is not None:
         become(user)
+    if clock_path is not None:
+        shifted_clock.follow(clock_path)
     ra_gateway()

@@ -106,6 +106,9 @@ class FaultyStore:
     async def find(self, transaction_id: bytes) -> list[Transaction]:
         return await self.faults.around("find", lambda: self.store.find(transaction_id))
 
+    def awaited(self, transaction_id: bytes) -> Transaction | None:
+        return self.store.awaited(transaction_id)
+
     async def replace(self, transaction: Transaction) -> None:
         await self.faults.around("replace", lambda: self.store.replace(transaction))
 

@@ -34,16 +34,22 @@ class ServerProcess(LocalServer):
         log_path: Where its output goes, appended over restarts; by default a new file beside the
             configuration.
         user: Whom it runs as, by number, if not the tests' own user.
+        clock_path: A file by which its clock is set (`tests.support.shifted_clock`).
     """
 
     command: ClassVar[tuple[str, ...]]
     table: ClassVar[str]
 
     def __init__(
-        self, config_path: Path, log_path: Path | None = None, *, user: int | None = None
+        self,
+        config_path: Path,
+        log_path: Path | None = None,
+        *,
+        user: int | None = None,
+        clock_path: Path | None = None,
     ) -> None:
         self.config_path = config_path
-        self.user = user
+        self.user, self.clock_path = user, clock_path
         self.port = 0
         self._process: Command | None = None
         if log_path is None:
@@ -91,6 +97,7 @@ class ServerProcess(LocalServer):
             self._config_to_use(),
             output_path=self.log_path,
             user=self.user,
+            clock_path=self.clock_path,
         )
         try:
             self.port = self._await_port(written_bytes)
@@ -123,6 +130,14 @@ class ServerProcess(LocalServer):
                     return event
             time.sleep(POLL_SECONDS)
         raise AssertionError(f"no line {name}:\n{self.log}")
+
+    def pause(self) -> None:
+        """Freeze it (SIGSTOP): connections stay open, nothing is answered."""
+        self._running.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let it run on."""
+        self._running.send_signal(signal.SIGCONT)
 
     def kill(self) -> None:
         """End it with SIGKILL, as a crash does, and wait; nothing if it does not run."""
@@ -171,7 +186,7 @@ class ServerProcess(LocalServer):
         give_up_at = time.monotonic() + PATIENCE_SECONDS
         while time.monotonic() < give_up_at:
             ended = self._running.poll() is not None
-            new = self.log_path.read_bytes()[written_bytes:]
+            new = _written_since(self.log_path, written_bytes)
             if found := re.search(rb"^listening on \S+:(\d+)\n", new, re.MULTILINE):
                 return int(found[1])
             if ended:
@@ -192,3 +207,9 @@ class CAProcess(ServerProcess):
 
     command = ("ca", "serve")
     table = "ca.server"
+
+
+def _written_since(path: Path, count: int) -> bytes:
+    with path.open("rb") as log:
+        log.seek(count)
+        return log.read()

@@ -21,6 +21,7 @@ from ra_gateway.ra.transaction import (
     TransactionKey,
     advance,
 )
+from tests.support.transactions import new_transaction
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 
@@ -211,6 +212,12 @@ def test_an_exchange_is_found_by_the_digest_of_its_request() -> None:
 @given(transactions)
 def test_fields_give_back_the_same_transaction(transaction: Transaction) -> None:
     """from_fields(to_fields(t)) == t for every t."""
+    assert Transaction.from_fields(transaction.to_fields()) == transaction
+
+
+def test_half_a_character_survives_storage_too() -> None:
+    """So Python reads an argument of a command that is no UTF-8, such as the name of who approves."""
+    transaction = new_transaction(decided_by="J\udcfcrgen", profile="Zoë")
     assert Transaction.from_fields(transaction.to_fields()) == transaction
 
 
