@@ -15,6 +15,7 @@ from functools import partial
 from typing import Final
 
 from ra_gateway.cmp.bodies import PKIStatusInfo
+from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.verification import AuthenticatedMessage
 from ra_gateway.errors import (
     CMPError,
