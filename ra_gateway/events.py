@@ -124,6 +124,26 @@ class TransactionChanged(Value, frozen=True):
     state: str
 
 
+class MessageForwarded(Value, frozen=True):
+    """A message is about to go to a CA: told before it does, where there is an audit trail.
+
+    Args:
+        transaction_id: Hex, of the device's transaction.
+        upstream: Name of the CA.
+        body_type: Of the message.
+        domain: Trust domain of the device.
+        signer_der: The certificate that it came under; b"" of a shared secret.
+        digest: SHA-256 of the message for the CA, hex.
+    """
+
+    transaction_id: str
+    upstream: str
+    body_type: str
+    domain: str
+    signer_der: bytes
+    digest: str
+
+
 class _OfCertificate(Value, frozen=True):
     """What is told of one certificate.
 
@@ -321,10 +341,12 @@ class ConfigurationReloaded:
 
     Args:
         digest: Of the configuration, 16 hex digits.
+        changed: Dotted names of the keys that have other values than before; no values, which may be secret.
     """
 
     by: Component
     digest: str
+    changed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -364,8 +386,56 @@ class HTTPRefused:
     untold: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class ServiceStarted:
+    """A service takes messages from now on.
+
+    Args:
+        digest: Of its configuration, 16 hex digits.
+    """
+
+    by: Component
+    version: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class TrustChanged:
+    """A trust domain has other roots than before, by a reload.
+
+    Args:
+        domain: Its name.
+        added, removed: Subject and SHA-256 of each certificate.
+    """
+
+    domain: str
+    added: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PersonActed:
+    """Somebody has done something by hand, or is about to.
+
+    Args:
+        actor: Who, as "operator:NAME".
+        action: What, like "approval".
+        subject: Whom it concerns.
+        detail: Facts by the names of the log's fields; no secrets.
+    """
+
+    actor: str
+    action: str
+    subject: str
+    detail: tuple[tuple[str, str], ...] = ()
+
+
 Fact = (
     RequestHandled
+    | MessageForwarded
+    | ServiceStarted
+    | TrustChanged
+    | PersonActed
     | HTTPRefused
     | TransactionChanged
     | CertificateIssued

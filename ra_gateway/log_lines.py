@@ -123,6 +123,7 @@ FIELDS: Final[Mapping[str, Field]] = {
         Kind.text, "Whose it was: `cmp`, `status` or `management`, as in the metrics."
     ),
     "logger": Field(Kind.text, "Module of a library that logs by itself."),
+    "lost": Field(Kind.whole, "Records that there was no room for."),
     "management": Field(Kind.text, "URL of the management listener; empty without one."),
     "messages": Field(Kind.whole, "Messages in a batch."),
     "method": Field(Kind.text, "Method of an HTTP request."),
@@ -147,6 +148,7 @@ FIELDS: Final[Mapping[str, Field]] = {
     ),
     "ra": Field(Kind.text, "Name of the RA that asked the CA."),
     "reason": Field(Kind.text, "Why an HTTP request was refused, as the client is told."),
+    "records": Field(Kind.whole, "Records that were written."),
     "refused": Field(
         Kind.whole,
         "Requests and connections that this listener refused, or cut off, since its start.",
@@ -173,6 +175,7 @@ FIELDS: Final[Mapping[str, Field]] = {
         Kind.whole, "HTTP status; none where the connection was closed without an answer."
     ),
     "store": Field(Kind.text, "Which store."),
+    "stream": Field(Kind.text, "Name of a stream of the audit trail."),
     "subject": Field(
         Kind.text, "Subject of the certificate that the line is about, or that is asked for."
     ),
@@ -190,6 +193,7 @@ FIELDS: Final[Mapping[str, Field]] = {
     "upstream": Field(Kind.text, "Name of the CA in the configuration."),
     "url": Field(Kind.text, "Of a CA, without user and password."),
     "version": Field(Kind.text, "Of this program."),
+    "waiting": Field(Kind.whole, "Records that wait."),
     "warnings": Field(Kind.texts, "What helps nobody, a sentence each."),
     "what": Field(Kind.text, "Was asked of a worker."),
     "worker": Field(Kind.whole, "Number of a worker, from 1 on."),
@@ -343,6 +347,29 @@ LINES: Final[Mapping[str, Line]] = {
         _ERROR,
         ("key", "detail", "todo"),
         "Gateways that share a Redis seal by keys that not all have.",
+    ),
+    "audit.down": Line(
+        _ERROR, ("detail", "todo"), "The database of the audit trail takes no records; they wait."
+    ),
+    "audit.up": Line(
+        _INFO, ("records", "lost"), "It takes records again, and has those that waited."
+    ),
+    "audit.lost": Line(
+        _ERROR,
+        ("detail", "waiting", "todo"),
+        "As many records wait for the audit trail as may: further ones are lost, and their number stands in it.",
+    ),
+    "audit.stream_down": Line(
+        _ERROR, ("stream", "detail", "todo"), "A stream of the audit trail takes no records."
+    ),
+    "audit.stream_up": Line(_INFO, ("stream", "lost"), "It takes records again."),
+    "audit.stream_lost": Line(
+        _ERROR,
+        ("stream", "detail", "waiting", "todo"),
+        "As many records wait for a stream as may, or did when the process ended; they are in the database.",
+    ),
+    "audit.failed": Line(
+        _ERROR, ("fact",), "A bug of ours kept something from being recorded as it should be."
     ),
     "inventory.changed": Line(
         ("info", "warning"),

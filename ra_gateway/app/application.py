@@ -16,6 +16,7 @@ from ra_gateway.app.process import Served, ServiceProcess
 from ra_gateway.app.readings import meter_gateway, names_of
 from ra_gateway.app.running import require_apart
 from ra_gateway.app.store import EMPTIED_TODO, FORGETS_TODO, OTHER_SEAL_KEY, transaction_store
+from ra_gateway.app.trust import trust_changes
 from ra_gateway.config.tables import GatewayConfig
 from ra_gateway.errors import StoreUnavailable, missing_extra
 from ra_gateway.events import Component, EventSink
@@ -60,6 +61,7 @@ class Application(ServiceProcess[GatewayConfig]):
             transaction_store(config.store, self._sink),
             None if self._bundled is None else self._bundled.wiring,
             self._sink,
+            audit=self._audit,
         )
         self._outgoing: list[Wiring] = []
         self._store_probe = Probe(lambda: self.store.ping())
@@ -121,7 +123,7 @@ class Application(ServiceProcess[GatewayConfig]):
                 store = transaction_store(config.store, self._sink)
                 undo.push_async_callback(store.close)
             # In a thread: keys in an HSM are tried out, and all chains are built anew.
-            fresh = await asyncio.to_thread(Wiring, config, store, ca, self._sink, old)
+            fresh = await asyncio.to_thread(Wiring, config, store, ca, self._sink, old, self._audit)
             undo.push_async_callback(fresh.stop, 0.0)
             if store is not old.store:
                 await self._compare_seals(store)
@@ -129,6 +131,8 @@ class Application(ServiceProcess[GatewayConfig]):
             await self._agree()
             undo.pop_all()
         self._wiring = fresh
+        for change in trust_changes(old.domains, fresh.domains):
+            self._sink(change)
         self._metrics.keep(names_of(fresh))
         old_ca = None if self._bundled is None or ca is None else self._bundled.take_up(ca)
         self._reloads.retire(self._retire(old, old_ca))

@@ -81,9 +81,9 @@ def require_no_restart(old: C, new: C) -> None:
         ConfigError: With every key that takes a restart.
     """
     if isinstance(old, CAServiceConfig) or isinstance(new, CAServiceConfig):
-        _refuse(old, new, {"management", "ca.server", *_OF_CA})
+        _refuse(old, new, {"management", "audit", "ca.server", *_OF_CA})
         return
-    fixed = {"server", "management"}
+    fixed = {"server", "management", "audit"}
     if new.has_bundled_upstream:
         fixed.update(_OF_CA)
     if (old.store.kind, new.store.kind) != ("redis", "redis"):

@@ -33,7 +33,7 @@ from ra_gateway.peers import network_of
 from ra_gateway.ra.agenda import UnconfirmedCertificates
 from ra_gateway.ra.begun import Begun
 from ra_gateway.ra.pipeline import Gateway
-from ra_gateway.ra.ports import CACore
+from ra_gateway.ra.ports import AuditTrail, CACore
 from ra_gateway.ra.rates import Limits
 from ra_gateway.ra.services import Services
 from ra_gateway.ra.signer_status import SignerStatus
@@ -87,6 +87,7 @@ class Wiring:
         sink: Takes what happens (`ra_gateway.events`).
         before: What it takes the place of, for the credentials that transactions were begun with, for what was
             counted, and for what is known to be revoked.
+        audit: The audit trail, if there is one.
 
     Raises:
         ConfigError: Files that the configuration names cannot be used.
@@ -99,6 +100,7 @@ class Wiring:
         bundled: CAWiring | None,
         sink: EventSink,
         before: Wiring | None = None,
+        audit: AuditTrail | None = None,
     ) -> None:
         self.config, self.store = config, store
         operator, vendors = operator_domain(config), vendor_domains(config.vendors)
@@ -191,6 +193,7 @@ class Wiring:
                 source=config.limits.rate(config.limits.source_requests_per_second),
                 before=None if before is None else before.services.limits,
             ),
+            audit=audit,
             begun=Begun(config.store.transaction_lifetime_seconds)
             if before is None
             else before.services.begun,

@@ -5,31 +5,23 @@ Not in `stores`, as the others are: it asks by the HTTP client of the upstreams,
 
 from __future__ import annotations
 
-import base64
-import binascii
-import hashlib
-import hmac
 import json
-import secrets
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from pathlib import Path
 from typing import Final
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from ra_gateway.app.webhooks import signed_headers, webhook_secret
 from ra_gateway.config.service_tables import InventoryHTTPConfig
-from ra_gateway.errors import ConfigError, ServiceFailure, StoreUnavailable
-from ra_gateway.files import read_bounded
+from ra_gateway.errors import ServiceFailure, StoreUnavailable
 from ra_gateway.ra.ports import InventoryEntry
 from ra_gateway.stores.inventory import uncertifiable
 from ra_gateway.upstream.rest import RestClient
 
 _SETTING: Final = "inventory.http"
-_PREFIX: Final = "whsec_"
-_SECRET_OCTETS: Final = (24, 64)
-"""As Standard Webhooks has it."""
+_SECRET: Final = f"{_SETTING}.secret_path"
 
 
 class _Listed(BaseModel):
@@ -61,7 +53,7 @@ class WebhookInventory:
         monotonic: Callable[[], float],
     ) -> None:
         self._config, self._clock, self._monotonic = config, clock, monotonic
-        self._key = webhook_secret(config.secret_path)
+        self._key = webhook_secret(config.secret_path, _SECRET)
         self._client = RestClient(config.url, config.connections(_SETTING, config.url))
         self._known: OrderedDict[tuple[str, str], tuple[float, InventoryEntry | None]]
         self._known = OrderedDict()
@@ -105,25 +97,17 @@ class WebhookInventory:
 
     async def _ask(self, domain: str, identity: str) -> InventoryEntry | None:
         question = {"domain": domain, "identity": identity}
+        at = int(self._clock().timestamp())
         answer = await self._client.post(
             "",
             question,
-            headers=self._signed(json.dumps(question).encode()),
+            headers=signed_headers(self._key, json.dumps(question).encode(), at),
             deadline_seconds=self._config.deadline_seconds,
         )
         if answer.status != 200:
             # 404 too: it may be the server's word for a path that is none.
             raise StoreUnavailable(f"HTTP {answer.status}")
         return entry_of(answer.document)
-
-    def _signed(self, body: bytes) -> dict[str, str]:
-        name, at = f"msg_{secrets.token_hex(16)}", str(int(self._clock().timestamp()))
-        mac = hmac.digest(self._key, f"{name}.{at}.".encode() + body, hashlib.sha256)
-        return {
-            "webhook-id": name,
-            "webhook-timestamp": at,
-            "webhook-signature": f"v1,{base64.b64encode(mac).decode()}",
-        }
 
 
 def entry_of(document: Mapping[str, object]) -> InventoryEntry | None:
@@ -152,30 +136,3 @@ def entry_of(document: Mapping[str, object]) -> InventoryEntry | None:
     if (what := uncertifiable(entry)) is not None:
         raise StoreUnavailable(what)
     return entry
-
-
-def webhook_secret(path: Path) -> bytes:
-    """Return the key in a file.
-
-    Raises:
-        ConfigError: It is none; no text repeats it.
-    """
-    setting = f"{_SETTING}.secret_path"
-    try:
-        text = read_bounded(path).decode("utf-8-sig").strip()
-    except OSError as error:
-        todo = "Make it readable for the user the gateway runs as"
-        raise ConfigError.of(setting, f"cannot be read: {error.strerror}", todo) from error
-    except UnicodeDecodeError:
-        text = ""
-    key = b""
-    if text.startswith(_PREFIX):
-        try:
-            key = base64.b64decode(text.removeprefix(_PREFIX), validate=True)
-        except (binascii.Error, ValueError):
-            key = b""
-    if not _SECRET_OCTETS[0] <= len(key) <= _SECRET_OCTETS[1]:
-        what = f"holds no secret of a webhook: {_PREFIX} and the base64 of 24 to 64 octets"
-        todo = f"Make one, for both sides: echo {_PREFIX}$(openssl rand -base64 32)"
-        raise ConfigError.of(setting, what, todo)
-    return key

@@ -10,17 +10,19 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import ClassVar, Generic, TypeVar
 
+from ra_gateway import __version__
+from ra_gateway.app.audit import Recorded, audit_trail
 from ra_gateway.app.configuration_changes import config_digest, require_no_restart
 from ra_gateway.app.health import LoopWatch
 from ra_gateway.app.listener_tls import ListenerTLS, cmp_server, tls_tables
 from ra_gateway.app.listener_tls import load as load_tls
 from ra_gateway.app.management import Management
-from ra_gateway.app.readings import of_listener, of_process, of_tls
+from ra_gateway.app.readings import of_audit, of_listener, of_process, of_tls
 from ra_gateway.app.reloading import Reloads
 from ra_gateway.app.running import cmp_listener, event_sink, listen, log_start
 from ra_gateway.cmp.selfcheck import require_codec
 from ra_gateway.config.tables import CAServiceConfig, GatewayConfig
-from ra_gateway.events import Component, EventSink
+from ra_gateway.events import Component, EventSink, ServiceStarted
 from ra_gateway.metrics import Metrics, families
 from ra_gateway.metrics.families import Reading
 from ra_gateway.server.cmp import CMPHandler
@@ -76,11 +78,12 @@ class ServiceProcess(ABC, Generic[C]):
         """The configuration in force."""
         self._read: Callable[[], C] | None = read
         self._metrics = Metrics()
-        self._sink = event_sink(self._metrics, sink)
+        self._audit = audit_trail(config.audit)
+        self._sink = event_sink(self._metrics, sink, self._audit)
         self._state = "starting"
         self._background: list[asyncio.Task[None]] = []
         self._loop_watch = LoopWatch()
-        handler, routes, profiles = self._wire()
+        handler, routes, profiles = self._recorded(self._wire())
         self._tls = ListenerTLS(tls_tables(config))
         setting, server = cmp_server(config)
         self.listener = cmp_listener(
@@ -97,7 +100,7 @@ class ServiceProcess(ABC, Generic[C]):
             config.management.model_copy(update={} if among is None else {"enabled": False}),
             server.listen_port,
             self._metrics,
-            self._parts,
+            self._all_parts,
             by=self.by,
             tls=self._tls.context_of("management.tls"),
             sink=self._sink,
@@ -131,6 +134,19 @@ class ServiceProcess(ABC, Generic[C]):
     def _paths(self) -> dict[str, Sequence[str]]:
         """Return the name of each endpoint, with its paths."""
 
+    def _recorded(self, served: Served) -> Served:
+        """Return what serves, so that no answer leaves before its record where that is required."""
+        handler, routes, profiles = served
+        if self._audit is not None and self._audit.required:
+            handler = Recorded(handler, self._audit)
+        return handler, routes, profiles
+
+    def _all_parts(self) -> dict[str, str]:
+        """Return the parts, with the audit trail where nothing is answered without it."""
+        if self._audit is None or not self._audit.required:
+            return self._parts()
+        return self._parts() | {"audit": self._audit.problem}
+
     def _sockets(self, setting: str) -> SharedSockets | None:
         return None if self._among is None else self._among.sockets.get(setting)
 
@@ -152,6 +168,8 @@ class ServiceProcess(ABC, Generic[C]):
         yield from of_listener("cmp", self.listener)
         yield from of_tls(self._tls)
         yield Reading(families.LOOP_LAG, (), self._loop_watch.late)
+        if self._audit is not None:
+            yield from of_audit(self._audit)
 
     async def start(self) -> tuple[str, int]:
         """Open what is there, and listen; returns host and port.
@@ -162,6 +180,8 @@ class ServiceProcess(ABC, Generic[C]):
             ConfigError: The ledger of the bundled CA cannot be used.
             CannotListen: The address or the port cannot be had.
         """
+        if self._audit is not None:
+            await self._audit.open()
         await self.management.start()
         await self._open()
         for name, work in (("tls", self._tls.watch), ("loop", self._loop_watch.run)):
@@ -169,7 +189,8 @@ class ServiceProcess(ABC, Generic[C]):
         setting, server = cmp_server(self.config)
         where = await listen(self.listener, server.listen_host, server.listen_port, setting)
         self._state = ""
-        unready = {part: what for part, what in self._parts().items() if what}
+        unready = {part: what for part, what in self._all_parts().items() if what}
+        self._sink(ServiceStarted(self.by, __version__, config_digest(self.config)))
         if self._among is None:
             log_start(self.config, where, self.management.url, self._paths(), unready=unready)
         return where
@@ -184,17 +205,18 @@ class ServiceProcess(ABC, Generic[C]):
         """
         await self._reloads.one(self._go_over)
 
-    async def _go_over(self) -> C:
+    async def _go_over(self) -> tuple[C, C]:
+        before = self.config
         config = self.config if self._read is None else await asyncio.to_thread(self._read)
         require_no_restart(self.config, config)
         self._reloads.open_log(config.log)
         tls = await asyncio.to_thread(load_tls, tls_tables(config))
-        served = await self._take_up(config)
+        served = self._recorded(await self._take_up(config))
         # All of it at once: from here on nothing waits.
         self.config = config
         self._tls.take_up(tls)
         self.listener.serve(*served)
-        return config
+        return before, config
 
     async def stop(self, *, lame_duck: bool = True) -> None:
         """Be unready for a while, unless that is not wanted, answer what was accepted, then close everything."""
@@ -207,6 +229,8 @@ class ServiceProcess(ABC, Generic[C]):
         await ended(*background)
         left_at = time.monotonic() + server.drain_seconds
         async with AsyncExitStack() as stack:
+            if self._audit is not None:
+                stack.push_async_callback(self._audit.close)
             stack.push_async_callback(self.management.stop)
             stack.push_async_callback(self._close, left_at)
             await self.listener.drain(server.drain_seconds)

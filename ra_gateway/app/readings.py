@@ -35,6 +35,7 @@ from ra_gateway.upstream.tables import OverHTTP
 
 if TYPE_CHECKING:
     from ra_gateway.app.gateway import Wiring
+    from ra_gateway.audit.trail import AuditTrail
 
 _BACKLOG_SECONDS: Final = 5.0
 """Between two looks at what waits in the store."""
@@ -90,6 +91,17 @@ def of_listener(name: str, listener: Listener) -> Iterator[Reading]:
     for status, count in counters.refusals.items():
         shown = "none" if status is None else str(int(status))
         yield Reading(families.REFUSALS, (name, shown), count)
+
+
+def of_audit(trail: AuditTrail) -> Iterator[Reading]:
+    """Read the audit trail."""
+    yield Reading(families.AUDIT_UP, (), not trail.problem)
+    yield Reading(families.AUDIT_RECORDS, (), trail.written)
+    yield Reading(families.AUDIT_WAITING, (), trail.waiting)
+    yield Reading(families.AUDIT_LOST, (), trail.lost)
+    for stream in trail.streams:
+        yield Reading(families.AUDIT_STREAM_UP, (stream.name,), not stream.problem)
+        yield Reading(families.AUDIT_STREAM_LOST, (stream.name,), stream.lost)
 
 
 def _of_upstream(upstream: Upstream) -> Iterator[Reading]:

@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel
 
-from ra_gateway.app.configuration_changes import config_digest
+from ra_gateway.app.configuration_changes import changed_keys, config_digest
 from ra_gateway.app.management import Management
 from ra_gateway.config.service_tables import LogConfig
 from ra_gateway.errors import ConfigError
@@ -77,11 +77,12 @@ class Reloads:
         if self._has_log:
             self._log = LogOutput(config.format, config.level, config.path)
 
-    async def one(self, go_over: Callable[[], Awaitable[BaseModel]]) -> None:
+    async def one(self, go_over: Callable[[], Awaitable[tuple[BaseModel, BaseModel]]]) -> None:
         """Reload.
 
         Args:
-            go_over: Takes up a configuration, and returns it; when it raises, it has changed nothing.
+            go_over: Takes up a configuration, and returns the one before and itself; when it raises, it has changed
+                nothing.
 
         Raises:
             ConfigError: What `go_over` raised; or the service is about to end.
@@ -90,7 +91,7 @@ class Reloads:
             try:
                 if self._is_over:
                     raise ConfigError.of("process", "is about to end", "Start it again")
-                digest = config_digest(await go_over())
+                before, config = await go_over()
             except ConfigError as error:
                 self._refused(*map(str, error.problems))
                 raise
@@ -100,8 +101,10 @@ class Reloads:
             if self._log is not None:
                 use(self._log)
                 self._log = None
+            digest = config_digest(config)
             self._management.reloaded(digest)
-            self._sink(ConfigurationReloaded(self._by, digest))
+            changed = tuple(changed_keys(before.model_dump(), config.model_dump()))
+            self._sink(ConfigurationReloaded(self._by, digest, changed))
 
     def _refused(self, *problems: str) -> None:
         """Tell that a reload was refused, in the log file of before, which somebody may have moved away."""

@@ -40,13 +40,17 @@ STEADY: Final = SteadyClock()
 """Whether the wall clock of this process can be believed for what cannot be undone."""
 
 
-def event_sink(metrics: Metrics, told: EventSink | None = None) -> EventSink:
+def event_sink(
+    metrics: Metrics, told: EventSink | None = None, audit: EventSink | None = None
+) -> EventSink:
     """Return what takes the facts of a service (`ra_gateway.events`): every sink stands here.
 
     Args:
         told: In place of the log.
+        audit: The audit trail, if there is one.
     """
-    return fan_out(LogSink() if told is None else told, metrics)
+    sinks: list[EventSink] = [LogSink() if told is None else told, metrics]
+    return fan_out(*sinks, *(() if audit is None else (audit,)))
 
 
 class CannotListen(GatewayError):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -14,6 +14,7 @@ from ra_gateway.config.tables import GatewayConfig, VendorConfig
 from ra_gateway.config.trust_tables import AlgorithmsConfig
 from ra_gateway.config.values import OPERATOR_DOMAIN
 from ra_gateway.errors import ConfigError, Problem
+from ra_gateway.events import TrustChanged
 from ra_gateway.keys import load_certificates
 
 MAX_CRL_OCTETS: Final = 64_000_000
@@ -137,3 +138,18 @@ def _vendor_domain(name: str, vendor: VendorConfig) -> TrustDomain:
         relaxed_algorithms(_algorithms(vendor.algorithms), vendor.quirks),
         frozenset(vendor.quirks),
     )
+
+
+def trust_changes(old: Iterable[TrustDomain], new: Iterable[TrustDomain]) -> Iterator[TrustChanged]:
+    """Yield which domains have other roots than before, those that came or went among them."""
+    before, after = ({domain.name: domain for domain in domains} for domains in (old, new))
+    for name in dict.fromkeys((*before, *after)):
+        had, has = (_told(domains[name]) if name in domains else () for domains in (before, after))
+        added = tuple(item for item in has if item not in had)
+        removed = tuple(item for item in had if item not in has)
+        if added or removed:
+            yield TrustChanged(name, added, removed)
+
+
+def _told(domain: TrustDomain) -> tuple[str, ...]:
+    return tuple(f"{item.subject} (SHA-256 {item.fingerprint.hex()})" for item in domain.anchors)

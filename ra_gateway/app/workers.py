@@ -23,6 +23,7 @@ from typing import Final
 import structlog
 
 from ra_gateway import __version__
+from ra_gateway.app.audit import audit_trail
 from ra_gateway.app.channel import Asking, Channel, Message, WorkerGone
 from ra_gateway.app.configuration_changes import config_digest, require_no_restart
 from ra_gateway.app.listener_tls import ListenerTLS
@@ -239,7 +240,9 @@ class Workers:
         self._metrics = WorkersMetrics(self._ask_metrics)
         self._metrics.begin(Component.gateway)
         self._metrics.add(WORKERS_ENDED, (), 0)
-        self._sink = event_sink(self._metrics)
+        # Of what it tells itself; each worker has one for what it does.
+        self._audit = audit_trail(config.audit)
+        self._sink = event_sink(self._metrics, audit=self._audit)
         self._tls = ListenerTLS(self._tables(config))
         self._state = "starting"
         self._sockets: Sockets = {}
@@ -306,6 +309,8 @@ class Workers:
         Raises:
             ConfigError, CannotListen: They cannot.
         """
+        if self._audit is not None:
+            await self._audit.open()
         await self.management.start()
         server = self.config.server
         self._sockets["server"] = await bound(
@@ -402,7 +407,8 @@ class Workers:
             await self._all("leave")
             raise
 
-    async def _go_over(self) -> GatewayConfig:
+    async def _go_over(self) -> tuple[GatewayConfig, GatewayConfig]:
+        before = self.config
         kept = await asyncio.to_thread(self._source.kept)
         config = await asyncio.to_thread(self._read, kept)
         require_no_restart(self.config, config)
@@ -420,7 +426,7 @@ class Workers:
             self.config, self._kept = config, kept
             self._tls.take_up(tls)
             await self._all("take_up")
-        return config
+        return before, config
 
     async def _all(self, what: str) -> None:
         """Have all that serve do something that cannot be refused; whoever does not begins anew."""
@@ -452,6 +458,8 @@ class Workers:
         server = self.config.server
         seconds = server.lame_duck_seconds + server.drain_seconds + _CLOSING_SECONDS
         async with AsyncExitStack() as stack:
+            if self._audit is not None:
+                stack.push_async_callback(self._audit.close)
             stack.push_async_callback(self.management.stop)
             if not was_serving:
                 self._kill()

@@ -92,17 +92,37 @@ def approvals_deny(request: Handle, by: ByOption = "", config: ConfigOption = CO
     _decide(config, request, by, approve=False)
 
 
-def _decide(config: Source, handle: str, by: str, *, approve: bool) -> None:
+def _decide(source: Source, handle: str, by: str, *, approve: bool) -> None:
+    import asyncio
+
+    from ra_gateway.app.audit import record_act
     from ra_gateway.clocks import now
     from ra_gateway.cmp.names import readable
+    from ra_gateway.config.reading import load
     from ra_gateway.ra.approval import decide
     from ra_gateway.ra.waiting import request_digest, waiting
 
     decided_by = by or actor().partition(":")[2]
+    audit = load(source).audit
+
+    async def record(held: Transaction, outcome: str) -> None:
+        detail = {
+            "outcome": outcome,
+            "decided_by": decided_by,
+            "request": request_digest(held),
+            "transaction_id": held.key.transaction_id.hex(),
+            "domain": held.key.domain,
+            "signer": _requester(held),
+            "signer_fingerprint": held.signer_fingerprint.hex(),
+        }
+        action = "approve" if approve else "deny"
+        subject = readable(held.subject_der)
+        await asyncio.to_thread(record_act, audit, actor(), action, subject, detail)
 
     async def work(store: RedisStore) -> Transaction:
         held = _one_of(await waiting(store, store), handle)
-        return await decide(
+        await record(held, "asked")
+        decided = await decide(
             store,
             store,
             held.key,
@@ -111,8 +131,10 @@ def _decide(config: Source, handle: str, by: str, *, approve: bool) -> None:
             decided_by=decided_by,
             clock=now,
         )
+        await record(decided, "done")
+        return decided
 
-    done = _with_store(config, work)
+    done = _with_store(source, work)
     import structlog  # takes long, and where no store can be asked there is nothing to log
 
     word = "approved" if approve else "denied"

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ra_gateway.cli.ledger_context import actor
 from ra_gateway.cli.output import (
     CONFIG,
     Checked,
@@ -78,11 +79,15 @@ def inventory_import(
 ) -> None:
     """Take the devices of a file into the gateway's inventory, all of them or none; a running gateway goes by it."""
     from ra_gateway.app import inventory
+    from ra_gateway.app.audit import record_act
     from ra_gateway.config.reading import load
 
     settings = load(config, check_files=False)
     with progress("Reading") as step:
         devices = inventory.devices_of(file, step)
+    if not dry_run:
+        facts = {"devices": str(len(devices)), "replace": str(replace).lower()}
+        record_act(settings.audit, actor(), "inventory.import", str(file), facts)
     with progress("Writing") as step:
         done = run(
             inventory.take_in(

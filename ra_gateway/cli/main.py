@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from ra_gateway.cli.approvals import approvals_app
+from ra_gateway.cli.audit import audit_app
 from ra_gateway.cli.ca import ca_app
 from ra_gateway.cli.commands import Program
 from ra_gateway.cli.device import enroll, renew
@@ -80,6 +81,7 @@ app.command(
 )(why)
 app.command(examples=("ra-gateway revocation --certificate enb-1.pem",))(revocation)
 app.add_typer(approvals_app)
+app.add_typer(audit_app)
 app.add_typer(inventory_app)
 app.add_typer(ca_app)
 app.command(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple
 
 import typer
 
+from ra_gateway.cli.ledger_context import actor
 from ra_gateway.cli.output import CONFIG, ConfigOption, JSONOption, fail, print_json, say
 from ra_gateway.config.source import Source
 from ra_gateway.errors import ConfigError
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from ssl import SSLContext
 
     from ra_gateway.config.service_tables import ListenerTLSConfig, ManagementConfig
+    from ra_gateway.config.tables import CAServiceConfig, GatewayConfig
 
 _PATIENCE_SECONDS: Final = 120.0
 """CRLs are fetched and keys in an HSM are tried out before a configuration holds."""
@@ -89,6 +91,7 @@ def reload(
             return _checked_ca(config, (tls_cert, tls_key))
         settings = load(config)
         check(Application, settings)
+        _record(settings)
         return _listener(settings.management, settings.server.listen_port, (tls_cert, tls_key))
 
     _reload(checked, as_json=as_json)
@@ -104,6 +107,14 @@ def reload_ca(
     _reload(lambda: _checked_ca(config, (tls_cert, tls_key)), as_json=as_json)
 
 
+def _record(settings: GatewayConfig | CAServiceConfig) -> None:
+    """Have the audit trail say who wants it: a signal that comes to a service has no name on it."""
+    from ra_gateway.app.audit import record_act
+    from ra_gateway.app.configuration_changes import config_digest
+
+    record_act(settings.audit, actor(), "reload.asked", "", {"digest": config_digest(settings)})
+
+
 def _checked_ca(config: Source, own: tuple[Path | None, Path | None]) -> _Listener:
     from ra_gateway.app.ca_service import CAService  # the extra `ca`
     from ra_gateway.app.running import check
@@ -111,6 +122,7 @@ def _checked_ca(config: Source, own: tuple[Path | None, Path | None]) -> _Listen
 
     settings = load_ca(config)
     check(CAService, settings)
+    _record(settings)
     return _listener(settings.management, settings.ca.server.listen_port, own)
 
 

@@ -49,6 +49,10 @@ level = "info"
 kind = "memory"
 seal_key_paths = ["seal.key"]
 
+# Who asked what, and who did what by hand, as a chain of records (docs/audit.md):
+# [audit]
+# sqlite_path = "audit.sqlite"
+
 [ra]
 certificate_path = "ra/ra.pem"
 key_path = "ra/ra.key"

@@ -71,6 +71,16 @@ def _check_inventory(raw: Raw) -> Iterator[Problem]:
         )
 
 
+def _check_audit(raw: Raw) -> Iterator[Problem]:
+    audit = table_of(raw, "audit")
+    if "audit" in raw and ("sqlite_path" in audit) == ("url_path" in audit):
+        yield Problem(
+            "audit.sqlite_path",
+            f"and url_path are {'both' if 'sqlite_path' in audit else 'neither'} given: there is one database",
+            "Give sqlite_path for SQLite, or url_path for PostgreSQL.",
+        )
+
+
 def _check_store(raw: Raw) -> Iterator[Problem]:
     store = table_of(raw, "store")
     given = [key for key in ("redis_url", "redis_url_path") if key in store]
@@ -602,6 +612,7 @@ def _check_proxies(raw: Raw) -> Iterator[Problem]:
 
 RULES: Final[tuple[Rule, ...]] = (
     _check_inventory,
+    _check_audit,
     _check_proxies,
     _check_store,
     _check_workers,

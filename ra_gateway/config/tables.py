@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.quirks import Quirk, Strictness
+from ra_gateway.config.audit_tables import AuditConfig
 from ra_gateway.config.ca_tables import CAConfig
 from ra_gateway.config.dialects import DialectConfig
 from ra_gateway.config.service_tables import (
@@ -413,6 +414,8 @@ class GatewayConfig(Table):
     """The transaction store."""
     limits: LimitsConfig = LimitsConfig()
     """Most requests a second."""
+    audit: AuditConfig | None = None
+    """The audit trail."""
     ra: RAConfig
     """The gateway's own credential."""
     operator: OperatorConfig
@@ -437,12 +440,16 @@ class GatewayConfig(Table):
 
 
 class CAServiceConfig(Table):
-    """What `ra-gateway ca serve` is told: `[ca]`, `[vendors]`, `[management]`, `[log]`; alone or beside a gateway's."""
+    """What `ra-gateway ca serve` is told: `[ca]`, `[vendors]`, `[management]`, `[log]`, `[audit]`; alone or beside a
+    gateway's.
+    """
 
     management: ManagementConfig = ManagementConfig()
     """Metrics and health."""
     log: LogConfig = LogConfig()
     """Logging."""
+    audit: AuditConfig | None = None
+    """The audit trail."""
     vendors: Named[VendorConfig] = Field(default={})
     """The manufacturers' trust domains, for client mode."""
     ca: CAConfig

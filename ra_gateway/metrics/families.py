@@ -88,6 +88,7 @@ LABELS: Final = {
     "stage": "`decode`, `authenticate`, `authorize`, `status`, `sign`, `open`, `ca` or `respond`",
     "state": "one of a fixed list",
     "status": "HTTP status, or `none` where the connection was closed without an answer",
+    "stream": "name of a stream of the audit trail",
     "subject": "of the certificate, at most 128 characters",
     "type": "body type of the message (`ir`, `certConf` ...), or `unreadable`",
     "upstream": "name of an upstream of the configuration; empty where the bundled CA tells it",
@@ -246,6 +247,39 @@ STORE_STRANGE: Final = Family(
     "ra_gateway_store_not_believed_total",
     Kind.counter,
     "Records in Redis that no gateway wrote, or none with our keys.",
+)
+AUDIT_UP: Final = Family(
+    "ra_gateway_audit_up",
+    Kind.gauge,
+    "1 while the database of the audit trail takes records.",
+    together=Together.least,
+)
+AUDIT_RECORDS: Final = Family(
+    "ra_gateway_audit_records_total", Kind.counter, "Records that are in the audit trail."
+)
+AUDIT_WAITING: Final = Family(
+    "ra_gateway_audit_waiting",
+    Kind.gauge,
+    "Records that wait for the database of the audit trail.",
+    together=Together.sum,
+)
+AUDIT_LOST: Final = Family(
+    "ra_gateway_audit_lost_total",
+    Kind.counter,
+    "Records that there was no room for while the database took none.",
+)
+AUDIT_STREAM_UP: Final = Family(
+    "ra_gateway_audit_stream_up",
+    Kind.gauge,
+    "1 while a stream of the audit trail takes records.",
+    ("stream",),
+    together=Together.least,
+)
+AUDIT_STREAM_LOST: Final = Family(
+    "ra_gateway_audit_stream_lost_total",
+    Kind.counter,
+    "Records that there was no room for while a stream took none; they are in the database.",
+    ("stream",),
 )
 TRANSACTIONS: Final = Family(
     "ra_gateway_transactions",

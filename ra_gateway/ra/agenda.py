@@ -258,6 +258,7 @@ class UnconfirmedCertificates:
         rr_der = await revocation_for_ca(
             upstream, certificate, services.credential(), services.fresh_ids(), now
         )
+        await services.about_to_forward(transaction, BodyType.rr, rr_der)
         lease_until = now + upstream.lease
         step = partial(machine.withdrawing, rr_der=rr_der, lease_until=lease_until)
         taken = await transactions.change(services.store, services.sink, transaction, step)

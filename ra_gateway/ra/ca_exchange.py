@@ -15,6 +15,7 @@ from functools import partial
 from typing import Final
 
 from ra_gateway.cmp.bodies import PKIStatusInfo
+from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.cmp.verification import AuthenticatedMessage
 from ra_gateway.errors import (
@@ -247,6 +248,9 @@ async def _run(services: Services, exchange: _CAExchange) -> bytes:
     endpoint, upstream = context.endpoint, context.upstream
     sent = transaction.current
     try:
+        if services.audit is not None and sent.upstream_der:
+            asked = BodyType.certConf if transaction.confirmation else transaction.body_type
+            await services.about_to_forward(transaction, asked, sent.upstream_der)
         claimed = context.shared is not None and await single_use.claim(context, transaction)
     except NotAuthorized as error:
         exchange.settling = True

@@ -13,7 +13,13 @@ from ra_gateway.cmp.codes import BodyType, is_cert_req_id
 from ra_gateway.cmp.header_checks import check_fresh_nonce
 from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.cmp.polling import poll_req_body, poll_req_content, polled_cert_req_id
-from ra_gateway.errors import HeaderRefused, PKIFailureInfo, UpstreamBroken, UpstreamUnavailable
+from ra_gateway.errors import (
+    HeaderRefused,
+    PKIFailureInfo,
+    StoreUnavailable,
+    UpstreamBroken,
+    UpstreamUnavailable,
+)
 from ra_gateway.events import Outcome, Stage
 from ra_gateway.ra import ca_exchange, machine, responses, retransmission, transactions
 from ra_gateway.ra.authentication import find_transaction
@@ -209,6 +215,13 @@ async def _pass_on(
         _poll_req_for_ca(context, taken, cert_req_id),
         recip_nonce=ca_nonce,
     )
+    try:
+        await services.about_to_forward(taken, BodyType.pollReq, sent.der)
+    except StoreUnavailable as error:
+        report.notes.append(error.detail)
+        return await _answer_poll_rep(
+            services, context, taken, cert_req_id, lease_until=services.clock()
+        )
     try:
         context.report.passed.append((Stage.open, services.monotonic()))
         answer_der = await upstream.core.exchange(

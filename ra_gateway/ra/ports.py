@@ -189,6 +189,17 @@ class DeviceRecords(Protocol):
         """
 
 
+class AuditTrail(Protocol):
+    """What is told goes into it (`ra_gateway.events`), and who acts may have to wait until it is there."""
+
+    async def durable(self) -> None:
+        """Return when all that was told is durable, or at once where nobody is to wait for that.
+
+        Raises:
+            StoreUnavailable: It is not, and what was to follow must not.
+        """
+
+
 class CACore(Protocol):
     """A certification authority that speaks CMP: bytes in, bytes out, wherever it runs."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -11,10 +12,11 @@ from typing import Any, NamedTuple
 
 from ra_gateway.clocks import always_steady
 from ra_gateway.cmp.certificates import load_certificate
+from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.header_checks import NONCE_OCTETS
 from ra_gateway.cmp.protection import Credential
 from ra_gateway.errors import CMPError, StoreUnavailable
-from ra_gateway.events import EventSink, UpstreamFailed
+from ra_gateway.events import EventSink, MessageForwarded, UpstreamFailed
 from ra_gateway.ra.begun import Begun
 from ra_gateway.ra.confirmation_records import (
     ConfirmationNote,
@@ -27,6 +29,7 @@ from ra_gateway.ra.endpoints import Endpoint
 from ra_gateway.ra.mac_keys import Derivations
 from ra_gateway.ra.ports import (
     Approvals,
+    AuditTrail,
     Clock,
     ConfirmationRecords,
     DeviceRecords,
@@ -73,6 +76,7 @@ class Services:
         begun: Remembers which transactions were begun here.
         limits: How many new requests are taken; by default as many as come.
         draining: Set when the process is to end.
+        audit: The audit trail; None where nothing is recorded.
     """
 
     endpoints: Mapping[str, Endpoint]
@@ -96,6 +100,7 @@ class Services:
     begun: Begun = field(default_factory=Begun)
     limits: Limits = field(default_factory=lambda: Limits(Unlimited(), lambda: 0.0))
     draining: asyncio.Event = field(default_factory=asyncio.Event)
+    audit: AuditTrail | None = None
     _tasks: set[asyncio.Task[Any]] = field(default_factory=set)
 
     async def note_confirmation(
@@ -135,6 +140,31 @@ class Services:
         """Tell that the CA gave a message of a transaction no answer that can be used."""
         name, transaction_id = transaction.upstream, transaction.key.transaction_id.hex()
         self.sink(UpstreamFailed(name, transaction_id, error.fail_info, error.rule, error.detail))
+
+    async def about_to_forward(
+        self, transaction: Transaction, body_type: BodyType, der: bytes
+    ) -> None:
+        """Have it recorded that a message of a transaction goes to its CA, before it does.
+
+        Args:
+            body_type, der: Of the message for the CA.
+
+        Raises:
+            StoreUnavailable: It cannot be recorded, and must be: nothing may go there.
+        """
+        if self.audit is None:
+            return
+        self.sink(
+            MessageForwarded(
+                transaction.key.transaction_id.hex(),
+                transaction.upstream,
+                body_type.name,
+                transaction.key.domain,
+                transaction.signer_der,
+                hashlib.sha256(der).hexdigest(),
+            )
+        )
+        await self.audit.durable()
 
     def fresh_ids(self, transaction_id: bytes = b"") -> MappedIDs:
         """Return IDs of the RA's own making, for a CA that is not to see the device's.

@@ -73,8 +73,14 @@ def lower_quartile(values: Sequence[float]) -> float:
     return sorted(values)[len(values) // 4]
 
 
-def compare(store: str, old_tree: Path, rounds: int, enrolments: int) -> Comparison:
-    """Have base stations enrol at both, in turn."""
+def compare(
+    store: str, old_tree: Path, rounds: int, enrolments: int, audit: str = "off"
+) -> Comparison:
+    """Have base stations enrol at both, in turn.
+
+    Args:
+        audit: "on" or "required": the new one keeps an audit trail in SQLite.
+    """
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ra-bench-")))
         redis = RedisServer(directory)
@@ -87,6 +93,10 @@ def compare(store: str, old_tree: Path, rounds: int, enrolments: int) -> Compari
         def gateway(name: str, tree: Path, database: int, **how: Sequence[str]) -> Server:
             url = f"{redis.url.removesuffix('0')}{database}" if store == "redis" else None
             config = site.gateway_config(name, ca, url, tree)
+            if audit != "off" and name != "old":
+                required = str(audit == "required").lower()
+                table = f'\n[audit]\nsqlite_path = "{name}.audit"\nrequired = {required}\n'
+                config.write_text(config.read_text() + table)
             running = server(
                 *("serve", "--config", str(config)), log=directory / f"{name}.log", tree=tree, **how
             )
@@ -154,6 +164,9 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=3, help="of processes, old and new")
     parser.add_argument("--rounds", type=int, default=30, help="of all pairs together")
     parser.add_argument("--enrolments", type=int, default=40, help="of a round, at each")
+    parser.add_argument(
+        "--audit", choices=("off", "on", "required"), default="off", help="of the new version"
+    )
     parser.add_argument("--json", type=Path, help="write the figures to this file, too")
     arguments = parser.parse_args()
     found = []
@@ -165,7 +178,9 @@ def main() -> None:
             rounds = max(arguments.rounds // arguments.pairs, 1)
             pairs = []
             for _ in range(arguments.pairs):
-                pairs.append(compare(store, old_tree, rounds, arguments.enrolments))
+                pairs.append(
+                    compare(store, old_tree, rounds, arguments.enrolments, arguments.audit)
+                )
                 print(pairs[-1], flush=True)
             found.append(typical(pairs))
             print(f"{found[-1]}  (the pair in the middle)", flush=True)

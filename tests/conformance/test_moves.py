@@ -27,7 +27,7 @@ def make_world(vendor_pki: VendorPKI, operator_pki: OperatorPKI) -> MakeWorld:
 
 
 async def test_moves_of_an_enrolment(make_world: MakeWorld) -> None:
-    """An ir, the same once more, and its certConf; four each are for limits that nodes share, and what was begun."""
+    """An ir, the same once more, and its certConf; five each are for limits that nodes share, and what was begun."""
     operation = await Operation.begin(make_world(), BodyType.ir)
     with counted_moves() as request:
         await operation.send()

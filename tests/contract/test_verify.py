@@ -21,7 +21,6 @@ import asyncpg
 import pytest
 
 from ra_gateway.ca.crl import CRLPublisher
-from ra_gateway.ca.ledger import audit
 from ra_gateway.ca.ledger.checkpoints import Checkpoint, Checkpoints, TrailRewritten
 from ra_gateway.ca.ledger.ledger import Ledger, LedgerLocation
 from ra_gateway.ca.ledger.verify import Verified, verify
@@ -38,6 +37,7 @@ from ra_gateway.ca.records import (
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import BodyType
 from ra_gateway.errors import ConfigError
+from ra_gateway.hash_chain import canonical_detail, chained
 from tests.support.ledgers import CRLS, NOW, fill, opened
 from tests.support.pki import OperatorPKI, make_operator_pki
 from tests.support.postgres_server import PostgresServer
@@ -563,10 +563,8 @@ async def rewrite(where: LedgerLocation, *, up_to: int | None = None, actor: str
     for line in lines:
         if line.number == 1 and actor:
             line = replace(line, actor=actor)
-        at, detail = int(line.at.timestamp()), audit.canonical_detail(line.detail)
-        hash_ = audit.chained(
-            previous, line.number, at, line.actor, line.action, line.subject, detail
-        )
+        at, detail = int(line.at.timestamp()), canonical_detail(line.detail)
+        hash_ = chained(previous, line.number, at, line.actor, line.action, line.subject, detail)
         statements.append(
             f"UPDATE audit SET actor = '{line.actor}', previous_hash = {{{previous.hex()}}}, "
             f"hash = {{{hash_.hex()}}} WHERE number = {line.number}"

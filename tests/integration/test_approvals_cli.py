@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import getpass
 import json
 from collections.abc import Iterator
 from datetime import timedelta
@@ -122,6 +123,7 @@ def test_an_empty_list(config: Path) -> None:
 @pytest.mark.parametrize("command,state", [("approve", State.REQUESTED), ("deny", State.REFUSED)])
 def test_a_decision(config: Path, held: list[Transaction], command: str, state: State) -> None:
     """By what the list shows, or the beginning of it; who decided is recorded, and logged in one line."""
+    config.write_text(f'{config.read_text()}\n[audit]\nsqlite_path = "audit.sqlite"\n')
     first, second = map(request_digest, held)
     ended = approvals(config, command, second[:16].upper(), "--by", "Ann")
     assert ended.exit_code == 0
@@ -131,6 +133,13 @@ def test_a_decision(config: Path, held: list[Transaction], command: str, state: 
     )  # fmt: skip
     stored = in_redis(config, lambda store: store.load(held[1].key))
     assert (stored.state, stored.decided_by) == (state, "Ann")
+    # Before it was done, and once it was; by whom the system knows, whatever name was given.
+    found = json.loads(
+        run("audit", "search", "--action", command, "--json", "--config", config).stdout
+    )
+    assert [item["detail"]["outcome"] for item in found] == ["asked", "done"]
+    assert {item["actor"] for item in found} == {f"operator:{getpass.getuser()}"}
+    assert {item["detail"]["transaction_id"] for item in found} == {SECOND.hex()}
     assert second[:20] not in approvals(config, "list").stdout
     assert first[:20] in approvals(config, "list").stdout
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -114,7 +115,8 @@ async def session() -> AsyncIterator[aiohttp.ClientSession]:
 def config(tmp_path: Path, vendor_pki: VendorPKI, redis_url: str) -> Path:
     """A site with the CA in the workers."""
     config = make_setup(tmp_path / "site", vendors={"acme": vendor_pki}, redis_url=redis_url)
-    edit(config, "[server]\n", "[server]\nworkers = 2\nlame_duck_seconds = 60\n")
+    trail = '[audit]\nsqlite_path = "audit.sqlite"\n\n'
+    edit(config, "[server]\n", f"{trail}[server]\nworkers = 2\nlame_duck_seconds = 60\n")
     config.write_text(f"{config.read_text()}\n[management]\nlisten_port = {free_port()}\n")
     return config
 
@@ -134,6 +136,7 @@ def gateway(config: Path, vendor_pki: VendorPKI) -> Iterator[Gateway]:
 async def test_two_serve_as_one_also_when_one_is_killed(
     gateway: Gateway, session: aiohttp.ClientSession
 ) -> None:
+    good = gateway.config_path.read_text()
     await both_serve_and_count(gateway, session)
     await one_is_killed_under_load(gateway, session)
     ending = asyncio.create_task(asyncio.to_thread(gateway.stop))
@@ -141,6 +144,18 @@ async def test_two_serve_as_one_also_when_one_is_killed(
     os.kill(gateway.pid, signal.SIGTERM)  # who cannot wait says so twice
     assert await ending == 0
     await until(lambda: not any(map(_runs, gateway.workers.values())), "the end of all")
+    # One was killed while it wrote, another one began: all of them have kept one chain.
+    gateway.config_path.write_text(good)
+    await asyncio.to_thread(succeeded, "audit", "verify", "--config", gateway.config_path)
+    assert len(await recorded(gateway.config_path, "start")) == 3
+
+
+async def recorded(config: Path, action: str) -> list[str]:
+    """Return which processes have told of something in the audit trail."""
+    search = ("audit", "search", "--action", action, "--json", "--config", config)
+    return [
+        item["detail"]["node"] for item in json.loads(await asyncio.to_thread(succeeded, *search))
+    ]
 
 
 async def both_serve_and_count(gateway: Gateway, session: aiohttp.ClientSession) -> None:
@@ -228,6 +243,9 @@ async def test_all_go_over_or_none_and_end_as_one(
         with contextlib.suppress(BlockingIOError):
             while True:
                 told.append(systemd.recv(4096).decode().splitlines()[0])
+    assert len({*(await recorded(config, "reload"))}) == 3  # by the parent, and by each worker
+    assert len({*(await recorded(config, "reload.refused"))}) >= 1
+    assert len(await recorded(config, "reload.asked")) == 1
     # Of the parent alone: what is told of a reload is told once.
     reloads = 3 * ["RELOADING=1", "READY=1"]
     assert told == ["READY=1", "WATCHDOG=1", *reloads, "STOPPING=1"]

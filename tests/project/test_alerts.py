@@ -163,6 +163,11 @@ CASES: Final = {
     "RAGatewayStoreNotBelieved": Case(
         (f"ra_gateway_store_not_believed_total{{{AT}}}",), (_growing(1),), (_always(5),)
     ),
+    "RAGatewayAuditDown": gauge(f"ra_gateway_audit_up{{{AT}}}", 0, 1),
+    "RAGatewayAuditLost": Case(
+        (f"ra_gateway_audit_lost_total{{{AT}}}",), (_growing(1),), (_always(5),)
+    ),
+    "RAGatewayAuditStreamDown": gauge(f'ra_gateway_audit_stream_up{{{AT},stream="siem"}}', 0, 1),
     "RAGatewayStoreFull": gauge(
         f"ra_gateway_transactions_unfinished{{{AT}}}",
         0.9,

@@ -44,6 +44,7 @@ RUN_BY: Final[dict[str, dict[str, str]]] = {
         EVERYWHERE: "integration/test_printed_pages.py::test_the_units",
         "Prometheus and Grafana": "integration/test_printed_pages.py::test_prometheus",
     },
+    "docs/audit.md": {EVERYWHERE: "integration/test_audit_cli.py::test_what_the_page_says"},
     "docs/ca.md": {
         "From nothing to a first certificate": "integration/test_ca_page.py::test_a_base_station_gets_its_names",
         "Requests that are brought by hand": "integration/test_ca_page.py::test_requests_that_are_brought_by_hand",

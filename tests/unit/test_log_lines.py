@@ -152,8 +152,12 @@ UNLOGGED: Final = {
     events.CertificateIssued,
     events.CertificateConfirmed,
     events.UpstreamFailed,
+    events.MessageForwarded,
+    events.ServiceStarted,
+    events.TrustChanged,
+    events.PersonActed,
 }
-"""What metrics count, and the line of the message tells."""
+"""What metrics count, or the audit trail has, and another line tells."""
 
 
 def lines_of_facts() -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from ra_gateway.app.inventory_webhook import webhook_secret
+from ra_gateway.app.webhooks import webhook_secret
 from ra_gateway.config.source import Source
 from ra_gateway.errors import ConfigError
 from ra_gateway.files import read_bounded
@@ -33,7 +33,7 @@ READERS: dict[str, Callable[[Path], object]] = {
     "inventory rewritten": lambda path: rewritten(path, {}),
     "secrets": lambda path: SecretFile(path, clock=lambda: None),  # type: ignore[arg-type]
     "seal key": lambda path: load_seal_keys([path]),
-    "webhook": webhook_secret,
+    "webhook": lambda path: webhook_secret(path, "inventory.http.secret_path"),
     "token": lambda path: asyncio.run(read_token(path)),
 }
 

@@ -7,7 +7,6 @@ what every table has to hold.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
@@ -17,9 +16,7 @@ from sqlalchemy import Connection, Table, bindparam, insert, select, update
 from ra_gateway.ca.ledger import schema
 from ra_gateway.ca.ledger.sql import AnyRow, Prepared, moment
 from ra_gateway.ca.records import AuditEntry
-
-_quoted: Final = json.encoder.encode_basestring_ascii
-"""A JSON string of a text; an encoder for whole values would be built anew for each, and take ten times as long."""
+from ra_gateway.hash_chain import START, canonical_detail, chained
 
 
 class Act(NamedTuple):
@@ -65,25 +62,6 @@ def append(connection: Connection, acts: Sequence[Act]) -> None:
     connection.execute(_MOVE_HEAD, {"to_number": number, "to_hash": previous})
 
 
-def canonical_detail(detail: dict[str, str]) -> str:
-    """Return facts as JSON with sorted keys and without blanks."""
-    return "{" + ",".join(f"{_quoted(k)}:{_quoted(v)}" for k, v in sorted(detail.items())) + "}"
-
-
-def chained(
-    previous: bytes, number: int, at: int, actor: str, action: str, subject: str, detail: str
-) -> bytes:
-    """Return the hash of a line: SHA-256 over the hash of the one before and the line as a JSON list.
-
-    Args:
-        previous: 32 octets; zeros before the first line.
-        detail: As stored: JSON with sorted keys and without blanks.
-    """
-    texts = ",".join(map(_quoted, (actor, action, subject, detail)))
-    line = f"[{number},{at},{texts}]"
-    return hashlib.sha256(previous + line.encode()).digest()
-
-
 def facts(table: Table, row: Mapping[str, Any]) -> dict[str, str]:
     """Return a row as the facts of a line: column to text, without what names the row, its dates and what is empty."""
     return {
@@ -119,7 +97,7 @@ def durable_head(connection: Connection) -> tuple[int, bytes]:
 def hash_of(connection: Connection, number: int) -> bytes | None:
     """Return the hash of a line, None if there is none of this number."""
     if number == 0:
-        return bytes(32)
+        return START
     found: bytes | None = connection.scalar(select(_audit.c.hash).where(_audit.c.number == number))
     return found
 
@@ -128,6 +106,31 @@ def entries(connection: Connection, after: int, limit: int) -> list[AuditEntry]:
     """Return lines in their order, those behind line `after`."""
     rows = connection.execute(_ENTRIES, {"after": after, "most": limit})
     return [entry(row) for row in rows]
+
+
+def stored(connection: Connection, after: int, limit: int) -> Sequence[AnyRow]:
+    """Return lines as they are stored, those behind line `after`: for whoever checks their hashes."""
+    return connection.execute(_ENTRIES, {"after": after, "most": limit}).all()
+
+
+def newest(
+    connection: Connection, before: int, limit: int, subjects: Sequence[str] = ()
+) -> Sequence[AnyRow]:
+    """Return lines as they are stored, the newest first, those in front of line `before`.
+
+    Args:
+        subjects: Of which one the lines are; empty for all.
+    """
+    statement = select(_audit).where(_audit.c.number < before)
+    if subjects:
+        statement = statement.where(_audit.c.subject.in_(subjects))
+    return connection.execute(statement.order_by(_audit.c.number.desc()).limit(limit)).all()
+
+
+def head(connection: Connection) -> tuple[int, bytes] | None:
+    """Return number and hash of the last line, as the row says that says so; None where it is missing."""
+    row = connection.execute(select(_head.c.number, _head.c.hash)).first()
+    return None if row is None else (row.number, bytes(row.hash))
 
 
 def require_writable(connection: Connection) -> None:

@@ -47,6 +47,7 @@ from ra_gateway.cmp.names import (
 )
 from ra_gateway.cmp.x520 import alternative_name_text_faults, subject_text_faults
 from ra_gateway.errors import ConfigError, Problem
+from ra_gateway.hash_chain import canonical_detail
 
 LONGEST_TEXT: Final = 200
 """Characters of an end entity's name or identity: enough for a full subject, little in an index."""
@@ -294,7 +295,7 @@ def _added(rows: Sequence[Mapping[str, Any]], actor: str, now: datetime) -> list
     for start in range(0, len(rows), CHUNK):
         some = rows[start : start + CHUNK]
         subject = f"{some[0]['name']} ... {some[-1]['name']}"
-        detail = {row["name"]: audit.canonical_detail(audit.facts(_entities, row)) for row in some}
+        detail = {row["name"]: canonical_detail(audit.facts(_entities, row)) for row in some}
         acts.append(Act(seconds(now), actor, "entity.import", subject, detail))
     return acts
 

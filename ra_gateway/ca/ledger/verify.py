@@ -41,6 +41,7 @@ from ra_gateway.ca.records import NO_ENTITY, CertificateStatus, EntityStatus, St
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType
 from ra_gateway.errors import CMPError
+from ra_gateway.hash_chain import START, chained
 
 ROWS: Final = 500
 """Read at a time: a megabyte."""
@@ -170,7 +171,7 @@ class _Verification:
     # --- the audit trail --------------------------------------------------------------------------------------
 
     def _check_audit(self) -> None:
-        number, hash_ = 0, bytes(32)
+        number, hash_ = 0, START
         for row in self._stream(select(schema.audit).order_by(schema.audit.c.number)):
             where = f"audit line {row.number}"
             if row.number != number + 1:
@@ -180,7 +181,7 @@ class _Verification:
                     where,
                     "it does not continue the line before it: one of the two was written anew",
                 )
-            if row.hash != audit.chained(
+            if row.hash != chained(
                 row.previous_hash,
                 row.number,
                 row.at,
