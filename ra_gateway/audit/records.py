@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple
 from ra_gateway.cmp.certificates import load_certificate
 from ra_gateway.errors import MalformedMessage, printable
 from ra_gateway.events import (
+    AnswerLost,
     CertificateConfirmed,
     CertificateIssued,
     CertificatesWithdrawn,
@@ -232,6 +233,11 @@ RECORDED: Final[Mapping[type, Callable[[Any], Said]]] = {
     CertificateIssued: _of_certificate("issue"),
     CertificateConfirmed: _of_certificate("confirm"),
     CertificatesWithdrawn: _withdrawn,
+    AnswerLost: _told(
+        "answer.lost",
+        *("transaction_id", "upstream", "domain", "key_sha256", "asked_at", "detail"),
+        subject="subject",
+    ),
     UpstreamFailed: _upstream_failed,
     UpstreamDown: _told("upstream.down", "detail", subject="upstream"),
     UpstreamUp: _told("upstream.up", "down_seconds", subject="upstream"),
