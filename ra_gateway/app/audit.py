@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
-import structlog
-
+from ra_gateway.app.audit_acts import audit_database, clock_ms, node
 from ra_gateway.app.webhooks import signed_headers, webhook_secret
 from ra_gateway.cmp.responder import Reply
 from ra_gateway.config.audit_tables import (
@@ -22,8 +19,7 @@ from ra_gateway.config.audit_tables import (
     SyslogStream,
     WebhookStream,
 )
-from ra_gateway.errors import StoreUnavailable, missing_extra
-from ra_gateway.events import PersonActed
+from ra_gateway.errors import StoreUnavailable
 from ra_gateway.server.cmp import CMPHandler, KnowsBegun
 from ra_gateway.server.listener import RETRY, Refusal
 
@@ -34,29 +30,6 @@ if TYPE_CHECKING:
     from ra_gateway.upstream.rest import RestClient
 
 _DAY_MS: Final = 86_400_000
-
-
-def node() -> str:
-    """Return what this process is called in records: its host, and its number there."""
-    return f"{socket.gethostname()}:{os.getpid()}"
-
-
-def clock_ms() -> int:
-    """Return milliseconds since 1970, UTC."""
-    return time.time_ns() // 1_000_000
-
-
-def audit_database(config: AuditConfig, *, reads_only: bool = False) -> AuditDatabase:
-    """Return the database of a trail; nothing is connected yet.
-
-    Raises:
-        ConfigError: It cannot be used, or a library is missing.
-    """
-    try:
-        from ra_gateway.audit.database import open_database
-    except ModuleNotFoundError as error:
-        raise missing_extra("audit", error) from error
-    return open_database(config.sqlite_path, config.url_path, reads_only=reads_only)
 
 
 def audit_trail(config: AuditConfig | None) -> AuditTrail | None:
@@ -138,41 +111,6 @@ async def _posted(
     answer = await client.post("", document, headers=headers, deadline_seconds=deadline_seconds)
     if not answer.succeeded:
         raise StoreUnavailable(f"HTTP {answer.status}")
-
-
-def record_act(
-    config: AuditConfig | None, actor: str, action: str, subject: str, detail: Mapping[str, str]
-) -> None:
-    """Have the trail say what somebody does by hand, before it is done, and return when that is durable.
-
-    Args:
-        actor: Who, as "operator:NAME".
-        detail: Facts by the names of the log's fields; no secrets.
-
-    Raises:
-        StoreUnavailable: It cannot be recorded, and must be.
-    """
-    if config is None:
-        return
-    database = audit_database(config)
-    from ra_gateway.audit.appending import append
-    from ra_gateway.audit.records import record_of
-
-    record = record_of(
-        clock_ms(), PersonActed(actor, action, subject, tuple(detail.items())), node()
-    )
-    try:
-        database.write(lambda connection: append(connection, [record]))
-    except StoreUnavailable as error:
-        if config.required:
-            raise
-        structlog.get_logger().error(
-            "audit.down",
-            detail=error.detail,
-            todo="what was done by hand is not in the audit trail; write it down",
-        )
-    finally:
-        database.close()
 
 
 class Recorded:

@@ -14,7 +14,7 @@ from heapq import merge
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from ra_gateway.app.audit import audit_database
+from ra_gateway.app.audit_acts import audit_database
 from ra_gateway.audit import searching, verifying
 from ra_gateway.audit.searching import Found, Query
 from ra_gateway.audit.verifying import Verified

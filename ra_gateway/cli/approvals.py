@@ -95,7 +95,7 @@ def approvals_deny(request: Handle, by: ByOption = "", config: ConfigOption = CO
 def _decide(source: Source, handle: str, by: str, *, approve: bool) -> None:
     import asyncio
 
-    from ra_gateway.app.audit import record_act
+    from ra_gateway.app.audit_acts import record_act
     from ra_gateway.clocks import now
     from ra_gateway.cmp.names import readable
     from ra_gateway.config.reading import load

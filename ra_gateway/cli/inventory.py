@@ -79,7 +79,7 @@ def inventory_import(
 ) -> None:
     """Take the devices of a file into the gateway's inventory, all of them or none; a running gateway goes by it."""
     from ra_gateway.app import inventory
-    from ra_gateway.app.audit import record_act
+    from ra_gateway.app.audit_acts import record_act
     from ra_gateway.config.reading import load
 
     settings = load(config, check_files=False)

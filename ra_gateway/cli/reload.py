@@ -109,7 +109,7 @@ def reload_ca(
 
 def _record(settings: GatewayConfig | CAServiceConfig) -> None:
     """Have the audit trail say who wants it: a signal that comes to a service has no name on it."""
-    from ra_gateway.app.audit import record_act
+    from ra_gateway.app.audit_acts import record_act
     from ra_gateway.app.configuration_changes import config_digest
 
     record_act(settings.audit, actor(), "reload.asked", "", {"digest": config_digest(settings)})

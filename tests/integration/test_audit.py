@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ra_gateway.app.audit import audit_database
+from ra_gateway.app.audit_acts import audit_database
 from ra_gateway.audit import trail as trail_module
 from ra_gateway.audit.searching import Found, Query, search
 from ra_gateway.audit.verifying import verify

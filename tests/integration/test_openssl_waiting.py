@@ -156,10 +156,10 @@ def test_a_ca_that_is_slow(tmp_path: Path, vendor_pki: VendorPKI, command: Any) 
 @pytest.mark.requirement(116, 117, 118, 145)
 @pytest.mark.parametrize("verdict", ["approve", "deny"])
 def test_a_request_waits_for_approval(
-    tmp_path: Path, vendor_pki: VendorPKI, redis_server: RedisServer, verdict: str
+    tmp_path: Path, vendor_pki: VendorPKI, own_redis_server: RedisServer, verdict: str
 ) -> None:
     """openssl polls while an operator looks at the list and decides."""
-    config = make_setup(tmp_path, vendors={"acme": vendor_pki}, redis_url=redis_server.url)
+    config = make_setup(tmp_path, vendors={"acme": vendor_pki}, redis_url=own_redis_server.url)
     edit(
         config,
         'upstream = "bundled"',
