@@ -386,6 +386,8 @@ class Host:
                 if self._connections.closed:
                     connection.end()
                     raise _closed()
+                if connection.over:  # the server spoke, or left, with the last of the handshake
+                    raise connection.failure or ServerDisconnectedError
                 self._used.add(connection)
                 return connection
             except OSError:  # a TimeoutError is one, too

@@ -167,7 +167,10 @@ class HttpClient:
                 f"{what} in time from {self.shown_url}", delivered=sent
             ) from error
         except NotHTTP as error:
-            raise UpstreamBroken(f"not HTTP: {printable(str(error), 200)}", rule="R91") from error
+            what = f"not HTTP: {printable(str(error), 200)}"
+            if not sent:
+                raise UpstreamUnavailable(what, delivered=False) from error
+            raise UpstreamBroken(what, rule="R91") from error
         except OSError as error:
             raise UpstreamUnavailable(
                 in_words(error),

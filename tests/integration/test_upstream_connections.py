@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
 from yarl import URL
 
-from ra_gateway.errors import ServiceFailure, UpstreamBroken, UpstreamUnavailable
+from ra_gateway.errors import ServiceFailure, UpstreamUnavailable
 from ra_gateway.upstream.connections import Connection, Connections, NotHTTP, Response
 from ra_gateway.upstream.http import HttpCA
 from ra_gateway.upstream.rest import RestClient
-from tests.support.http_ca import ANSWER, CMP_TYPE, MESSAGE
+from tests.support.http_ca import ANSWER, CMP_TYPE, MESSAGE, tls_contexts
 from tests.support.loops import let_pass, on_uvloop, run_on_uvloop
 from tests.support.patience import PATIENCE_SECONDS
 
@@ -49,7 +51,9 @@ Talk = Callable[[int, asyncio.StreamReader, asyncio.StreamWriter, bytearray], Aw
 
 
 @asynccontextmanager
-async def served(talk: Talk, *, host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[Server]:
+async def served(
+    talk: Talk, *, host: str = "127.0.0.1", port: int = 0, tls: ssl.SSLContext | None = None
+) -> AsyncIterator[Server]:
     server, tasks = Server(), set[asyncio.Task[None]]()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -65,7 +69,7 @@ async def served(talk: Talk, *, host: str = "127.0.0.1", port: int = 0) -> Async
             server.ended_count += 1
             writer.close()
 
-    listener = await asyncio.start_server(serve, host, port)
+    listener = await asyncio.start_server(serve, host, port, ssl=tls)
     server.port = listener.sockets[0].getsockname()[1]
     try:
         yield server
@@ -544,18 +548,43 @@ async def test_urls_of_one_host_share_its_connections() -> None:
     await connections.close()
 
 
+async def ssh(
+    number: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, heard: bytearray
+) -> None:
+    writer.write(b"SSH-2.0-OpenSSH_9.2\r\n")
+    heard += await reader.read()
+
+
 async def test_who_speaks_first_is_no_http_server() -> None:
     """The operator is told so, if it is quicker than we are; else that what it said is none."""
-
-    async def talk(
-        number: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, heard: bytearray
-    ) -> None:
-        writer.write(b"SSH-2.0-OpenSSH_9.2\r\n")
-        heard += await reader.read()
-
-    async with served(talk) as server, asking(server) as ca:
-        with pytest.raises(UpstreamBroken, match="not HTTP"):
+    async with served(ssh) as server, asking(server) as ca:
+        with pytest.raises(ServiceFailure, match="not HTTP") as caught:
             await ask(ca)
+        assert getattr(caught.value, "delivered", True) or not server.heard[0]
+
+
+async def test_a_proxy_that_is_none_has_delivered_nothing() -> None:
+    """Another URL of the CA may have the message."""
+    async with served(ssh) as server:
+        ca = HttpCA("https://ca.invalid/", Connections(proxy=f"http://127.0.0.1:{server.port}"))
+        with pytest.raises(UpstreamUnavailable, match="not HTTP") as caught:
+            await ask(ca)
+        assert not caught.value.delivered
+        await ca.close()
+
+
+async def test_a_connection_that_ends_while_it_is_made_is_forgotten(tmp_path: Path) -> None:
+    """A server that speaks with the last of the handshake is heard before who waits for the connection knows of it."""
+    server_tls, client_tls = tls_contexts(tmp_path)
+    server_tls.maximum_version = ssl.TLSVersion.TLSv1_2
+    connections = Connections(ssl_context=client_tls)
+    async with served(ssh, tls=server_tls) as server:
+        ca = HttpCA(server.url.replace("http:", "https:"), connections)
+        for _ in range(5):
+            with pytest.raises(ServiceFailure, match="not HTTP"):
+                await ask(ca)
+        assert not connections.host(URL(ca.shown_url))._used
+        await ca.close()
 
 
 @on_uvloop({name: value for name, value in globals().items() if "idle_connection" not in name})
