@@ -403,7 +403,11 @@ class Host:
                 loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
             )
             self._lookup.add_done_callback(lambda done: done.cancelled() or done.exception())
-        return await asyncio.shield(self._lookup)
+        lookup = self._lookup
+        await asyncio.wait([lookup])
+        if lookup.cancelled():
+            raise _closed()
+        return lookup.result()
 
     async def _tunnel(self, connection: Connection, proxy: URL) -> None:
         host = self._url.host_subcomponent or ""

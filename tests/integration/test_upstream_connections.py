@@ -396,6 +396,24 @@ async def test_closing_ends_who_waits_for_a_connection() -> None:
         assert [getattr(error, "delivered", None) for error in failures] == [True, False, False]
 
 
+async def test_closing_ends_who_waits_for_dns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By an error, as whoever waits for anything else: nobody has cancelled it."""
+    asked = asyncio.Event()
+
+    async def addresses(host: str, port: int, **_: Any) -> list[Any]:
+        asked.set()
+        await asyncio.sleep(PATIENCE_SECONDS)
+        return []
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", addresses)
+    ca = HttpCA("http://ca.invalid/cmp")
+    tasks = [asyncio.create_task(ask(ca)) for _ in range(2)]
+    await asked.wait()
+    await ca.close()
+    failures = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [getattr(error, "delivered", None) for error in failures] == [False, False]
+
+
 async def test_an_answer_before_the_request_was_read_ends_the_connection() -> None:
     """A front door refuses what is large by its head; what is left of it would be taken for a request."""
 
