@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from aiohappyeyeballs import AddrInfoType, pop_addr_infos_interleave, start_connection
+from aiohappyeyeballs import AddrInfoType, start_connection
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 from yarl import URL
 
@@ -360,7 +360,7 @@ class Host:
             if isinstance(error, ConnectTimeout):
                 raise
             raise ConnectTimeout from error
-        except (OSError, UnicodeError) as error:
+        except (OSError, RuntimeError, UnicodeError) as error:
             raise UpstreamUnavailable(
                 f"cannot connect to {at.host}:{at.port}: {_reason(error)}", delivered=False
             ) from error
@@ -390,8 +390,8 @@ class Host:
                     raise connection.failure or ServerDisconnectedError
                 self._used.add(connection)
                 return connection
-            except OSError:  # a TimeoutError is one, too
-                pop_addr_infos_interleave(infos, 1)
+            except (OSError, RuntimeError):  # a TimeoutError, too, and what uvloop says of a socket
+                del infos[0]  # each is the first once: a later one may have been hidden by it
                 if not infos:
                     raise
 

@@ -544,6 +544,36 @@ async def test_a_host_of_several_addresses(monkeypatch: pytest.MonkeyPatch) -> N
         assert asked == ["ca.invalid"]
 
 
+async def test_an_address_that_takes_connections_only_does_not_hide_the_next_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Whatever their families are: who has IPv6 on the way to nowhere still has IPv4."""
+    server_tls, client_tls = tls_contexts(tmp_path)
+
+    async def mute(
+        number: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, heard: bytearray
+    ) -> None:
+        await reader.read()
+
+    async def addresses(host: str, port: int, **_: Any) -> list[Any]:
+        tcp = (socket.SOCK_STREAM, socket.IPPROTO_TCP, "")
+        return [
+            (socket.AF_INET6, *tcp, ("::1", port, 0, 0)),
+            (socket.AF_INET, *tcp, ("127.0.0.1", port)),
+        ]
+
+    async with (
+        served(saying(), tls=server_tls) as server,
+        served(mute, host="::1", port=server.port) as deaf,
+    ):
+        monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", addresses)
+        connections = Connections(connect_timeout_seconds=0.5, ssl_context=client_tls)
+        ca = HttpCA(f"https://127.0.0.1:{server.port}/", connections)
+        assert await ask(ca) == ANSWER
+        assert len(deaf.heard) == 1
+        await ca.close()
+
+
 async def test_who_cannot_be_connected_to_and_why() -> None:
     """In words for the operator."""
     with socket.socket() as taken:
@@ -553,6 +583,22 @@ async def test_who_cannot_be_connected_to_and_why() -> None:
         with pytest.raises(ServiceFailure, match=f"cannot connect to 127.0.0.1:{port}: .*refused"):
             await ask(ca)
         await ca.close()
+
+
+async def test_a_loop_that_refuses_a_socket_says_that_nothing_was_sent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As uvloop does by RuntimeError, of a socket whose number another one had that is not yet gone."""
+
+    async def refuse(*_: Any) -> None:
+        raise RuntimeError("File descriptor 7 is used by transport")
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "sock_connect", refuse)
+    ca = HttpCA("http://127.0.0.1:9/")
+    with pytest.raises(UpstreamUnavailable, match="is used by transport") as caught:
+        await ask(ca)
+    assert not caught.value.delivered
+    await ca.close()
 
 
 async def test_urls_of_one_host_share_its_connections() -> None:
