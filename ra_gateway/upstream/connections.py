@@ -97,6 +97,8 @@ class Connection(asyncio.Protocol):
         self._received = self._body = 0
         self._finished = True
         self._keep = True
+        self.heard = False
+        """Whether the server has said anything."""
         self.over = False
         self.failure: Exception | None = None
         self.idle_since = 0.0
@@ -146,9 +148,11 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport
+        self.heard = False  # a proxy's answer is not the server's
         self._parser = HttpResponseParser(self)
 
     def data_received(self, data: bytes) -> None:
+        self.heard = True
         if self._finished:
             self.end(NotHTTP("something was said unasked"))
             return

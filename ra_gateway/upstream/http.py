@@ -62,7 +62,7 @@ _CERTIFICATE_ALERTS: Final = (
 )
 """A TLS 1.3 server refuses the client's certificate when the client has begun to send (RFC 8446 4.4.2.4).
 
-It ends the connection before it hands anything to whom it serves.
+It ends the connection before it hands anything to whom it serves, and before it has said anything.
 """
 
 _SEQUENCE: Final = b"\x30"
@@ -145,7 +145,7 @@ class HttpClient:
         loop = asyncio.get_running_loop()
         began = loop.time()
         end = began + deadline_seconds
-        sent = False
+        sent = heard = False
         try:
             connection = self._host.take()
             if connection is None:
@@ -160,6 +160,7 @@ class HttpClient:
                 return await connection.ask(octets, response)
             finally:
                 timer.cancel()
+                heard = connection.heard
                 self._host.release(connection)
         except TimeoutError as error:
             what = "no connection" if isinstance(error, ConnectTimeout) else "no answer"
@@ -174,7 +175,7 @@ class HttpClient:
         except OSError as error:
             raise UpstreamUnavailable(
                 in_words(error),
-                delivered=sent and not _refuses_certificate(error),
+                delivered=sent and (heard or not _refuses_certificate(error)),
             ) from error
 
     def _target(self, path: str) -> URL:

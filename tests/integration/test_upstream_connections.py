@@ -651,6 +651,35 @@ async def test_a_connection_that_ends_while_it_is_made_is_forgotten(tmp_path: Pa
         await ca.close()
 
 
+async def test_a_certificate_is_not_refused_by_who_has_answered() -> None:
+    """What a server says of it after the beginning of an answer does not take the message back."""
+
+    async def talk(
+        number: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, heard: bytearray
+    ) -> None:
+        await request(reader, heard)
+        await reader.read()
+
+    alert = ssl.SSLError(1, "alert")
+    alert.reason = "TLSV13_ALERT_CERTIFICATE_REQUIRED"
+    for octets in range(2):
+        connections = Connections()
+        async with served(talk) as server:
+            ca = HttpCA(server.url, connections)
+            failing = asyncio.create_task(ask(ca))
+            used = connections.host(URL(server.url))._used
+            await until(lambda used=used: bool(used))  # type: ignore[misc]
+            (connection,) = used
+            await until(lambda heard=server.heard: any(heard))  # type: ignore[misc]
+            if octets:
+                connection.data_received(WHOLE[:1])
+            connection.connection_lost(alert)
+            with pytest.raises(UpstreamUnavailable) as caught:
+                await failing
+            assert caught.value.delivered == bool(octets)
+            await ca.close()
+
+
 @on_uvloop({name: value for name, value in globals().items() if "idle_connection" not in name})
 def test_the_same_holds_on_uvloop(test: Callable[[], Any]) -> None:
     """The gateway runs on uvloop, whose transports differ in small ways."""
