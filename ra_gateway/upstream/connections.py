@@ -531,5 +531,5 @@ def _reason(error: Exception) -> str:
         # asyncio puts the address in place of the reason.
         number = error.errno or 0
         said = os.strerror(number) if number > 0 else error.strerror
-        return printable(said or str(error), 200)
+        return printable(said or str(error), 200) or type(error).__name__
     return in_words(error)

@@ -585,6 +585,21 @@ async def test_who_cannot_be_connected_to_and_why() -> None:
         await ca.close()
 
 
+async def test_who_leaves_in_the_handshake_is_told_of_in_words() -> None:
+    """The loop says nothing but what kind of error it is."""
+
+    async def leave(
+        number: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, heard: bytearray
+    ) -> None:
+        heard += await reader.read(1)
+
+    async with served(leave) as server:
+        ca = HttpCA(f"https://127.0.0.1:{server.port}/")
+        with pytest.raises(UpstreamUnavailable, match=f"{server.port}: [A-Za-z]+"):
+            await ask(ca)
+        await ca.close()
+
+
 async def test_a_loop_that_refuses_a_socket_says_that_nothing_was_sent(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
