@@ -18,6 +18,9 @@ from redis.exceptions import InvalidResponse
 _CLOSED_BY_SERVER: Final = "Connection closed by server."
 _END_SECONDS: Final = 1.0
 
+_TLS_SECONDS: Final = 60.0
+"""How long connections share what was read for TLS; the roots of a system take a tenth of a second to read."""
+
 
 class Connections:
     """At most so many connections to one server, each for one call at a time.
@@ -31,6 +34,8 @@ class Connections:
         self._places = asyncio.Semaphore(options["max_connections"])
         self._idle: list[_Connection] = []
         self._open: set[_Connection] = set()
+        self._tls: Any = None  # redis-py's; it reads the files when it is first used
+        self._tls_until = 0.0
 
     async def ask(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
         """Send commands in one go, and return the reply to each: an exception where it is an error.
@@ -58,6 +63,11 @@ class Connections:
                 return connection
             self._end([connection])
         made = self._pool.make_connection()
+        if (tls := getattr(made, "ssl_context", None)) is not None:
+            now = asyncio.get_running_loop().time()
+            if self._tls is None or now >= self._tls_until:
+                self._tls, self._tls_until = tls, now + _TLS_SECONDS
+            made.ssl_context = self._tls
         try:
             await made.connect()
         except BaseException:

@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from aiohappyeyeballs import AddrInfoType, pop_addr_infos_interleave, start_connection
+from aiohappyeyeballs import AddrInfoType, start_connection
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 from yarl import URL
 
@@ -97,6 +97,8 @@ class Connection(asyncio.Protocol):
         self._received = self._body = 0
         self._finished = True
         self._keep = True
+        self.heard = False
+        """Whether the server has said anything."""
         self.over = False
         self.failure: Exception | None = None
         self.idle_since = 0.0
@@ -146,9 +148,11 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport
+        self.heard = False  # a proxy's answer is not the server's
         self._parser = HttpResponseParser(self)
 
     def data_received(self, data: bytes) -> None:
+        self.heard = True
         if self._finished:
             self.end(NotHTTP("something was said unasked"))
             return
@@ -360,7 +364,7 @@ class Host:
             if isinstance(error, ConnectTimeout):
                 raise
             raise ConnectTimeout from error
-        except (OSError, UnicodeError) as error:
+        except (OSError, RuntimeError, UnicodeError) as error:
             raise UpstreamUnavailable(
                 f"cannot connect to {at.host}:{at.port}: {_reason(error)}", delivered=False
             ) from error
@@ -386,10 +390,12 @@ class Host:
                 if self._connections.closed:
                     connection.end()
                     raise _closed()
+                if connection.over:  # the server spoke, or left, with the last of the handshake
+                    raise connection.failure or ServerDisconnectedError
                 self._used.add(connection)
                 return connection
-            except OSError:  # a TimeoutError is one, too
-                pop_addr_infos_interleave(infos, 1)
+            except (OSError, RuntimeError):  # a TimeoutError, too, and what uvloop says of a socket
+                del infos[0]  # each is the first once: a later one may have been hidden by it
                 if not infos:
                     raise
 
@@ -401,7 +407,11 @@ class Host:
                 loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
             )
             self._lookup.add_done_callback(lambda done: done.cancelled() or done.exception())
-        return await asyncio.shield(self._lookup)
+        lookup = self._lookup
+        await asyncio.wait([lookup])
+        if lookup.cancelled():
+            raise _closed()
+        return lookup.result()
 
     async def _tunnel(self, connection: Connection, proxy: URL) -> None:
         host = self._url.host_subcomponent or ""
@@ -521,5 +531,5 @@ def _reason(error: Exception) -> str:
         # asyncio puts the address in place of the reason.
         number = error.errno or 0
         said = os.strerror(number) if number > 0 else error.strerror
-        return printable(said or str(error), 200)
+        return printable(said or str(error), 200) or type(error).__name__
     return in_words(error)

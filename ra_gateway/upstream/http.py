@@ -62,7 +62,7 @@ _CERTIFICATE_ALERTS: Final = (
 )
 """A TLS 1.3 server refuses the client's certificate when the client has begun to send (RFC 8446 4.4.2.4).
 
-It ends the connection before it hands anything to whom it serves.
+It ends the connection before it hands anything to whom it serves, and before it has said anything.
 """
 
 _SEQUENCE: Final = b"\x30"
@@ -150,7 +150,7 @@ class HttpClient:
         loop = asyncio.get_running_loop()
         began = loop.time()
         end = began + deadline_seconds
-        sent = False
+        sent = heard = False
         try:
             connection = self._host.take()
             if connection is None:
@@ -175,6 +175,7 @@ class HttpClient:
             finally:
                 for timer in timers:
                     timer.cancel()
+                heard = connection.heard
                 self._host.release(connection)
         except TimeoutError as error:
             what = "no connection" if isinstance(error, ConnectTimeout) else "no answer"
@@ -182,11 +183,14 @@ class HttpClient:
                 f"{what} in time from {self.shown_url}", delivered=sent
             ) from error
         except NotHTTP as error:
-            raise UpstreamBroken(f"not HTTP: {printable(str(error), 200)}", rule="R91") from error
+            what = f"not HTTP: {printable(str(error), 200)}"
+            if not sent:
+                raise UpstreamUnavailable(what, delivered=False) from error
+            raise UpstreamBroken(what, rule="R91") from error
         except OSError as error:
             raise UpstreamUnavailable(
                 in_words(error),
-                delivered=sent and not _refuses_certificate(error),
+                delivered=sent and (heard or not _refuses_certificate(error)),
             ) from error
 
     def _target(self, path: str) -> URL:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
+import ssl
 from collections.abc import Iterator
 from contextlib import ExitStack
 from datetime import timedelta
@@ -15,6 +17,7 @@ from ra_gateway.ra.ports import DeviceRecord
 from ra_gateway.ra.transaction import Event, advance
 from ra_gateway.stores.redis import RedisStore
 from tests.support import haproxy
+from tests.support.loops import let_pass
 from tests.support.pki import make_root, write_certificates, write_key
 from tests.support.redis_server import SEAL_KEY, RedisServer, valkey_path
 from tests.support.transactions import new_transaction, system_clock
@@ -136,6 +139,29 @@ async def test_by_tls_with_a_certificate_as_a_user_of_its_own(guarded: Guarded) 
         with pytest.raises(StoreUnavailable) as error:
             await tried(url)
         assert "horse" not in str(error.value), what
+
+
+async def test_connections_share_how_tls_is_spoken(
+    guarded: Guarded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The system's roots take a tenth of a second to read, in which nothing else is done; new files are found later."""
+    contexts: list[ssl.SSLContext] = []
+    made = ssl.create_default_context
+
+    def counted() -> ssl.SSLContext:
+        contexts.append(made())
+        return contexts[-1]
+
+    monkeypatch.setattr(ssl, "create_default_context", counted)
+    url = guarded.url(password="correct-horse")
+    store = RedisStore(url, clock=system_clock, seal_keys=[SEAL_KEY], key_prefix="ra_gateway")
+    await asyncio.gather(*(store.backlog() for _ in range(4)))
+    assert len(contexts) == 1
+    await store.servers.end()
+    let_pass(120)
+    await store.backlog()
+    assert len(contexts) == 2
+    await store.close()
 
 
 @pytest.mark.requirement(95)

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
 from yarl import URL
 
-from ra_gateway.errors import ServiceFailure, UpstreamBroken, UpstreamUnavailable
+from ra_gateway.errors import ServiceFailure, UpstreamUnavailable
 from ra_gateway.upstream.connections import Connection, Connections, NotHTTP, Response
 from ra_gateway.upstream.http import HttpCA
 from ra_gateway.upstream.rest import RestClient
-from tests.support.http_ca import ANSWER, CMP_TYPE, MESSAGE
+from tests.support.http_ca import ANSWER, CMP_TYPE, MESSAGE, tls_contexts
 from tests.support.loops import let_pass, on_uvloop, run_on_uvloop
 from tests.support.patience import PATIENCE_SECONDS
 
@@ -49,7 +51,9 @@ Talk = Callable[[int, asyncio.StreamReader, asyncio.StreamWriter, bytearray], Aw
 
 
 @asynccontextmanager
-async def served(talk: Talk, *, host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[Server]:
+async def served(
+    talk: Talk, *, host: str = "127.0.0.1", port: int = 0, tls: ssl.SSLContext | None = None
+) -> AsyncIterator[Server]:
     server, tasks = Server(), set[asyncio.Task[None]]()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -65,7 +69,7 @@ async def served(talk: Talk, *, host: str = "127.0.0.1", port: int = 0) -> Async
             server.ended_count += 1
             writer.close()
 
-    listener = await asyncio.start_server(serve, host, port)
+    listener = await asyncio.start_server(serve, host, port, ssl=tls)
     server.port = listener.sockets[0].getsockname()[1]
     try:
         yield server
@@ -392,6 +396,24 @@ async def test_closing_ends_who_waits_for_a_connection() -> None:
         assert [getattr(error, "delivered", None) for error in failures] == [True, False, False]
 
 
+async def test_closing_ends_who_waits_for_dns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By an error, as whoever waits for anything else: nobody has cancelled it."""
+    asked = asyncio.Event()
+
+    async def addresses(host: str, port: int, **_: Any) -> list[Any]:
+        asked.set()
+        await asyncio.sleep(PATIENCE_SECONDS)
+        return []
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", addresses)
+    ca = HttpCA("http://ca.invalid/cmp")
+    tasks = [asyncio.create_task(ask(ca)) for _ in range(2)]
+    await asked.wait()
+    await ca.close()
+    failures = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [getattr(error, "delivered", None) for error in failures] == [False, False]
+
+
 async def test_an_answer_before_the_request_was_read_ends_the_connection() -> None:
     """A front door refuses what is large by its head; what is left of it would be taken for a request."""
 
@@ -522,6 +544,36 @@ async def test_a_host_of_several_addresses(monkeypatch: pytest.MonkeyPatch) -> N
         assert asked == ["ca.invalid"]
 
 
+async def test_an_address_that_takes_connections_only_does_not_hide_the_next_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Whatever their families are: who has IPv6 on the way to nowhere still has IPv4."""
+    server_tls, client_tls = tls_contexts(tmp_path)
+
+    async def mute(
+        number: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, heard: bytearray
+    ) -> None:
+        await reader.read()
+
+    async def addresses(host: str, port: int, **_: Any) -> list[Any]:
+        tcp = (socket.SOCK_STREAM, socket.IPPROTO_TCP, "")
+        return [
+            (socket.AF_INET6, *tcp, ("::1", port, 0, 0)),
+            (socket.AF_INET, *tcp, ("127.0.0.1", port)),
+        ]
+
+    async with (
+        served(saying(), tls=server_tls) as server,
+        served(mute, host="::1", port=server.port) as deaf,
+    ):
+        monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", addresses)
+        connections = Connections(connect_timeout_seconds=0.5, ssl_context=client_tls)
+        ca = HttpCA(f"https://127.0.0.1:{server.port}/", connections)
+        assert await ask(ca) == ANSWER
+        assert len(deaf.heard) == 1
+        await ca.close()
+
+
 async def test_who_cannot_be_connected_to_and_why() -> None:
     """In words for the operator."""
     with socket.socket() as taken:
@@ -531,6 +583,37 @@ async def test_who_cannot_be_connected_to_and_why() -> None:
         with pytest.raises(ServiceFailure, match=f"cannot connect to 127.0.0.1:{port}: .*refused"):
             await ask(ca)
         await ca.close()
+
+
+async def test_who_leaves_in_the_handshake_is_told_of_in_words() -> None:
+    """The loop says nothing but what kind of error it is."""
+
+    async def leave(
+        number: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, heard: bytearray
+    ) -> None:
+        heard += await reader.read(1)
+
+    async with served(leave) as server:
+        ca = HttpCA(f"https://127.0.0.1:{server.port}/")
+        with pytest.raises(UpstreamUnavailable, match=f"{server.port}: [A-Za-z]+"):
+            await ask(ca)
+        await ca.close()
+
+
+async def test_a_loop_that_refuses_a_socket_says_that_nothing_was_sent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As uvloop does by RuntimeError, of a socket whose number another one had that is not yet gone."""
+
+    async def refuse(*_: Any) -> None:
+        raise RuntimeError("File descriptor 7 is used by transport")
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "sock_connect", refuse)
+    ca = HttpCA("http://127.0.0.1:9/")
+    with pytest.raises(UpstreamUnavailable, match="is used by transport") as caught:
+        await ask(ca)
+    assert not caught.value.delivered
+    await ca.close()
 
 
 async def test_urls_of_one_host_share_its_connections() -> None:
@@ -544,18 +627,72 @@ async def test_urls_of_one_host_share_its_connections() -> None:
     await connections.close()
 
 
+async def ssh(
+    number: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, heard: bytearray
+) -> None:
+    writer.write(b"SSH-2.0-OpenSSH_9.2\r\n")
+    heard += await reader.read()
+
+
 async def test_who_speaks_first_is_no_http_server() -> None:
     """The operator is told so, if it is quicker than we are; else that what it said is none."""
+    async with served(ssh) as server, asking(server) as ca:
+        with pytest.raises(ServiceFailure, match="not HTTP") as caught:
+            await ask(ca)
+        assert getattr(caught.value, "delivered", True) or not server.heard[0]
+
+
+async def test_a_proxy_that_is_none_has_delivered_nothing() -> None:
+    """Another URL of the CA may have the message."""
+    async with served(ssh) as server:
+        ca = HttpCA("https://ca.invalid/", Connections(proxy=f"http://127.0.0.1:{server.port}"))
+        with pytest.raises(UpstreamUnavailable, match="not HTTP") as caught:
+            await ask(ca)
+        assert not caught.value.delivered
+        await ca.close()
+
+
+async def test_a_connection_that_ends_while_it_is_made_is_forgotten(tmp_path: Path) -> None:
+    """A server that speaks with the last of the handshake is heard before who waits for the connection knows of it."""
+    server_tls, client_tls = tls_contexts(tmp_path)
+    server_tls.maximum_version = ssl.TLSVersion.TLSv1_2
+    connections = Connections(ssl_context=client_tls)
+    async with served(ssh, tls=server_tls) as server:
+        ca = HttpCA(server.url.replace("http:", "https:"), connections)
+        for _ in range(5):
+            with pytest.raises(ServiceFailure, match="not HTTP"):
+                await ask(ca)
+        assert not connections.host(URL(ca.shown_url))._used
+        await ca.close()
+
+
+async def test_a_certificate_is_not_refused_by_who_has_answered() -> None:
+    """What a server says of it after the beginning of an answer does not take the message back."""
 
     async def talk(
         number: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, heard: bytearray
     ) -> None:
-        writer.write(b"SSH-2.0-OpenSSH_9.2\r\n")
-        heard += await reader.read()
+        await request(reader, heard)
+        await reader.read()
 
-    async with served(talk) as server, asking(server) as ca:
-        with pytest.raises(UpstreamBroken, match="not HTTP"):
-            await ask(ca)
+    alert = ssl.SSLError(1, "alert")
+    alert.reason = "TLSV13_ALERT_CERTIFICATE_REQUIRED"
+    for octets in range(2):
+        connections = Connections()
+        async with served(talk) as server:
+            ca = HttpCA(server.url, connections)
+            failing = asyncio.create_task(ask(ca))
+            used = connections.host(URL(server.url))._used
+            await until(lambda used=used: bool(used))  # type: ignore[misc]
+            (connection,) = used
+            await until(lambda heard=server.heard: any(heard))  # type: ignore[misc]
+            if octets:
+                connection.data_received(WHOLE[:1])
+            connection.connection_lost(alert)
+            with pytest.raises(UpstreamUnavailable) as caught:
+                await failing
+            assert caught.value.delivered == bool(octets)
+            await ca.close()
 
 
 @on_uvloop({name: value for name, value in globals().items() if "idle_connection" not in name})
