@@ -134,7 +134,7 @@ class LogReader:
             return True
         if _HEX.fullmatch(what):
             digits = plain_hex(what)
-            if len(digits) >= 8 and line.get("transaction_id", "").startswith(digits):
+            if len(digits) >= 8 and line.get("transaction_id", "").lstrip("0").startswith(digits):
                 self.numbers.add(digits)
                 return True
             numbers = (line.get("serial_number"), line.get("serial"))
